@@ -1,0 +1,1 @@
+"""fledge: raise your own ChatGPT."""
