@@ -1,0 +1,205 @@
+"""Conversations: their types, and the only place where they become tokens and come back.
+
+    ids, mask = encode_conversation(tokenizer, conversation)      # training: mask 1 = the assistant's own tokens
+    prompt = encode_prompt(tokenizer, conversation)               # inference: ends where the assistant speaks
+    parts = decode_answer(tokenizer, answer_ids)                  # text, python, output parts of an answer
+
+A conversation becomes `bos user_start ... user_end assistant_start ... assistant_end user_start ...`. A tool call inside an
+answer is `python_start code python_end output_start result output_end`: the model learns to write the code and never the
+result, which the engine supplies. Special tokens are placed by id here and nowhere else, so that nobody can type one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from fledge.text.tokenizer import Tokenizer
+
+Role = Literal["system", "user", "assistant"]
+Kind = Literal["text", "python", "output"]
+ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+KINDS: tuple[Kind, ...] = ("text", "python", "output")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a message: prose, code the model asks to run, or what running it printed."""
+
+    kind: Kind
+    text: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side says in one turn."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The prose alone, without tool calls and their results."""
+        return "".join(part.text for part in self.parts if part.kind == "text")
+
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as tokens; `mask[i]` is 1 where `ids[i]` is the assistant's own and should be learned."""
+
+    ids: list[int]
+    mask: list[int]
+
+    @property
+    def targets(self) -> int:
+        """How many tokens would be learned."""
+        return sum(self.mask)
+
+
+def say(role: Role, *parts: str | Part) -> Message:
+    """A message from strings and parts: `say("user", "How many?")`."""
+    return Message(role, tuple(Part("text", part) if isinstance(part, str) else part for part in parts))
+
+
+def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
+    """A conversation from `{"messages": [{"role": ..., "content": text or list of parts}, ...]}`.
+
+    Args:
+        record: as read from JSON. A part is `{"type": "text" | "python" | "output", "text": ...}`.
+        where: file and line, for the error.
+
+    Raises:
+        ValueError: a field is missing or unknown, the roles do not alternate, or nothing is said.
+    """
+    messages = record.get("messages") if isinstance(record, Mapping) else None
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f'{where}: no messages found; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}')
+    conversation = tuple(_parse_message(message, where) for message in messages)
+    check_turns(conversation, where)
+    return conversation
+
+
+def _parse_message(message: Any, where: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{where}: a message is {type(message).__name__}, not an object with role and content")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        raise ValueError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+    if isinstance(content, str):
+        return say(role, content)
+    if not isinstance(content, list):
+        raise ValueError(f"{where}: content of {role} is {type(content).__name__}; allowed: a string or a list of parts")
+    parts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in KINDS or not isinstance(part.get("text"), str):
+            raise ValueError(f'{where}: part {part!r} is not {{"type": one of {", ".join(KINDS)}, "text": "..."}}')
+        if kind != "text" and role != "assistant":
+            raise ValueError(f"{where}: a {kind} part in a message of {role}; only the assistant uses the tool")
+        parts.append(Part(kind, part["text"]))
+    return Message(role, tuple(parts))
+
+
+def check_turns(conversation: Sequence[Message], where: str) -> None:
+    """Raise ValueError unless it is: optional system, then user and assistant in turn, beginning with the user."""
+    turns = [message.role for message in conversation]
+    turns = turns[1:] if turns[:1] == ["system"] else turns
+    if not turns:
+        raise ValueError(f"{where}: nobody speaks; a conversation needs a user message")
+    for place, role in enumerate(turns):
+        expected = ("user", "assistant")[place % 2]
+        if role != expected:
+            raise ValueError(f"{where}: message {place + 1} after the system prompt is by {role}, expected {expected}")
+
+
+def to_json(conversation: Iterable[Message]) -> dict[str, Any]:
+    """The inverse of `parse_conversation`."""
+    messages: list[dict[str, Any]] = []
+    for message in conversation:
+        plain = all(part.kind == "text" for part in message.parts)
+        content = message.text if plain else [{"type": part.kind, "text": part.text} for part in message.parts]
+        messages.append({"role": message.role, "content": content})
+    return {"messages": messages}
+
+
+def encode_conversation(tokenizer: Tokenizer, conversation: Sequence[Message], *, max_tokens: int | None = None) -> Rendered:
+    """Tokens and mask of a whole conversation.
+
+    Args:
+        max_tokens: keep whole exchanges (user and answer) while they fit; 0 targets are left when not even the first does.
+    """
+    special = tokenizer.special
+    rendered = Rendered([special["<|bos|>"]], [0])
+    end = 1
+    for message in _fold_system(conversation):
+        _add_message(tokenizer, message, rendered)
+        if message.role == "assistant":
+            if max_tokens is not None and len(rendered.ids) > max_tokens:
+                break
+            end = len(rendered.ids)
+    return Rendered(rendered.ids[:end], rendered.mask[:end])
+
+
+def encode_prompt(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list[int]:
+    """Tokens up to and including the mark after which the assistant speaks.
+
+    Raises:
+        ValueError: the last message is not by the user.
+    """
+    if not conversation or conversation[-1].role != "user":
+        raise ValueError("the last message of a prompt must be by the user")
+    rendered = Rendered([tokenizer.special["<|bos|>"]], [0])
+    for message in _fold_system(conversation):
+        _add_message(tokenizer, message, rendered)
+    return [*rendered.ids, tokenizer.special["<|assistant_start|>"]]
+
+
+def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
+    """The system prompt becomes the first paragraph of the first user message, as in the article's template."""
+    if not conversation or conversation[0].role != "system":
+        return conversation
+    system, user, *rest = conversation
+    return [say("user", f"{system.text}\n\n{user.text}"), *rest]
+
+
+def _add_message(tokenizer: Tokenizer, message: Message, rendered: Rendered) -> None:
+    special = tokenizer.special
+
+    def add(ids: list[int], learned: bool) -> None:
+        rendered.ids.extend(ids)
+        rendered.mask.extend([int(learned)] * len(ids))
+
+    if message.role == "user":
+        add([special["<|user_start|>"], *tokenizer.encode(message.text), special["<|user_end|>"]], False)
+        return
+    add([special["<|assistant_start|>"]], False)
+    for part in message.parts:
+        ids = tokenizer.encode(part.text)
+        if part.kind == "text":
+            add(ids, True)
+        else:
+            add([special[f"<|{part.kind}_start|>"], *ids, special[f"<|{part.kind}_end|>"]], part.kind == "python")
+    add([special["<|assistant_end|>"]], True)
+
+
+def decode_answer(tokenizer: Tokenizer, ids: Iterable[int]) -> tuple[Part, ...]:
+    """Parts of an answer as the engine returns it: tokens after assistant_start, with or without assistant_end."""
+    special = tokenizer.special
+    opens: dict[int, Kind] = {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
+    closes = {special["<|python_end|>"], special["<|output_end|>"]}
+    pieces: list[tuple[Kind, list[int]]] = [("text", [])]
+    for token in ids:
+        if token == special["<|assistant_end|>"]:
+            break
+        if token in opens:
+            pieces.append((opens[token], []))
+        elif token in closes:
+            pieces.append(("text", []))
+        else:
+            pieces[-1][1].append(token)
+    return tuple(Part(kind, tokenizer.decode(tokens)) for kind, tokens in pieces if tokens or kind != "text")
