@@ -1,0 +1,302 @@
+"""The model: a decoder-only transformer, its size derived from one dial.
+
+    config = ModelConfig.from_depth(12, vocab=32_768)
+    model = Transformer(config).init(seed=0)
+    logits_BTV = model(tokens_BT)                       # training: every position at once
+    logits_RV = model.extend(step, cache)               # inference: new tokens of many sequences, see infer/engine.py
+
+Architecture: rotary positions and no other position code, normalised queries and keys, untied embedding and unembedding,
+RMSNorm without parameters (also right after the embedding), relu squared MLP, no biases, grouped-query attention, logits
+softly capped. Two extras are fields that `classic` leaves off:
+    smear        a token's embedding takes in a gated share of the previous token's
+    key_filter   keys are a learned two-tap filter over time (k_t <- a k_t + b k_(t-1)): the answer "shell" finds "shell=A"
+                 in one layer instead of two
+
+Every parameter states its initialisation and its optimizer group where it is created (`weight(...)`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fledge.model.attention import attend
+
+Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
+SMEAR_CHANNELS = 24  # the gate reads this many channels: enough to know the kind of token
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Everything that fixes the shape of a model; saved as `model.json` beside its weights."""
+
+    vocab: int
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    context: int
+    """Tokens of a training row; rotary positions carry further, quality does not."""
+    rope_base: float = 10_000.0
+    softcap: float = 15.0
+    """Logits are softcap * tanh(z / softcap): none exceeds it."""
+    smear: bool = False
+    key_filter: bool = False
+    windows: str = "L"
+    """Attention windows, tiled over the layers: L sees the whole context, S a quarter of it. The last layer is always L."""
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads or (self.width // self.heads) % 2:
+            raise ValueError(f"width={self.width} does not divide into {self.heads} heads of even size")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if not self.windows or set(self.windows) - set("LS"):
+            raise ValueError(f"windows={self.windows!r} is not a pattern of L and S, as in 'SSSL'")
+
+    @classmethod
+    def from_depth(cls, depth: int, *, vocab: int, context: int = 2048, head: int = 128, **extras: Any) -> ModelConfig:
+        """The shape for `depth` layers: width 64 per layer, rounded up to whole heads of `head` channels."""
+        heads = max(1, math.ceil(depth * 64 / head))
+        settings = {"layers": depth, "width": heads * head, "heads": heads, "kv_heads": heads, **extras}
+        return cls(vocab=vocab, context=context, **settings)
+
+    @property
+    def channels(self) -> int:
+        """Channels per head."""
+        return self.width // self.heads
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding tables: the vocabulary rounded up to a multiple of 64, which matrix units like."""
+        return 64 * math.ceil(self.vocab / 64)
+
+    def window(self, layer: int) -> int | None:
+        """How far back a layer looks, in tokens; None: the whole context."""
+        short = layer < self.layers - 1 and self.windows[layer % len(self.windows)] == "S"
+        return max(1, self.context // 4) if short else None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
+        return cls(**fields)
+
+
+def weight(*shape: int, group: Group, std: float = 0.0, fill: Tensor | None = None) -> nn.Parameter:
+    """A parameter that knows its optimizer group and how `Transformer.init` fills it: normal(0, std), or `fill`."""
+    parameter = nn.Parameter(torch.empty(*shape))
+    parameter.group, parameter.std, parameter.fill = group, std, fill  # pyright: ignore[reportAttributeAccessIssue]
+    return parameter
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMSNorm without parameters (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+    return F.rms_norm(x, (x.size(-1),))
+
+
+def linear(x: Tensor, matrix: nn.Parameter) -> Tensor:
+    """x @ matrix.T in the type of x: weights stay float32, activations choose the precision."""
+    return F.linear(x, matrix.to(x.dtype))
+
+
+def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for `positions` (Su et al. 2021, arXiv:2104.09864): two tensors (*T, 1, C/2), float32."""
+    exponent = torch.arange(0, config.channels, 2, device=positions.device).float() / config.channels
+    angles = positions[..., None].float() * config.rope_base**-exponent
+    return angles.cos()[..., None, :], angles.sin()[..., None, :]
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the two halves of the channels against each other by the position's angles."""
+    cos, sin = (part.to(x.dtype) for part in table)
+    left, right = x.chunk(2, -1)
+    return torch.cat((left * cos + right * sin, right * cos - left * sin), -1)
+
+
+class Cache(Protocol):
+    """What `Transformer.extend` needs of a KV cache; `infer` supplies it. N = new tokens of this step, all sequences flat."""
+
+    def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
+        """Store keys and values of the new tokens, then attend each to its own sequence (within the layer's window)."""
+        ...
+
+    def shift_keys(self, layer: int, k_NKC: Tensor) -> Tensor:
+        """Store the raw keys, and return for each new token the raw key of the token before it (0 before the first)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat:
+    """New tokens of any mix of sequences, laid end to end."""
+
+    tokens_N: Int[Tensor, " N"]
+    previous_N: Int[Tensor, " N"]
+    """The token before each, -1 at the beginning of a sequence."""
+    positions_N: Int[Tensor, " N"]
+    last_R: Int[Tensor, " R"]
+    """Places in N whose logits are wanted."""
+
+
+class Attention(nn.Module):
+    """Attention over the past with rotary positions."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        width, kv_width = config.width, config.kv_heads * config.channels
+        std = width**-0.5
+        self.query = weight(width, width, group="matrix", std=std)
+        self.key = weight(kv_width, width, group="matrix", std=std)
+        self.value = weight(kv_width, width, group="matrix", std=std)
+        self.out = weight(width, width, group="matrix")
+        if config.key_filter:
+            self.taps = weight(2, config.kv_heads, config.channels, group="filter", fill=first_taps(config))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, raw keys and values: (..., H, C), (..., K, C), (..., K, C)."""
+        shape = (*x.shape[:-1], -1, self.config.channels)
+        return tuple(linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))  # pyright: ignore
+
+    def filtered(self, k: Tensor, before: Tensor) -> Tensor:
+        """k_t <- a k_t + b k_(t-1), per channel."""
+        now, past = self.taps.to(k.dtype)
+        return now * k + past * before
+
+    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        q, k, v = self.heads(x_BTD)
+        if self.config.key_filter:
+            k = self.filtered(k, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1])
+        y = attend(norm(rotate(q, table)), norm(rotate(k, table)), v, window=self.config.window(self.layer))
+        return linear(y.reshape(x_BTD.shape), self.out)
+
+    def extend(self, x_ND: Tensor, table: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+        q, k, v = self.heads(x_ND)
+        if self.config.key_filter:
+            k = self.filtered(k, cache.shift_keys(self.layer, k))
+        y = cache.attend(self.layer, norm(rotate(q, table)), norm(rotate(k, table)), v)
+        return linear(y.reshape(x_ND.shape), self.out)
+
+
+def first_taps(config: ModelConfig) -> Tensor:
+    """Half of each head's channels begin as plain keys (1, 0), half as the mean of two neighbours (.5, .5)."""
+    taps = torch.zeros(2, config.kv_heads, config.channels)
+    taps[0] = 1.0
+    # The halves alternate, so that slow and fast rotary channels are in both.
+    taps[:, :, 1::2] = 0.5
+    return taps
+
+
+class Mlp(nn.Module):
+    """Two matrices around relu squared (So et al. 2021, arXiv:2109.08668)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.up = weight(4 * config.width, config.width, group="matrix", std=config.width**-0.5)
+        self.down = weight(config.width, 4 * config.width, group="matrix")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(F.relu(linear(x, self.up)).square(), self.down)
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each on a normalised copy of the stream. The last matrices begin at 0: a new block is the identity."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.attention, self.mlp = Attention(config, layer), Mlp(config)
+
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        x = x + self.attention(norm(x), table)
+        return x + self.mlp(norm(x))
+
+    def extend(self, x: Tensor, table: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+        x = x + self.attention.extend(norm(x), table, cache)
+        return x + self.mlp(norm(x))
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits of the next token out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = weight(config.rows, config.width, group="embedding", std=1.0)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.unembedding = weight(config.rows, config.width, group="unembedding")
+        if config.smear:
+            self.smear_gate = weight(1, SMEAR_CHANNELS, group="scalar", std=0.02)
+            self.smear_scale = weight(1, group="scalar")
+        self.compute_dtype = torch.float32
+        """Type of the activations; weights are float32 until `infer` makes its copy."""
+
+    def init(self, *, seed: int) -> Transformer:
+        """Fill every parameter as it was declared. Equal seeds give equal weights on every device."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                fill = parameter.fill  # pyright: ignore[reportAttributeAccessIssue]
+                if fill is None:
+                    fill = torch.randn(parameter.shape, generator=generator) * parameter.std  # pyright: ignore[reportAttributeAccessIssue]
+                parameter.copy_(fill)
+        return self
+
+    def forward(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Logits of the next token at every position, float32, the padding of the vocabulary cut off."""
+        table = rotary_table(self.config, torch.arange(tokens_BT.size(1), device=tokens_BT.device))
+        x = self._embed(tokens_BT)
+        if self.config.smear:
+            x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
+        for block in self.blocks:
+            x = block(x, table)
+        return self._logits(x)
+
+    def extend(self, flat: Flat, cache: Cache) -> Float[Tensor, "R V"]:
+        """Logits after the tokens `flat.last_R`, having put every token of `flat` into the cache."""
+        table = rotary_table(self.config, flat.positions_N)
+        x = self._embed(flat.tokens_N)
+        if self.config.smear:
+            before = self._embed(flat.previous_N.clamp_min(0)) * (flat.previous_N >= 0)[:, None].to(x.dtype)
+            x = self._smear(x, before)
+        for block in self.blocks:
+            x = block.extend(x, table, cache)  # pyright: ignore[reportCallIssue]
+        return self._logits(x[flat.last_R])
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return norm(F.embedding(tokens, self.embedding).to(self.compute_dtype))
+
+    def _smear(self, x: Tensor, before: Tensor) -> Tensor:
+        gate = torch.sigmoid(linear(x[..., :SMEAR_CHANNELS], self.smear_gate))
+        return x + self.smear_scale.to(x.dtype) * gate * before
+
+    def _logits(self, x: Tensor) -> Tensor:
+        z = linear(norm(x), self.unembedding)[..., : self.config.vocab].float()
+        return self.config.softcap * torch.tanh(z / self.config.softcap)
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Parameters by optimizer group, and their `total`."""
+        counts: dict[str, int] = {}
+        for parameter in self.parameters():
+            group = parameter.group  # pyright: ignore[reportAttributeAccessIssue]
+            counts[group] = counts.get(group, 0) + parameter.numel()
+        return counts | {"total": sum(counts.values())}
+
+    def flops_per_token(self) -> float:
+        """Forward and backward, for rows of the whole context: 6 per matrix weight plus attention over the causal half."""
+        config = self.config
+        matrices = sum(p.numel() for p in self.parameters() if p.group in ("matrix", "unembedding"))  # pyright: ignore
+        seen = sum(mean_visible(config.context, config.window(layer)) for layer in range(config.layers))
+        return 6.0 * matrices + 12.0 * config.width * seen
+
+
+def mean_visible(context: int, window: int | None) -> float:
+    """Mean number of keys a query sees in a row of `context` tokens."""
+    if window is None or window >= context:
+        return (context + 1) / 2
+    return (window * (window + 1) / 2 + (context - window) * window) / context

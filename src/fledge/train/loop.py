@@ -1,0 +1,181 @@
+"""The one training loop, shared by every stage.
+
+A stage hands over a model, an optimizer and an iterator of batches, and gets back an iterator of steps. What should happen
+between steps (log, save, evaluate, sample) the stage writes in its own `for` body: no callbacks, no trainer class.
+
+    for step in train(model, optimizer, batches, plan):
+        run.log(step)
+        if due(step.index, config.save_every, plan.steps): ...
+
+The loop asks for the next batch only when the stage comes round, so rollouts are always made by the newest weights.
+
+The loss is a weighted sum of negative log-likelihoods over the number of target tokens of the whole step. Pretraining
+weighs every token 1, fine-tuning the answers' tokens 1, policy gradient each token by its advantage.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One forward pass worth of training data on one device.
+
+    `tokens` counts the target tokens the batch stands for (those of a rollout with advantage 0 too), known to whoever made
+    the batch, so that the loop need not ask the device. `cursor` is JSON and says where the data stands after this batch: it
+    travels with the batch, so prefetching cannot corrupt a resume.
+    """
+
+    inputs_BT: Int[Tensor, "B T"]
+    targets_BT: Int[Tensor, "B T"]
+    weights_BT: Float[Tensor, "B T"]
+    tokens: int
+    cursor: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many steps, how large, and how the rates move.
+
+    `warmup` and `warmdown` are shares of `steps`; the rates fall to `final_share` of their base.
+    """
+
+    steps: int
+    micro: int = 1
+    warmup: float = 0.0
+    warmdown: float = 0.0
+    final_share: float = 0.0
+    clip: float = math.inf
+
+    def rate_share(self, step: int) -> float:
+        """Share of the base rates in force at a step (0-based): linear rise, flat, linear fall; always in [0, 1]."""
+        rise = max(1, round(self.warmup * self.steps))
+        fall = max(1, round(self.warmdown * self.steps))
+        up = min(1.0, (step + 1) / rise)
+        down = max(0.0, min(1.0, (self.steps - step) / fall))
+        return up * (self.final_share + (1 - self.final_share) * down)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one optimizer step did, and where its time went."""
+
+    index: int
+    loss_nats: float
+    gradient_norm: float
+    rate_share: float
+    tokens: int
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    """Seconds of `data`, `forward`, `backward`, `optimizer`."""
+    cursor: dict[str, Any] = field(default_factory=dict)
+
+
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
+
+
+def nll_sum(
+    model: nn.Module,
+    inputs_BT: Int[Tensor, "B T"],
+    targets_BT: Int[Tensor, "B T"],
+    weights_BT: Float[Tensor, "B T"],
+) -> Float[Tensor, ""]:
+    """Weighted sum over the batch of -ln p(target)."""
+    return (nll(model, inputs_BT, targets_BT) * weights_BT).sum()
+
+
+def nll(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Float[Tensor, "B T"]:
+    """-ln p(target) at every position, in nats."""
+    logits_BTV = model(inputs_BT)
+    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[Batch],
+    plan: Plan,
+    *,
+    start: int = 0,
+    loss: Loss = nll_sum,
+) -> Iterator[Step]:
+    """Take optimizer steps `start`..`plan.steps - 1`, yielding after each.
+
+    Gradients of the step's `plan.micro` batches are summed and divided by the number of target tokens in all of them, so a
+    step does not depend on how it is cut into batches.
+
+    Args:
+        optimizer: each parameter group carries its base rate as `base_rate`.
+        loss: `nll_sum`, or its compiled form.
+
+    Raises:
+        FloatingPointError: the loss or the gradient is not finite. The weights are those before the step.
+    """
+    for index in range(start, plan.steps):
+        clock = Stopwatch()
+        model.train()
+        group = [next(batches) for _ in range(plan.micro)]
+        clock.lap("data")
+        tokens = max(1, sum(batch.tokens for batch in group))
+        total = 0.0
+        for batch in group:
+            # The divisor belongs to the whole step; dividing the weights keeps it out of the compiled function.
+            value = loss(model, batch.inputs_BT, batch.targets_BT, batch.weights_BT / tokens)
+            clock.lap("forward")
+            value.backward()
+            total += value.item()
+            clock.lap("backward")
+        norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip).item()
+        share = plan.rate_share(index)
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise FloatingPointError(
+                f"step {index}: loss {total}, gradient norm {norm}. The weights were not updated. "
+                f"Lower the rates (--optim.matrix-rate; now at {share:.0%} of their base) or resume from a checkpoint."
+            )
+        for param_group in optimizer.param_groups:
+            param_group["lr"] = param_group["base_rate"] * share
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        clock.lap("optimizer")
+        yield Step(
+            index=index,
+            loss_nats=total,
+            gradient_norm=norm,
+            rate_share=share,
+            tokens=tokens,
+            seconds=clock.total(),
+            parts=clock.laps,
+            cursor=group[-1].cursor,
+        )
+
+
+class Stopwatch:
+    """Adds up where the time goes: `lap(name)` books the time since the last lap under a name."""
+
+    def __init__(self) -> None:
+        self.began = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.last
+        self.last = now
+
+    def total(self) -> float:
+        return time.perf_counter() - self.began
+
+
+def due(index: int, every: int, steps: int) -> bool:
+    """Whether what happens every `every` steps, and after the last, happens after step `index`. 0: only after the last."""
+    return index + 1 == steps or (every > 0 and (index + 1) % every == 0)
