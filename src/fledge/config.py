@@ -1,0 +1,339 @@
+"""Every setting of every stage. Nothing here imports torch, so that the command line answers at once.
+
+    config = Pretrain(run="runs/mine", data="texts/", model=ModelSettings(depth=6))
+
+One dial, `depth`, fixes the size; what is None is derived from it and printed. The docstring under a field is its help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Device = str
+Compile = Literal["auto", "yes", "no"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Shape of the model."""
+
+    depth: int = 12
+    """Layers. Width, heads, tokens and batch follow from it."""
+    width: int | None = None
+    """Channels of the residual stream. None: 64 per layer, in whole heads."""
+    heads: int | None = None
+    """Query heads. None: width / head_channels."""
+    kv_heads: int | None = None
+    """Key/value heads. None: as many as query heads."""
+    head_channels: int = 128
+    """Channels per head where heads is None."""
+    context: int = 2048
+    """Tokens of a training row."""
+    smear: bool = False
+    """Each embedding takes in a gated share of the previous one."""
+    key_filter: bool = False
+    """Keys are a learned two-tap filter over time."""
+    windows: str = "L"
+    """Attention windows by layer, tiled: L whole context, S a quarter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimSettings:
+    """Rates and rules of the optimizer."""
+
+    matrices: Literal["muon", "adamw"] = "muon"
+    """Rule for the matrices of the blocks; the rest always uses AdamW."""
+    matrix_rate: float = 0.02
+    """Rate of Muon."""
+    adamw_matrix_rate: float = 1e-3
+    """Rate of the matrices under AdamW, at width 768."""
+    embedding_rate: float = 0.2
+    """Rate of the embedding, at width 768."""
+    unembedding_rate: float = 0.004
+    """Rate of the unembedding, at width 768."""
+    scalar_rate: float = 0.02
+    """Rate of gates and scales."""
+    filter_rate: float = 0.02
+    """Rate of the key filter's taps."""
+    momentum: float = 0.95
+    """Momentum of Muon."""
+    beta1: float = 0.8
+    """AdamW's average of gradients."""
+    beta2: float = 0.95
+    """AdamW's average of squared gradients."""
+    weight_decay: float = 0.0
+    """Decay of the matrices; under Muon only where the update agrees (cautious)."""
+    clip: float = 1.0
+    """Largest norm of the gradient of a step."""
+    rate_share: float = 1.0
+    """Multiplies every rate: later stages start lower."""
+    warmup: float = 0.0
+    """Share of the steps in which the rates rise."""
+    warmdown: float = 0.4
+    """Share of the steps in which the rates fall."""
+    final_share: float = 0.0
+    """What the rates fall to, as a share of the base."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What all stages share."""
+
+    run: str = "runs/demo"
+    """Folder of the run."""
+    seed: int = 0
+    """Seed of everything random."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    threads: int | None = None
+    """CPU threads. None: one per core."""
+    local: str | None = None
+    """Folder that holds data sets already downloaded; nothing is fetched for what lies there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Stage):
+    """What the stages that train share."""
+
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    compile: Compile = "auto"
+    """Compile the model: twice as fast after half a minute; results agree up to rounding."""
+    dtype: Dtype = "auto"
+    """Type of the activations; weights are always float32."""
+    batch_tokens: int = 16_384
+    """Tokens per optimizer step."""
+    device_tokens: int | None = None
+    """Tokens per forward pass on one device. None: the most that fits. Results do not change."""
+    save_every: int = 0
+    """Steps between checkpoints. 0: about one a minute."""
+    eval_every: int = 0
+    """Steps between measurements of validation loss. 0: about ten in the run."""
+    keep: int = 2
+    """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer(Stage):
+    """Train the BPE tokenizer."""
+
+    data: str = "world"
+    """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    vocab: int = 32_768
+    """Entries: 256 bytes, merges, and 9 special tokens."""
+    max_chars: int = 2_000_000_000
+    """Characters to read."""
+    doc_cap: int = 10_000
+    """Characters read of one document."""
+    digits: Literal[1, 3] = 1
+    """Most digits in one token: 1 as Qwen2, 3 as Llama 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(TrainStage):
+    """Train a base model on text."""
+
+    data: str = "world"
+    """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    model: ModelSettings = field(default_factory=ModelSettings)
+    tokens: int | None = None
+    """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""
+    ratio: float = 12.0
+    """Tokens per parameter where tokens is None."""
+    sample_every: int = 0
+    """Steps between printed samples. 0: only at the end."""
+    eval_tokens: int = 65_536
+    """Most tokens of held-out text to measure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Midtrain(TrainStage):
+    """Teach a base model conversations, multiple choice and tool use."""
+
+    start: str = "pretrain"
+    """Stage whose model to begin with."""
+    data: str = "world"
+    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a .jsonl of conversations."""
+    tokens: int = 1_700_000
+    """Tokens of rows to train on."""
+    learn: Literal["all", "answers"] = "all"
+    """Learn every token, or only the assistant's."""
+    context: int | None = None
+    """Tokens of a row. None: the base model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sft(Midtrain):
+    """Fine-tune on clean answers, learning the assistant's words alone."""
+
+    start: str = "midtrain"
+    """Stage whose model to begin with."""
+    tokens: int = 1_000_000
+    """Tokens of rows to train on."""
+    learn: Literal["all", "answers"] = "answers"
+    """Learn every token, or only the assistant's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rl(TrainStage):
+    """Improve a chat model on one task by reinforcement learning (GRPO)."""
+
+    start: str = "sft"
+    """Stage whose model to begin with."""
+    task: str = "world/problems_hard"
+    """Task whose grader is the reward."""
+    steps: int = 40
+    """Optimizer steps."""
+    prompts: int = 16
+    """Prompts per step."""
+    samples: int = 16
+    """Answers sampled per prompt: the group whose mean reward is the baseline."""
+    temperature: float = 1.0
+    """Of the sampled answers."""
+    top_k: int = 0
+    """Of the sampled answers; 0: off."""
+    max_tokens: int = 160
+    """Longest answer."""
+    normalise: Literal["none", "std"] = "none"
+    """Advantage: reward minus the group's mean, optionally over its deviation."""
+    eval_examples: int = 200
+    """Validation examples scored at each measurement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Stage):
+    """Measure a model of the run on tasks."""
+
+    stage: str | None = None
+    """pretrain, midtrain, sft or rl; several with commas. None: the last that is finished."""
+    tasks: str | None = None
+    """Names with commas; `core` for the CORE metric. None: those of the run's data."""
+    limit: int | None = None
+    """First N examples of each task's seeded order. None: all."""
+    split: Literal["validation", "test"] = "test"
+    """Which examples."""
+    samples: int = 1
+    """Answers per example, for pass@k."""
+    temperature: float = 0.0
+    """Of the answers; 0: greedy."""
+    unsafe_exec: bool = False
+    """Judge code without a working sandbox. Never do this with a model you do not trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Stage):
+    """Write the report card of a run."""
+
+    hourly_cost: float | None = None
+    """Dollars per hour of this machine, for the cost column."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(Stage):
+    """Talk to a model in the terminal."""
+
+    stage: str | None = None
+    """pretrain, midtrain, sft or rl. None: the last that is finished."""
+    prompt: str | None = None
+    """Ask once, print the answer, exit."""
+    temperature: float = 0.6
+    """0: always the likeliest token."""
+    top_k: int = 50
+    """Sample among the k likeliest tokens; 0: all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that hold this share of the probability."""
+    max_tokens: int = 256
+    """Longest answer."""
+    system: str | None = None
+    """System prompt."""
+    tools: Literal["calculator", "python", "none"] = "calculator"
+    """What the model may run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(Stage):
+    """Serve a run: web page and OpenAI-compatible API."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8000
+    """Port to listen on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """Run a whole recipe: a chain of stages over one folder."""
+
+    recipe: str = "demo"
+    """demo, tiny, d12, speedrun ... (see fledge run --list)."""
+    out: str | None = None
+    """Folder of the run. None: runs/<recipe>."""
+    data: str | None = None
+    """Text to pretrain on. None: the recipe's."""
+    seed: int = 0
+    """Seed of everything random."""
+    classic: bool = False
+    """The article's architecture alone: every extra off."""
+    only: str | None = None
+    """Run these stages alone (commas), whatever is finished."""
+    start: str | None = None
+    """--from STAGE: do this stage and those after it again."""
+    fresh: bool = False
+    """Delete the run folder's stages first."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+    threads: int | None = None
+    """CPU threads. None: one per core."""
+    local: str | None = None
+    """Folder that holds data sets already downloaded."""
+    list: bool = False
+    """Show the recipes and exit."""
+
+
+STAGES: dict[str, type[Stage]] = {
+    "tokenizer": Tokenizer,
+    "pretrain": Pretrain,
+    "midtrain": Midtrain,
+    "sft": Sft,
+    "rl": Rl,
+    "evaluate": Evaluate,
+    "report": Report,
+    "chat": Chat,
+    "serve": Serve,
+}
+TRAINED = ("pretrain", "midtrain", "sft", "rl")
+
+
+def to_json(config: Any) -> dict[str, Any]:
+    """A config as plain data, nested dataclasses included."""
+    return dataclasses.asdict(config)
+
+
+def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
+    """` Did you mean 'x'?` for the allowed value most like `value`, or nothing when none is."""
+    import difflib
+
+    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def check(config: Any) -> None:
+    """Raise ValueError for what can be known to be wrong before anything expensive starts."""
+    for name, value in dataclasses.asdict(config).items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
+            raise ValueError(f"{name}={value} is negative; allowed: 0 and above")
+    if isinstance(config, TrainStage):
+        context = getattr(getattr(config, "model", None), "context", None) or getattr(config, "context", None)
+        if context and config.batch_tokens % context:
+            near = max(1, round(config.batch_tokens / context)) * context
+            raise ValueError(
+                f"batch_tokens={config.batch_tokens} is not a multiple of context={context}; nearest that is: {near}"
+            )
+        if config.device_tokens and config.batch_tokens % config.device_tokens:
+            near = max(1, round(config.batch_tokens / config.device_tokens)) * config.device_tokens
+            raise ValueError(
+                f"batch_tokens={config.batch_tokens} is not a multiple of device_tokens={config.device_tokens}; "
+                f"nearest that is: {near}"
+            )

@@ -1,0 +1,152 @@
+"""The machine: device, precision, ranks, compilation, memory. The only reader of environment variables.
+
+device = find_device("auto")
+loss = compiled(nll_sum, device, wanted="auto")
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+import torch
+
+Compile = Literal["auto", "yes", "no"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# bf16 matrix peak in FLOP/s per device, from the makers' data sheets (dense, without sparsity). Unknown: no MFU is printed.
+PEAK_FLOPS = {
+    "H200": 989e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def find_device(wanted: str) -> torch.device:
+    """The device named, or for `auto` the best there is: CUDA (ROCm too), Apple's MPS, CPU.
+
+    Raises:
+        ValueError: the device asked for is not there.
+    """
+    present = ["cpu"]
+    if torch.cuda.is_available():
+        present.append("cuda")
+    if torch.backends.mps.is_available():
+        present.append("mps")
+    if wanted == "auto":
+        return torch.device(present[-1])
+    if wanted.split(":")[0] not in present:
+        raise ValueError(f"device={wanted!r} is not on this machine; there are: {', '.join(present)}")
+    return torch.device(wanted)
+
+
+def find_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """Precision of activations: bfloat16 where a matrix product in it works and is quick, else float32."""
+    if wanted != "auto":
+        return torch.bfloat16 if wanted == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        return torch.bfloat16 if "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags() else torch.float32
+    return torch.float32
+
+
+@lru_cache
+def cpu_flags() -> frozenset[str]:
+    """What the processor says it can do (Linux); empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return frozenset(next((line.split(":")[1] for line in file if line.startswith("flags")), "").split())
+    except OSError:
+        return frozenset()
+
+
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has what it needs: Triton comes with CUDA builds, the CPU needs a C++ compiler."""
+    if device.type == "cuda":
+        return sys.platform == "linux"
+    return device.type == "cpu" and sys.platform == "linux" and shutil.which("g++") is not None
+
+
+def compiled(function: Function, device: torch.device, *, wanted: Compile) -> Function:
+    """`function`, compiled for fixed shapes where that is possible; results agree up to rounding."""
+    if wanted == "no" or (wanted == "auto" and not can_compile(device)):
+        return function
+    # Inductor warns about its own internals; a user can do nothing about it.
+    warnings.filterwarnings("ignore", module="torch._(inductor|dynamo)")
+    return torch.compile(function, dynamic=False)  # pyright: ignore[reportReturnType]
+
+
+def threads(wanted: int | None) -> int:
+    """Use `wanted` CPU threads, or every core; returns how many."""
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    return torch.get_num_threads()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run, as torchrun tells it."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0
+
+    @classmethod
+    def here(cls) -> Ranks:
+        env = os.environ
+        return cls(int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)), int(env.get("LOCAL_RANK", 0)))
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Most memory held so far: of the GPU where there is one, else of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's bf16 peak, None when it is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """What a report says about where a run was made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    return {
+        "device": str(device),
+        "name": name,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(terse=True),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's own name (Linux), or what Python knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,157 @@
+"""The optimizer: Muon for matrices, AdamW for everything else, chosen by the tag each parameter carries.
+
+    optimizer = build(model, OptimSettings())
+
+Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so that every direction of
+the weight moves equally far. The orthogonal factor comes from Polar Express (Amsel et al. 2025, arXiv:2505.16932), a few
+matrix products instead of an SVD. Matrices of one shape are stacked and go through it together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fledge.config import OptimSettings
+
+# Five steps of the optimal odd polynomials for singular values from 1e-3 to 1 (Amsel et al. 2025, table of the paper's code).
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+SAFETY = 1.01  # keeps the largest singular value below 1 in bfloat16
+
+
+def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
+    """The optimizer for a model whose parameters carry their group, with the rates of `settings`."""
+    width = model.config.width  # pyright: ignore[reportAttributeAccessIssue]
+    # AdamW's rates were tuned at width 768 and shrink with the root of the width (Yang et al. 2022, arXiv:2203.03466).
+    wide = (width / 768) ** -0.5
+    rates = {
+        "matrix": settings.matrix_rate if settings.matrices == "muon" else settings.adamw_matrix_rate * wide,
+        "embedding": settings.embedding_rate * wide,
+        "unembedding": settings.unembedding_rate * wide,
+        "scalar": settings.scalar_rate,
+        "filter": settings.filter_rate,
+    }
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        tag = parameter.group  # pyright: ignore[reportAttributeAccessIssue]
+        muon = tag == "matrix" and settings.matrices == "muon"
+        group = groups.setdefault(
+            tag,
+            {
+                "params": [],
+                "names": [],
+                "kind": "muon" if muon else "adamw",
+                "base_rate": rates[tag],
+                "lr": rates[tag],
+                "momentum": settings.momentum,
+                "betas": (settings.beta1, settings.beta2),
+                "weight_decay": settings.weight_decay if tag == "matrix" else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return MuonAdamW(list(groups.values()))
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """One optimizer with two rules; a group's `kind` says which."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        assert closure is None
+        for group in self.param_groups:
+            if group["kind"] == "muon":
+                self._muon(group)
+            else:
+                self._adamw(group)
+
+    def _muon(self, group: dict[str, Any]) -> None:
+        shapes: dict[torch.Size, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                shapes.setdefault(parameter.shape, []).append(parameter)
+        for shape, parameters in shapes.items():
+            grads = [p.grad for p in parameters]
+            momenta = [self._tensor(p, "momentum") for p in parameters]
+            torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
+            ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: look one step ahead
+            updates = orthogonal(torch.stack(ahead))
+            # A tall matrix has more outputs than inputs: without this its outputs would move less (Bernstein 2025).
+            rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+            if group["weight_decay"]:
+                decay_where_agreed(parameters, updates, group["lr"] * group["weight_decay"])
+            torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=-rate)
+
+    def _adamw(self, group: dict[str, Any]) -> None:
+        """Loshchilov and Hutter 2019, arXiv:1711.05101."""
+        beta1, beta2 = group["betas"]
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            mean, square = self._tensor(parameter, "mean"), self._tensor(parameter, "square")
+            steps = self._tensor(parameter, "steps", scalar=True).add_(1)
+            mean.lerp_(parameter.grad, 1 - beta1)
+            square.lerp_(parameter.grad.square(), 1 - beta2)
+            count = steps.item()
+            scale = group["lr"] / (1 - beta1**count)
+            root = (square / (1 - beta2**count)).sqrt_().add_(1e-10)
+            parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(mean, root, value=-scale)
+
+    def _tensor(self, parameter: nn.Parameter, key: str, *, scalar: bool = False) -> Tensor:
+        state = self.state[parameter]
+        if key not in state:
+            # The count of steps stays on the CPU: reading it must not wait for the device.
+            state[key] = torch.zeros(()) if scalar else torch.zeros_like(parameter)
+        return state[key]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state by parameter name, for a checkpoint: `blocks.0.mlp.up/momentum`."""
+        found = {}
+        for group in self.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                for key, value in self.state[parameter].items():
+                    found[f"{name}/{key}"] = value
+        return found
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `tensors`."""
+        for group in self.param_groups:
+            for name, parameter in zip(group["names"], group["params"], strict=True):
+                for key in ("momentum", "mean", "square", "steps"):
+                    if (value := tensors.get(f"{name}/{key}")) is not None:
+                        self.state[parameter][key] = value.to(parameter.device if value.dim() else "cpu")
+
+
+def decay_where_agreed(parameters: list[nn.Parameter], updates: Tensor, amount: float) -> None:
+    """Cautious weight decay (Chen et al. 2025, arXiv:2510.12402): shrink only where the update shrinks too."""
+    for parameter, update in zip(parameters, updates, strict=True):
+        parameter.addcmul_(parameter, (parameter * update > 0).to(parameter.dtype), value=-amount)
+
+
+def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
+    """The nearest (semi-)orthogonal matrix to each: its singular values all become about 1.
+
+    Runs in bfloat16 on a GPU, where that is quick, and in float32 elsewhere.
+    """
+    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    tall = x.size(-2) > x.size(-1)
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-7)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
