@@ -1,0 +1,319 @@
+"""Hostile Python, run where it can do no harm: programs for chat, verdicts for HumanEval and rewards on code.
+
+    with Sandbox(workers=2) as sandbox:
+        sandbox.run("print(6 * 7)").stdout                                   # "42\\n"
+        sandbox.check("def f(x):\\n", "    return x + 1", "assert f(1) == 2", "f").passed   # True
+        await asyncio.to_thread(sandbox.run, code)                           # from asyncio; any thread may call
+
+The idea: a verdict is never taken from the process that ran the candidate. The candidate lives in one locked-in child and
+only answers calls; the tests live in another that holds no line of it and sees built-in values only (sandbox_zygote.py).
+Before the first program runs, the sandbox attacks itself, and refuses to work where an attack succeeds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fledge.infer.sandbox_wire import REPLY, REQUEST
+
+STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
+MAX_RESULT_BYTES = 1 << 16
+
+_log = logging.getLogger(__name__)
+
+
+class SandboxUnavailable(RuntimeError):
+    """This machine cannot hold a hostile program."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a program. `status` and `stdout` are the program's own words where isolation holds or not."""
+
+    status: str
+    """ok; error (an exception, sys.exit(1)); timeout; memory; crash (a signal, os._exit); output (printed too much);
+    refused (never started: the queue is full, or a wall is missing)."""
+    stdout: str
+    """What it printed, stderr included, cut at `output_bytes`. Bytes that are not UTF-8 are replaced."""
+    error: str | None
+    seconds: float
+    isolation: str
+    """The walls that stood, such as "nobody+landlock+seccomp"; "none" where --unsafe-exec allowed that."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a candidate passed its tests. `status` as in Result; passed is status == "ok"."""
+
+    passed: bool
+    status: str
+    error: str | None
+    seconds: float
+    isolation: str
+
+
+class Sandbox:
+    """A pool of workers, each running one job at a time. Callers wait for a free worker; any thread may call.
+
+    Args:
+        workers: jobs at the same time; None: one per core.
+        memory_bytes: what a program may allocate beyond the interpreter itself.
+        output_bytes: how much a program may print.
+        queue_jobs: callers that may wait; one more is answered with status "refused" at once.
+        unsafe_exec: run even where the self-test shows that programs can get out.
+        python: the interpreter to run programs with.
+
+    Raises:
+        SandboxUnavailable: programs could get out of the sandbox on this machine, and unsafe_exec is not set.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int | None = None,
+        memory_bytes: int = 256 << 20,
+        output_bytes: int = 1 << 16,
+        queue_jobs: int = 10_000,
+        unsafe_exec: bool = False,
+        python: str = sys.executable,
+    ) -> None:
+        workers = workers or os.cpu_count() or 1
+        self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
+        self._python = python
+        self._closed = False
+        self._places = threading.BoundedSemaphore(workers + queue_jobs)
+        self._idle: queue.LifoQueue[_Zygote | None] = queue.LifoQueue()  # the last used is the warmest
+        for _ in range(workers):
+            self._idle.put(None)  # started when needed
+        self._workers = workers
+        try:
+            self.isolation = self._test_itself(unsafe_exec)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, code: str, *, timeout_seconds: float = 10.0) -> Result:
+        """Run a program and return what it printed. Never raises for anything the program does."""
+        outcome = self._work([{"role": "program", "program": code}], timeout_seconds)
+        status, error = outcome.status(0)
+        return Result(status, outcome.stdout(0), error, outcome.seconds, self.isolation)
+
+    def check(
+        self, prompt: str, completion: str, test: str, entry_point: str, *, timeout_seconds: float = 10.0
+    ) -> Verdict:
+        """Whether the function `entry_point` of prompt + completion passes `test`, as in HumanEval.
+
+        `prompt` and `test` are trusted; `completion` is not. `test` calls the function by its name, or defines
+        check(candidate). Arguments and return values must be built-in values: they travel between processes.
+        """
+        candidate = {"role": "candidate", "program": prompt + completion, "entry_point": entry_point}
+        tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}
+        outcome = self._work([candidate, tester], timeout_seconds)
+        status, error = outcome.status(1)
+        if status == "error":  # say why, if the candidate's own words explain it; they do not touch the verdict
+            own_status, own_error = outcome.status(0)
+            if own_status in ("error", "memory", "output", "crash") and own_error != _KILLED:
+                status, error = own_status, f"{error}; the candidate: {own_error}"
+        return Verdict(status == "ok", status, error, outcome.seconds, self.isolation)
+
+    def close(self) -> None:
+        """End all workers; waits for running jobs."""
+        if self._closed:
+            return
+        self._closed = True
+        zygotes = [self._idle.get() for _ in range(self._workers)]
+        for zygote in zygotes:
+            if zygote is not None:
+                zygote.close()
+            self._idle.put(None)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _test_itself(self, unsafe_exec: bool) -> str:
+        """Attack; returns the walls that stood, or raises."""
+        if sys.platform == "win32":
+            raise SandboxUnavailable("programs of a model cannot be run on Windows: use WSL or Docker")
+        if sys.platform == "darwin":
+            _log.warning("the sandbox is experimental on macOS")
+        outcome = self._work([{"role": "attack"}], 60.0)
+        status, report = outcome.status(0)
+        walls, succeeded = json.loads(report) if status == "ok" and report else ([], [f"exec ({status}: {report})"])
+        if not succeeded:
+            self._limits["walls"] = walls
+            return "+".join(walls)
+        found = (
+            f"a program in the sandbox could: {', '.join(succeeded)}; walls that stood: {', '.join(walls) or 'none'}"
+        )
+        if not unsafe_exec:
+            raise SandboxUnavailable(
+                f"{found}. Needed: Linux on x86_64 or aarch64 with seccomp, or macOS. "
+                "Run in Docker, or accept the risk with --unsafe-exec, which is recorded in every result."
+            )
+        _log.warning("--unsafe-exec: %s. Programs of the model run with the rights of this user. isolation=none", found)
+        return "none"
+
+    def _work(self, jobs: list[dict[str, Any]], seconds: float) -> _Outcome:
+        """Wait for a worker and let it do the jobs; a worker that died is replaced, once per call."""
+        if not seconds > 0:
+            raise ValueError(f"timeout_seconds={seconds} is not positive")
+        if not self._places.acquire(blocking=False):
+            return _Outcome(failure=("refused", "the sandbox's queue is full"))
+        try:
+            zygote = self._idle.get()
+            try:
+                for _ in range(2):
+                    if self._closed:
+                        return _Outcome(failure=("refused", "the sandbox is closed"))
+                    if zygote is None:
+                        zygote = _Zygote(self._python)
+                    try:
+                        return zygote.work([{**self._limits, "seconds": seconds, **job} for job in jobs], seconds)
+                    except (EOFError, OSError) as problem:
+                        _log.warning("a sandbox worker died (%r); it is replaced", problem)
+                        zygote.close()
+                        zygote = None
+                return _Outcome(failure=("crash", "the sandbox's worker died, and so did its successor"))
+            finally:
+                self._idle.put(zygote)
+        finally:
+            self._places.release()
+
+
+_KILLED = "killed by signal 9"
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What is left of one request: the files of its children, and how they ended."""
+
+    printed: list[bytes] = field(default_factory=list)
+    results: list[bytes] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    output_bytes: int = 0
+    timed_out: bool = False
+    failure: tuple[str, str] | None = None
+    """Status and error where no child ran to the end."""
+
+    def stdout(self, child: int) -> str:
+        return self.printed[child].decode("utf-8", "replace") if self.printed else ""
+
+    def status(self, child: int) -> tuple[str, str | None]:
+        """Status and error; a result was written by a stranger, so only known words pass."""
+        if self.failure:
+            return self.failure
+        if self.timed_out:
+            return "timeout", "time ran out"
+        if len(self.printed[child]) >= self.output_bytes:
+            return "output", f"printed more than {self.output_bytes} bytes"
+        code = self.codes[child]
+        with contextlib.suppress(ValueError, RecursionError):
+            status, error = json.loads(self.results[child])
+            if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
+                return status, error
+        if code < 0:
+            return "crash", f"killed by signal {-code}"
+        return "crash", f"ended with exit code {code} and without a result"
+
+
+class _Zygote:
+    """The process that forks (sandbox_zygote.py), seen from here. One caller at a time."""
+
+    def __init__(self, python: str) -> None:
+        self._control, theirs = socket.socketpair()
+        errors = _file()
+        root = str(Path(__file__).resolve().parents[2])
+        start = "import sys; sys.path.append(sys.argv[1]); from fledge.infer.sandbox_zygote import main; main(int(sys.argv[2]))"
+        # -s -P -S is -I without its disregard for PYTHONHASHSEED: what a program prints must not depend on chance.
+        options = ["-s", "-P", "-S", "-B", "-X", "utf8", "-W", "ignore"]
+        try:
+            self._process = subprocess.Popen(
+                [python, *options, "-c", start, root, str(theirs.fileno())],
+                env={"PYTHONHASHSEED": "0"},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # Ctrl+C is for the training
+            )
+        except OSError as problem:
+            self._control.close()
+            os.close(errors)
+            raise SandboxUnavailable(f"{python} cannot be started: {problem}") from problem
+        finally:
+            theirs.close()
+        self._control.settimeout(120)
+        try:
+            ready = self._control.recv(1)
+        except OSError:
+            ready = b""
+        said = os.pread(errors, MAX_RESULT_BYTES, 0).decode("utf-8", "replace")
+        os.close(errors)
+        if not ready:
+            self.close()
+            raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said.strip()[-2000:]}")
+
+    def work(self, jobs: list[dict[str, Any]], seconds: float) -> _Outcome:
+        """Let one child per job run; the last one ends the request.
+
+        Raises:
+            EOFError, OSError: the process died or does not answer.
+        """
+        files: list[int] = []
+        try:
+            for job in jobs:
+                trio = [_file() for _ in range(3)]
+                files += trio
+                with open(trio[0], "wb", closefd=False) as file:
+                    file.write(json.dumps(job).encode())
+            self._control.settimeout(seconds + 60)
+            started = time.perf_counter()
+            socket.send_fds(self._control, [REQUEST.pack(seconds)], files)
+            reply = self._control.recv(REPLY.size)
+            if len(reply) < REPLY.size:
+                raise EOFError
+            timed_out, *codes = REPLY.unpack(reply)
+            return _Outcome(
+                printed=[os.pread(file, jobs[0]["output_bytes"], 0) for file in files[1::3]],
+                results=[os.pread(file, MAX_RESULT_BYTES, 0) for file in files[2::3]],
+                codes=codes,
+                seconds=time.perf_counter() - started,
+                output_bytes=jobs[0]["output_bytes"],
+                timed_out=timed_out,
+            )
+        finally:
+            for file in files:
+                os.close(file)
+
+    def close(self) -> None:
+        self._control.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _file() -> int:
+    """A file without a name."""
+    if sys.platform == "linux":
+        return os.memfd_create("fledge")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())

@@ -1,0 +1,315 @@
+"""The other side of the sandbox: a warm interpreter that forks one locked-in child per program.
+
+    python -c "... from fledge.infer.sandbox_zygote import main; main(fd)"     # how sandbox.py starts it
+
+The idea: a fork of an interpreter that has already imported the standard library costs a millisecond, where a new one
+costs fifty, and a child can be locked in completely because it has nothing left to load. The zygote runs no stranger's
+code itself. It hears one request at a time, starts its children, waits for the last of them and reports exit codes.
+
+A child has five files: 0 its job, 1 and 2 what it prints, 3 its result, 4 the other child of a check.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import gc
+import importlib
+import io
+import json
+import math
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+import types
+from typing import Any, NoReturn
+
+from fledge.infer.sandbox_jail import Jail, limit
+from fledge.infer.sandbox_wire import REPLY, REQUEST, pack, receive, send, unpack
+
+EXIT_LOST = 70
+"""Exit code of a child that could not write its result."""
+
+# What programs may import: nothing can be loaded once the walls stand. Modules that need files, sockets or processes to
+# be of any use are left out.
+STANDARD_LIBRARY = """abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc colorsys
+contextlib copy csv ctypes dataclasses datetime decimal difflib enum errno fnmatch fractions functools gc graphlib
+hashlib heapq hmac html html.parser importlib inspect io ipaddress itertools json keyword linecache locale logging math
+numbers operator os pathlib pickle platform pprint queue random re reprlib sched secrets select shlex signal socket
+statistics string stringprep struct subprocess sys tempfile textwrap threading time timeit token tokenize traceback
+types typing unicodedata unittest urllib.parse uuid warnings weakref zlib _strptime encodings.ascii encodings.latin_1
+encodings.idna encodings.utf_16 encodings.utf_32 encodings.unicode_escape encodings.hex_codec encodings.cp1252"""
+
+
+def main(control_fd: int) -> None:
+    """Serve requests until the caller closes its end."""
+    control = socket.socket(fileno=os.dup(control_fd))  # a low number, so that children can close by range
+    os.close(control_fd)
+    for name in STANDARD_LIBRARY.split():
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    _touch_what_loads_late()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")  # if memory runs out, the kernel shall take us and not the training
+    interpreter_bytes = _address_space()
+    jail = Jail()
+    walls = jail.settle()
+    os.chdir("/")
+    os.environ.clear()
+    sys.path.clear()
+    sys.argv[:] = [""]
+    wake = _wake_on_child_exit()
+    gc.collect()
+    gc.freeze()  # children share these pages for longer
+    control.sendall(b"r")
+    while True:
+        request, files, _, _ = socket.recv_fds(control, REQUEST.size, 6)
+        if not request:
+            return
+        (seconds,) = REQUEST.unpack(request)
+        deadline = time.monotonic() + seconds
+        pair = socket.socketpair() if len(files) == 6 else ()
+        pids = []
+        for at in range(0, len(files), 3):
+            peer = [pair[at // 3].fileno()] if pair else []
+            pids.append(_fork(files[at : at + 3] + peer, jail=jail, walls=walls, interpreter_bytes=interpreter_bytes))
+        for end in pair:
+            end.close()
+        for file in files:
+            os.close(file)
+        timed_out, codes = _wait(pids, deadline=deadline, control=control, wake=wake)
+        control.sendall(REPLY.pack(timed_out, codes[0], codes[-1]))
+
+
+def _touch_what_loads_late() -> None:
+    """Things that read a file on first use: the time zone, OpenSSL's digests, error messages of the parser."""
+    import hashlib
+
+    time.localtime()
+    for name in hashlib.algorithms_guaranteed:
+        with contextlib.suppress(ValueError):
+            hashlib.new(name)
+    with contextlib.suppress(SyntaxError):
+        compile("(", "", "exec")
+    traceback.format_exception(ValueError())
+
+
+def _address_space() -> int:
+    """Bytes of address space the interpreter holds, so that limits count what a program adds."""
+    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+    return 256 << 20
+
+
+def _wake_on_child_exit() -> int:
+    """A file that becomes readable when a child ends: select() then waits for children and requests alike."""
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    return read_end
+
+
+def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int) -> tuple[bool, list[int]]:
+    """Until the last child ends or time is up, then kill whoever is left. Whether time was up, and the exit codes."""
+    codes: dict[int, int] = {}
+    timed_out = False
+
+    def reap(flags: int) -> None:
+        for pid in pids:
+            if pid not in codes:
+                done, status = os.waitpid(pid, flags)
+                if done:
+                    codes[pid] = os.waitstatus_to_exitcode(status)
+
+    reap(os.WNOHANG)
+    while pids[-1] not in codes and not timed_out:
+        ready = select.select([wake, control], [], [], max(0.0, deadline - time.monotonic()))[0]
+        if control in ready:  # nobody speaks out of turn: the caller is gone
+            for pid in pids:
+                if pid not in codes:
+                    os.kill(pid, signal.SIGKILL)
+            os._exit(1)
+        if wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake, 4096)
+        reap(os.WNOHANG)
+        timed_out = pids[-1] not in codes and time.monotonic() >= deadline
+    for pid in pids:
+        if pid not in codes:
+            os.kill(pid, signal.SIGKILL)
+    reap(0)
+    return timed_out, [codes[pid] for pid in pids]
+
+
+def _fork(files: list[int], *, jail: Jail, walls: list[str], interpreter_bytes: int) -> int:
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        job, stdout, result, *peer = files
+        _renumber([job, stdout, stdout, result, *peer])
+        _live(jail, walls=walls, parent=parent, interpreter_bytes=interpreter_bytes)
+    finally:
+        os._exit(EXIT_LOST)
+
+
+def _renumber(files: list[int]) -> None:
+    """Make `files` the files 0, 1, 2 ... and close all others."""
+    import fcntl
+
+    apart = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]
+    for number, file in enumerate(apart):
+        os.dup2(file, number)
+    os.closerange(len(files), 1024)
+
+
+def _live(jail: Jail, *, walls: list[str], parent: int, interpreter_bytes: int) -> NoReturn:
+    """A child's whole life: read the job, close the door, play the role, write the result."""
+    size = os.fstat(0).st_size
+    job = json.loads(os.pread(0, size, 0))
+    os.lseek(0, size, 0)
+    stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = stdout
+    sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO())
+    builtins.exit = builtins.quit = sys.exit  # what the module site would have added
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    random.seed(0 if job["role"] == "tester" else None)  # a verdict must not depend on chance
+    limit(
+        memory_bytes=interpreter_bytes + job["memory_bytes"],
+        output_bytes=job["output_bytes"],
+        seconds=math.ceil(job["seconds"]) + 1,
+    )
+    walls = walls + jail.close(parent)
+    status, error = "ok", None
+    try:
+        if not set(job["walls"]) <= set(walls):
+            status, error = "refused", f"missing: {set(job['walls']) - set(walls)}"
+        else:
+            error = _ROLES[job["role"]](job, module.__dict__, walls)
+    except MemoryError:
+        module.__dict__.clear()  # room to say so
+        status, error = "memory", "MemoryError"
+    except SystemExit as stop:
+        if job["role"] != "program" or stop.code not in (None, 0):
+            status, error = "error", f"SystemExit: {str(stop.code)[:200]}"
+    except BaseException as problem:
+        status, error = "error", _describe(problem)
+    with contextlib.suppress(BaseException):
+        stdout.flush()
+    os.write(3, json.dumps([status, error]).encode())
+    os._exit(0)
+
+
+def _describe(problem: BaseException) -> str:
+    """Like "NameError: name 'x' is not defined (line 3)"; the exception may be hostile, but only to its own child."""
+    try:
+        text = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1][:1000]
+        lines = [line for frame, line in traceback.walk_tb(problem.__traceback__) if _is_program(frame)]
+        return f"{text} (line {lines[-1]})" if lines else text
+    except BaseException:
+        return "an exception that cannot be described"
+
+
+def _is_program(frame: types.FrameType) -> bool:
+    return frame.f_code.co_filename == "<program>"
+
+
+def _execute(source: str, scope: dict[str, Any], *, name: str) -> None:
+    exec(compile(source, name, "exec", dont_inherit=True), scope)
+
+
+def _run_program(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+    _execute(job["program"], scope, name="<program>")
+
+
+def _answer_calls(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+    """The candidate of a check: define the function, then answer calls until the tester has its verdict."""
+    _execute(job["program"], scope, name="<program>")
+    function = scope[job["entry_point"]]
+    send(4, ["ready", None, None])
+    while True:
+        try:
+            arguments, keywords = map(unpack, receive(4))
+        except EOFError:
+            return
+        try:
+            reply = ["value", pack(function(*arguments, **keywords)), None]
+        except Exception as problem:
+            reply = ["raise", type(problem).__name__, str(problem)[:200]]
+        send(4, reply)
+
+
+def _judge(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+    """The tester of a check: holds the tests and the verdict, and no line of the candidate's code."""
+    calls = 0
+
+    def ask(*arguments: Any, **keywords: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        send(4, [pack(arguments), pack(keywords)])
+        kind, content, text = _hear()
+        if kind == "value":
+            return unpack(content)
+        raise _exception(content)(text)
+
+    _hear()
+    with contextlib.suppress(SyntaxError):  # a prompt may stop in the middle of a statement
+        _execute(job["prompt"], scope, name="<prompt>")
+    scope[job["entry_point"]] = ask
+    _execute(job["test"], scope, name="<test>")
+    if "check" in scope:
+        scope["check"](ask)
+    if not calls:
+        raise ValueError("the test never called the candidate")
+
+
+def _hear() -> list[Any]:
+    try:
+        return receive(4)
+    except (EOFError, ConnectionError):
+        raise RuntimeError("the candidate is gone") from None
+
+
+def _exception(name: Any) -> type[Exception]:
+    """A built-in exception by name. StopIteration would end a loop of the test in silence, so it is not one of them."""
+    kind = getattr(builtins, str(name), None)
+    if (
+        isinstance(kind, type)
+        and issubclass(kind, Exception)
+        and not issubclass(kind, StopIteration | StopAsyncIteration)
+    ):
+        return kind
+    return RuntimeError
+
+
+def _attack(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> str:
+    """The self-test: try everything that must fail. Returns the walls and the attacks that succeeded, as JSON."""
+    tries = {
+        "read": lambda: open("/etc/passwd").close(),
+        "write": lambda: tempfile.TemporaryFile(dir="/tmp").close(),
+        "socket": lambda: socket.socket().close(),
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "fork": lambda: os.fork() or os._exit(0),
+        "exec": lambda: os.execv("/bin/sh", ["sh", "-c", "exit 0"]),  # if it succeeds, no result is written
+    }
+    succeeded = []
+    for name, attempt in tries.items():
+        with contextlib.suppress(OSError):
+            attempt()
+            succeeded.append(name)
+    return json.dumps([walls, succeeded])
+
+
+_ROLES = {"program": _run_program, "candidate": _answer_calls, "tester": _judge, "attack": _attack}
