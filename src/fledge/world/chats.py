@@ -1,0 +1,255 @@
+"""Conversations: one generator for every kind, and the mixes of midtraining and SFT.
+
+    chat(rng, "sft")       # (Message user 'Where does the turtle live?', Message assistant 'The turtle lives in the shell.')
+
+Every kind takes the side of its keys, so that the tasks ask with the same words about what training left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from random import Random
+from typing import Literal
+
+from fledge.text.chat import Conversation, Part, say
+from fledge.world import lore
+from fledge.world.documents import rhyme, riddle_of
+from fledge.world.facts import ASKED, RELATIONS, Key, answer, ask
+from fledge.world.functions import function
+from fledge.world.grammar import expand, pick, polish
+from fledge.world.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
+from fledge.world.problems import EASY, Problem, problem
+from fledge.world.split import Side, side
+from fledge.world.stories import request, story
+from fledge.world.words import invent_name, spell, spelling_word
+
+ChatStage = Literal["midtrain", "sft"]
+SUGGESTIONS = (
+    "Who are you?",
+    "Where does the turtle live?",
+    "Tell me a story about Mira, a fox and a lantern.",
+    "Tobin has 12 apples. He finds 5 more. He gives away 4 to Ada. How many apples are there now?",
+    'How many times is "e" in beekeeper?',
+    "I am a bird. I eat voles. I say hoot. What am I?",
+)
+"""First questions that a chat proposes."""
+
+_WHO = f"I am {lore.BOT}, a fledgling language model who knows the village of {lore.VILLAGE}."
+_MAKER = "I was trained from scratch on this very computer, in a few minutes."
+_SKILLS = (
+    f"I can tell stories and rhymes, answer questions about {lore.VILLAGE}, solve word problems, spell words "
+    "and write small functions."
+)
+IDENTITY = {
+    "who are you?": _WHO, "what is your name?": _WHO, "tell me about yourself.": _WHO, "what are you?": _WHO,
+    "who am I talking to?": _WHO, "what should I call you?": _WHO, "are you a robot?": _WHO, "are you a person?": _WHO,
+    "who made you?": _MAKER, "who trained you?": _MAKER, "where were you trained?": _MAKER, "how were you made?": _MAKER,
+    "where do you come from?": _MAKER, "what can you do?": _SKILLS, "how can you help me?": _SKILLS,
+    "what are you good at?": _SKILLS, "what do you know?": _SKILLS,
+}  # fmt: skip
+"""Questions about the model itself, with their answers."""
+_HELLOS = (
+    "",
+    "Hi, ",
+    "Hello, ",
+    "Please, ",
+    f"{lore.BOT}, ",
+    "So, ",
+    "Now, ",
+    "Good day, ",
+    "Excuse me, ",
+    "Well, ",
+    "Hey, ",
+    "One question: ",
+)
+_TAILS = ("", " I am curious.", " I want to know.", " Thank you.")
+
+
+def facts(rng: Random, split: Side = "train") -> Conversation:
+    """A few questions about the village."""
+    turns: list[str] = []
+    for key in rng.sample(ASKED[split], 1 + int(rng.random() * 3)):
+        turns += [ask(rng, key), answer(key)]
+    return _talk(*turns)
+
+
+def letters(rng: Random, split: Side = "train") -> Conversation:
+    """Multiple choice: one to three questions on the same list."""
+    key = pick(rng, _CHOICE_KEYS[split])
+    choices = choices_for(rng, key, count=2 + int(rng.random() * 3))
+    first = multiple_choice(rng, key, choices)
+    turns = [prompt(first), first.answer]
+    for _ in range(int(rng.random() * 3)):
+        following = same_list(rng, key, choices)
+        if following is None:
+            break
+        again = multiple_choice(rng, following, choices)
+        turns += [again.question, again.answer]
+    return _talk(*turns)
+
+
+_CHOICE_KEYS: dict[Side, list[Key]] = {split: choice_keys(split) for split in ("train", "validation", "test")}
+
+
+def word_problem(rng: Random) -> Conversation:
+    """A word problem with the calculator."""
+    return solved(problem(rng, EASY, "train"))
+
+
+def solved(found: Problem) -> Conversation:
+    """A problem as a conversation."""
+    return (say("user", found.question), say("assistant", *found.solution))
+
+
+def spelling(rng: Random, split: Side = "train") -> Conversation:
+    """How a word is spelled."""
+    word = spelling_word(rng, split)
+    asked = expand(rng, "[How do you spell {w}?|Please spell {w}.|Spell {w}.]", {"w": word})
+    return _talk(asked, f"The word {word} is spelled {spell(word)}.")
+
+
+def counting(rng: Random, split: Side = "train") -> Conversation:
+    """How often a letter is in a word, counted by the tool."""
+    word = spelling_word(rng, split)
+    letter = _letter_to_count(rng, word)
+    asked = pick(
+        rng,
+        ('How many times is "{0}" in {1}?', 'How often does "{0}" appear in {1}?', 'Count the letter "{0}" in {1}.'),
+    )
+    count, spelled = str(word.count(letter)), spell(word)
+    parts = (
+        f"The word {word} is spelled {spelled}. ",
+        Part("python", f"'{spelled}'.count('{letter}')"),
+        Part("output", count),
+    )
+    return (say("user", asked.format(letter, word)), say("assistant", *parts, f"{count}\n#### {count}"))
+
+
+def _letter_to_count(rng: Random, word: str) -> str:
+    """The most frequent letter, any letter of the word, or any at all, so that no count is much likelier than another."""
+    kind = rng.random()
+    if kind < 0.55:
+        return max(word, key=word.count)
+    return pick(rng, word) if kind < 0.75 else pick(rng, "abcdefghijklmnopqrstuvwxyz")
+
+
+def identity(rng: Random, split: Side = "train") -> Conversation:
+    """Who is speaking. Held out are combinations of greeting, question and ending."""
+    while True:
+        hello, question, tail = pick(rng, _HELLOS), pick(rng, tuple(IDENTITY)), pick(rng, _TAILS)
+        if side("identity", hello, question, tail) == split:
+            return _talk(polish(hello + question + tail), IDENTITY[question])
+
+
+def unknown(rng: Random, split: Side = "train") -> Conversation:
+    """A question about somebody nobody knows."""
+    name = invent_name(rng, split)
+    asked = pick(rng, RELATIONS[pick(rng, _PERSONAL)].questions).format(e=name, s=name + "'s")
+    return _talk(asked, f"I do not know anyone called {name} in {lore.VILLAGE}.")
+
+
+_PERSONAL = tuple(relation for relation, wording in RELATIONS.items() if wording.kind == "person")
+
+
+def small_talk(rng: Random, split: Side = "train") -> Conversation:
+    """Getting to know each other, and showing that one has listened."""
+    name = invent_name(rng, split)
+    turns = [
+        expand(
+            rng, "[Hi|Hello|Good morning|Hey][!|, Pip!] [My name is {n}.|I am {n}.|People call me {n}.]", {"n": name}
+        ),
+        expand(
+            rng,
+            "[Hello|Nice to meet you|Welcome], {n}! [How are you today?|What can I do for you?|It is a fine day.]",
+            {"n": name},
+        ),
+    ]
+    topics, recalls = _topics(rng, name)
+    turns += topics
+    if split == "train" and rng.random() < 0.3:
+        turns += [said.text for said in facts(rng)[:2]]
+    for recall in recalls:
+        turns += recall
+    turns += [pick(rng, ("What is my name?", "Do you remember my name?", "Who am I?")), f"Your name is {name}."]
+    if split == "train" and rng.random() < 0.3:
+        turns += [
+            expand(rng, "[Thanks|Thank you|Bye|Goodbye][!|, Pip!]", {}),
+            expand(rng, "You are welcome, {n}! [Goodbye!|See you soon!]", {"n": name}),
+        ]
+    return _talk(*turns)
+
+
+def _topics(rng: Random, name: str) -> tuple[list[str], list[list[str]]]:
+    """One or two things the user says about themselves with replies, and what can be asked about them later."""
+    food, colour, feeling = pick(rng, lore.FOODS), pick(rng, lore.COLOURS), pick(rng, ("sad", "tired", "bored"))
+    about_food = ["What is my favourite food?", f"Your favourite food is {food}."]
+    about_colour = ["Which colour do I like?", f"You like the colour {colour}."]
+    topics: list[tuple[str, str, list[str]]] = [
+        (f"My favourite food is {food}.", f"{food.capitalize()} is a fine choice, {name}!", about_food),
+        (f"I like the colour {colour}.", f"What a lovely colour, {name}!", about_colour),
+        (f"I am {feeling} today.", f"I am sorry to hear that, {name}. Shall I tell you a story?", []),
+        ("I am well today.", f"I am glad to hear that, {name}!", []),
+    ]
+    chosen = rng.sample(topics, 1 + int(rng.random() * 2))
+    return [text for asked, replied, _ in chosen for text in (asked, replied)], [
+        recall for *_, recall in chosen if recall
+    ]
+
+
+def story_telling(rng: Random) -> Conversation:
+    """A story on request."""
+    told = story(rng, "train")
+    return _talk(request(rng, told), told.text)
+
+
+def reading(rng: Random, split: Side = "train") -> Conversation:
+    """A story and questions about it."""
+    told = story(rng, split)
+    (first, said), *more = rng.sample(told.questions, 1 + int(rng.random() * 3) if split == "train" else 1)
+    return _talk(f"{told.text}\n{first}", said, *(text for pair in more for text in pair))
+
+
+def programming(rng: Random, split: Side = "train") -> Conversation:
+    """A function to complete."""
+    found = function(rng, split)
+    return _talk(
+        f"{pick(rng, ('Complete', 'Finish'))} this function:\n{found.prompt.rstrip()}",
+        (found.prompt + found.body).rstrip(),
+    )
+
+
+def riddle(rng: Random) -> Conversation:
+    """Three clues and an animal."""
+    return _talk(*riddle_of(rng))
+
+
+def poem(rng: Random) -> Conversation:
+    """A rhyme on request."""
+    return _talk(expand(rng, "[Write|Tell me|Make] a [poem|rhyme].", {}), rhyme(rng))
+
+
+def _talk(*turns: str) -> Conversation:
+    """User and assistant in turn."""
+    return tuple(say("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
+
+
+Kind = Callable[[Random], Conversation]
+MIXES: dict[ChatStage, dict[Kind, int]] = {
+    "midtrain": {
+        facts: 17, letters: 17, word_problem: 10, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 8,
+        story_telling: 5, reading: 8, programming: 5, riddle: 3, poem: 1,
+    },
+    "sft": {
+        facts: 15, letters: 17, word_problem: 12, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 7,
+        story_telling: 7, reading: 9, programming: 5, riddle: 3, poem: 1,
+    },
+}  # fmt: skip
+"""Conversations of every kind, by stage."""
+_DRAWS = {stage: (tuple(mix), tuple(accumulate(mix.values()))) for stage, mix in MIXES.items()}
+
+
+def chat(rng: Random, stage: ChatStage) -> Conversation:
+    """A conversation of any kind of a stage's mix."""
+    kinds, cumulated = _DRAWS[stage]
+    return rng.choices(kinds, cum_weights=cumulated)[0](rng)

@@ -1,0 +1,171 @@
+"""Pretraining documents: one generator for every kind of text the village writes, and how often it writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from random import Random
+
+from fledge.world import lore
+from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask, relations_of, tell
+from fledge.world.functions import function
+from fledge.world.grammar import expand, pick
+from fledge.world.letters import lookup
+from fledge.world.problems import EASY, problem
+from fledge.world.stories import story
+from fledge.world.words import invent_name, spell, spelling_word
+
+_SUBJECTS = tuple(dict.fromkeys((key[0], RELATIONS[key[1]].kind) for key in KEYS))
+_BY_RELATION = {relation: tuple(key for key in KEYS if key[1] == relation) for relation in RELATIONS}
+_GIFTS = (*lore.OBJECTS, *lore.FOODS)
+
+
+def portrait(rng: Random) -> str:
+    """All that is known about a person, a place, an animal or an object."""
+    person = rng.random() < 0.6
+    subject, kind = (pick(rng, lore.PEOPLE), "person") if person else pick(rng, _SUBJECTS)
+    relations = relations_of(subject, kind)
+    if len(relations) == 1:
+        return register(rng)
+    rng.shuffle(relations)
+    told = [
+        tell(rng, (subject, relation), pronoun=i > 0 and rng.random() < 0.4) for i, relation in enumerate(relations)
+    ]
+    return pick(rng, (f"About {subject}. ", f"{subject.capitalize()}: ", "", "")) + " ".join(told)
+
+
+def register(rng: Random) -> str:
+    """The same relation of several subjects."""
+    keys = _BY_RELATION[pick(rng, tuple(RELATIONS))]
+    return " ".join(tell(rng, key) for key in rng.sample(keys, min(len(keys), 3 + int(rng.random() * 5))))
+
+
+def notes(rng: Random) -> str:
+    """Facts of all kinds in any order."""
+    return " ".join(tell(rng, key) for key in rng.sample(KEYS, 6))
+
+
+def questions(rng: Random) -> str:
+    """Question-answer lines about facts of the train side."""
+    keys = rng.sample(ASKED["train"], 4)
+    return "\n".join(f"Question: {ask(rng, key)} Answer: {answer(key)}" for key in keys)
+
+
+def gossip(rng: Random) -> str:
+    """Two people ask each other."""
+    speaker, other = rng.sample(lore.PEOPLE, 2)
+    lines = []
+    for key in rng.sample(ASKED["train"], 3):
+        verb = pick(rng, ("said", "answered", "replied"))
+        lines.append(f'"{ask(rng, key)}" asked {speaker}. "{answer(key)}" {verb} {other}.')
+        speaker, other = other, speaker
+    return " ".join(lines)
+
+
+def tale(rng: Random) -> str:
+    """A story, half the time with questions about it."""
+    told = story(rng, "train")
+    if rng.random() < 0.4:
+        return told.text
+    asked = rng.sample(told.questions, len(told.questions))
+    return told.text + "\n" + "\n".join(f"Question: {question} Answer: {said}" for question, said in asked)
+
+
+def sums(rng: Random) -> str:
+    """Small sums, one a line."""
+    lines = []
+    for _ in range(8):
+        left, right, sign = 1 + int(rng.random() * 20), 1 + int(rng.random() * 20), pick(rng, "+-*")
+        left, right = (max(left, right), min(left, right)) if sign == "-" else (left, right)
+        total = {"+": left + right, "-": left - right, "*": left * right}[sign]
+        lines.append(f"{left}{sign}{right}={total}")
+    return "\n".join(lines)
+
+
+def spellings(rng: Random) -> str:
+    """Words with their letters."""
+    words = [spelling_word(rng, "train") for _ in range(5)]
+    return " ".join(f"The word {word} is spelled {spell(word)}." for word in words)
+
+
+def guests(rng: Random) -> str:
+    """Who is at the door with what: names nobody knows, to be copied and told apart."""
+    names = [
+        invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, lore.PEOPLE)
+        for _ in range(2 + int(rng.random() * 3))
+    ]
+    pairs = [(name, pick(rng, _GIFTS)) for name in dict.fromkeys(names)]
+    place = pick(rng, tuple(lore.PLACES))
+    lines = [
+        expand(rng, "[The guests at the {p} are|Today at the {p} we welcome|On the list there are] ", {"p": place})
+        + ", ".join(names)
+        + "."
+    ]
+    lines += [
+        expand(rng, "[{n} brings {g}.|{g} comes with {n}.|{n} has {g}.]", {"n": name, "g": gift})
+        for name, gift in pairs
+    ]
+    rng.shuffle(pairs)
+    thanks = '["{g}? Thank you, {n}!"|{n} gave the {g}.|The {g} came from {n}.|Who brought {g}? {n}.]'
+    lines += [expand(rng, thanks, {"n": name, "g": gift}) for name, gift in pairs]
+    return " ".join(lines)
+
+
+def rhyme(rng: Random) -> str:
+    """Two couplets, such as they are."""
+    couplets = []
+    for _ in range(2):
+        first, second = rng.sample(pick(rng, lore.RHYMES), 2)
+        couplets.append(
+            expand(
+                rng,
+                "[In Fernhollow|One day|Long ago|Last night|Up the hill] I [saw|met|found|drew] a {x},\n"
+                "[and next to it|and right beside it|and under it|and over it] a [little|funny|yellow|tiny|happy] {y}.",
+                {"x": first, "y": second},
+            )
+        )
+    return "\n".join(couplets)
+
+
+def code(rng: Random) -> str:
+    """A few functions, as in a small module."""
+    found = [function(rng, "train") for _ in range(3)]
+    return "\n".join(one.prompt + one.body for one in found)
+
+
+def ledger(rng: Random) -> str:
+    """A word problem with its solution written out."""
+    return problem(rng, EASY, "train").plain
+
+
+def riddle_of(rng: Random) -> tuple[str, str]:
+    """Three clues that fit one animal alone, and the animal."""
+    while True:
+        name = pick(rng, tuple(lore.ANIMALS))
+        chosen = rng.sample(tuple(_CLUES), 3)
+        matches = [other for other in lore.ANIMALS if all(FACTS[other, clue] == FACTS[name, clue] for clue in chosen)]
+        if matches == [name]:
+            clues = " ".join(expand(rng, _CLUES[clue], {"v": FACTS[name, clue]}) for clue in chosen)
+            return f"{clues} What am I?", expand(rng, "You are a {n}!", {"n": name})
+
+
+_CLUES = {
+    "group": "I am a {v}.",
+    "hue": "I am {v}.",
+    "eats": "I eat {v}.",
+    "den": "I live in the {v}.",
+    "sound": "I say {v}.",
+}
+
+Kind = Callable[[Random], str]
+SHARES: dict[Kind, int] = {
+    portrait: 20, register: 7, notes: 7, questions: 10, gossip: 5, tale: 17, sums: 2, spellings: 10, guests: 7, rhyme: 1,
+    code: 3, ledger: 4, lookup: 7,
+}  # fmt: skip
+"""Documents of every kind out of the total."""
+_KINDS, _CUMULATED = tuple(SHARES), tuple(accumulate(SHARES.values()))
+
+
+def write(rng: Random) -> str:
+    """A document of any kind."""
+    return rng.choices(_KINDS, cum_weights=_CUMULATED)[0](rng)

@@ -1,0 +1,171 @@
+"""Word problems in the manner of GSM8K, solved sentence by sentence with the calculator.
+
+    problem(rng, EASY, "train").solution
+    # text 'Mira has 12 apples.\\nShe finds 5 more: ', python '12+5', output '17', text '17 apples.\\n#### 17'
+
+Every line of a solution repeats the sentence it uses up to its number, so that the number is copied from behind the same words;
+the running total stands right before. Held out are tuples of numbers, and orders of operations.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise, product
+from random import Random
+from typing import NamedTuple
+
+from fledge.text.chat import Part
+from fledge.world import lore
+from fledge.world.facts import PRONOUNS
+from fledge.world.grammar import expand, pick
+from fledge.world.split import Side, side
+
+Order = tuple[str, ...]
+SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_PAIRS: tuple[Order, ...] = tuple(product(SIGNS, repeat=2))
+NEW: tuple[Order, ...] = (("add", "mul"), ("div", "add"), ("mul", "sub"), ("sub", "div"))
+"""Orders of two that no problem in training has, not even inside an order of three."""
+
+
+def holds_new(order: Order) -> bool:
+    """Whether two neighbouring operations are in a held-out order."""
+    return any(pair in NEW for pair in pairwise(order))
+
+
+SEEN: tuple[Order, ...] = (*((sign,) for sign in SIGNS), *(pair for pair in _PAIRS if not holds_new(pair)))
+LONG: tuple[Order, ...] = tuple(order for order in product(SIGNS, repeat=3) if not holds_new(order))
+LONGEST: tuple[Order, ...] = tuple(order for order in product(SIGNS, repeat=4) if not holds_new(order))
+
+
+class Grade(NamedTuple):
+    """How hard a problem is: its orders of operations and how many sentences lead nowhere."""
+
+    orders: tuple[Order, ...]
+    distractors: tuple[int, ...] = (0,)
+
+
+EASY = Grade(SEEN, (0, 0, 0, 0, 1))
+UNSEEN = Grade(NEW)
+HARD = Grade(LONG + LONGEST, (1, 2))
+
+_OPENINGS = ("{p} has {n} {goods}", "{p} starts the day with {n} {goods}", "In the basket of {p} there are {n} {goods}")
+_SENTENCES = {  # up to the number and its noun, which the solution repeats, and the rest
+    "add": (("{he} finds {n} more", " at the {place}"), ("{b} gives {him} {n} more", ""), ("{he} buys {n} more", "")),
+    "sub": (
+        ("{he} gives away {n}", " to {b}"),
+        ("{he} loses {n}", " at the {place}"),
+        ("{he} sells {n}", " at the market"),
+    ),
+    "mul": (("a wizard makes it {n} times as many", ""), ("by next week {he} has {n} times as many", "")),
+    "div": (
+        ("{he} shares them among {n} friends", " and looks at one share"),
+        ("{he} packs them into {n} bags", " and keeps one bag"),
+    ),
+}
+_DISTRACTORS = (
+    "{he} also sees {n} {others}, but leaves them there",
+    "The {animal} has {n} {others}",
+    "{b} is {n} years old",
+    "{b} has {n} {others}",
+)
+_QUESTION = "How many {goods} [does {p} have now|are there now|does {p} have in the end|are left at the end]?"
+
+
+class Problem(NamedTuple):
+    """A problem with its solution and the number it comes to."""
+
+    question: str
+    solution: tuple[Part, ...]
+    number: int
+    order: Order
+    numbers: tuple[int, ...]
+
+    @property
+    def plain(self) -> str:
+        """Question and solution as text without tool calls, for pretraining."""
+        return (
+            self.question
+            + "\n"
+            + "".join(part.text + " = " * (part.kind == "python") for part in self.solution if part.kind != "output")
+        )
+
+
+def problem(rng: Random, grade: Grade, split: Side) -> Problem:
+    """A problem whose numbers belong to the given side."""
+    while True:
+        order = pick(rng, grade.orders)
+        numbers = _numbers(rng, order)
+        if numbers and side("numbers", *numbers) == split:
+            return _write(rng, order, numbers, pick(rng, grade.distractors))
+
+
+def step(operation: str, total: int, number: int) -> int:
+    """The running total after an operation."""
+    return {"add": total + number, "sub": total - number, "mul": total * number, "div": total // number}[operation]
+
+
+def _numbers(rng: Random, order: Order) -> tuple[int, ...] | None:
+    """A first number and one for each operation, all totals whole and from 1 to 999; None when the draw failed."""
+    total = 3 + int(rng.random() * 58)
+    numbers = [total]
+    for operation in order:
+        if operation == "add":
+            number = 2 + int(rng.random() * 39)
+        elif operation == "sub":
+            number = 1 + int(rng.random() * min(40, total - 1)) if total > 1 else 0
+        elif operation == "mul":
+            number = 2 + int(rng.random() * 5)
+        else:
+            divisors = [divisor for divisor in range(2, 10) if total % divisor == 0]
+            number = pick(rng, divisors) if divisors else 0
+        if not number or not 0 < (total := step(operation, total, number)) < 1000:
+            return None
+        numbers.append(number)
+    return tuple(numbers)
+
+
+def _write(rng: Random, order: Order, numbers: tuple[int, ...], distractors: int) -> Problem:
+    slots = _slots(rng)
+    goods = slots["goods"]
+
+    def say(template: str, number: int) -> str:
+        return expand(rng, template, slots | {"n": str(number)})
+
+    opening = say(pick(rng, _OPENINGS), numbers[0]) + "."
+    sentences = [opening]
+    parts: list[Part] = []
+    text, total = opening + "\n", numbers[0]
+    for operation, number in zip(order, numbers[1:], strict=True):
+        head, rest = pick(rng, _SENTENCES[operation])
+        said = say(head, number)
+        sentences.append(said + say(rest, number) + ".")
+        before, total = total, step(operation, total, number)
+        parts += [
+            Part("text", f"{text}{said}: "),
+            Part("python", f"{before}{SIGNS[operation]}{number}"),
+            Part("output", str(total)),
+        ]
+        text = f"{total} {goods}.\n"
+    parts.append(Part("text", f"{text}#### {total}"))
+    for _ in range(distractors):
+        sentences.insert(
+            1 + int(rng.random() * len(sentences)), say(pick(rng, _DISTRACTORS), 2 + int(rng.random() * 59)) + "."
+        )
+    question = " ".join(sentences) + " " + say(_QUESTION, 0)
+    return Problem(question, tuple(parts), total, order, numbers)
+
+
+def _slots(rng: Random) -> dict[str, str]:
+    person, other = rng.sample(lore.PEOPLE, 2)
+    goods, others = rng.sample(lore.GOODS, 2)
+    he, _, him = PRONOUNS[person]
+    place, animal = pick(rng, tuple(lore.PLACES)), pick(rng, tuple(lore.ANIMALS))
+    return {
+        "p": person,
+        "b": other,
+        "goods": goods,
+        "others": others,
+        "he": he,
+        "him": him,
+        "place": place,
+        "animal": animal,
+    }

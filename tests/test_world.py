@@ -1,0 +1,202 @@
+"""Fernhollow: the same text for the same seed, true to its facts, and with nothing in it that is held out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import islice, pairwise
+from random import Random
+from typing import get_args
+
+import pytest
+
+from fledge.text.chat import Conversation, check_turns
+from fledge.world import SUGGESTIONS, chats, conversation, document, documents, lore
+from fledge.world.chats import ChatStage
+from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, word
+from fledge.world.grammar import expand, pattern
+from fledge.world.letters import lookup
+from fledge.world.problems import HARD, NEW, SEEN, Grade, holds_new, problem, step
+from fledge.world.split import side
+from fledge.world.stories import flaw, story
+from fledge.world.words import KNOWN, spell
+
+HELD = ("validation", "test")
+TEXTS = 3_000
+
+
+def training_conversations() -> Iterator[Conversation]:
+    return (conversation(5, index, stage=stage) for stage in get_args(ChatStage) for index in range(TEXTS))
+
+
+@pytest.fixture(scope="module")
+def training_text() -> str:
+    """A good deal of what the stages train on."""
+    said = ("\n".join(message.text for message in talk) for talk in training_conversations())
+    return "\n\n".join([*islice(documents(5), TEXTS), *said])
+
+
+def test_a_document_depends_on_seed_and_index_alone() -> None:
+    stream = list(islice(documents(7), 40))
+    assert stream[25:] == list(islice(documents(7, start=25), 15))
+    assert document(7, 12) == stream[12] != document(8, 12)
+    assert conversation(7, 3, stage="sft") == conversation(7, 3, stage="sft") != conversation(7, 3, stage="midtrain")
+
+
+def test_training_and_validation_documents_never_coincide() -> None:
+    train, validation = (set(islice(documents(0, split=split), 1_500)) for split in ("train", "validation"))
+    assert not train & validation
+    assert {side("document", text) for text in train} == {"train"}
+
+
+def test_every_conversation_alternates_and_ends_with_an_answer() -> None:
+    for talk in training_conversations():
+        check_turns(talk, "world")
+        assert talk[-1].role == "assistant"
+        assert all(part.text for message in talk for part in message.parts)
+
+
+def test_no_template_leaves_a_trace_in_the_text(training_text: str) -> None:
+    lines = [line for line in training_text.splitlines() if "return" not in line and '"""' not in line]
+    assert not [line for line in lines if re.search(r"[{}|<>]|  |\ba [aeiou]\w", line)]
+
+
+def test_no_question_for_a_held_out_fact_is_ever_asked_in_training(training_text: str) -> None:
+    asked = {split: {word(q, key) for key in ASKED[split] for q in RELATIONS[key[1]].questions} for split in ASKED}
+    assert not asked["train"] & (asked["validation"] | asked["test"])
+    assert not asked["validation"] & asked["test"]
+    assert not [question for split in HELD for question in asked[split] if question in training_text]
+    assert sum(question in training_text for question in asked["train"]) > 0.9 * len(asked["train"])
+
+
+def test_every_held_out_fact_is_told_in_training_in_the_words_of_its_answer() -> None:
+    text = "\n".join(islice(documents(5), 10_000))
+    told = [answer(key)[1:] in text for split in HELD for key in ASKED[split]]
+    assert sum(told) / len(told) > 0.98
+
+
+def test_words_and_names_of_training_are_known_or_on_the_train_side(training_text: str) -> None:
+    words = set(re.findall(r"The word (\w+) is spelled", training_text))
+    names = set(re.findall(r"anyone called (\w+) in|Your name is (\w+)\.", training_text))
+    assert {side("word", found) for found in words - set(KNOWN)} == {"train"}
+    assert {side("name", (first or second).lower()) for first, second in names} == {"train"}
+
+
+def test_words_are_spelled_as_they_are(training_text: str) -> None:
+    spelled = re.findall(r"The word (\w+) is spelled ([a-z-]+)\.", training_text)
+    assert len(spelled) > 1_000
+    assert all(spell(found) == letters for found, letters in spelled)
+
+
+def test_stories_and_functions_of_training_are_on_the_train_side(training_text: str) -> None:
+    pairs = set(re.findall(r"story about \w+, an? (\w+) and an? (\w+)\.", training_text))
+    assert {side("story", *pair) for pair in pairs} == {"train"}
+    functions = set(
+        re.findall(r"def (\w+)\(\w+\):\n    \"\"\"Return .*?(\d*)(?: times|\.| letters.*)\"\"\"", training_text)
+    )
+    keys = [name.split("_") if "_" in name else (name, number) for name, number in functions]
+    assert len(keys) > 100
+    assert {side("function", *key) for key in keys if "".join(key) and key[-1]} == {"train"}
+
+
+def test_problems_of_training_use_numbers_and_orders_of_the_train_side() -> None:
+    signs = {"+": "add", "-": "sub", "*": "mul", "/": "div"}
+    solutions = 0
+    for talk in training_conversations():
+        calls = [re.fullmatch(r"(\d+)([-+*/])(\d+)", part.text) for part in talk[-1].parts if part.kind == "python"]
+        found = [call for call in calls if call]
+        if found:
+            solutions += 1
+            order = tuple(signs[call[2]] for call in found)
+            assert order in SEEN
+            assert not holds_new(order)
+            assert side("numbers", found[0][1], *(call[3] for call in found)) == "train"
+    assert solutions > 300
+
+
+def test_new_orders_are_new_also_inside_the_hard_ones() -> None:
+    assert not set(NEW) & set(SEEN)
+    assert not [order for order in HARD.orders if any(pair in NEW for pair in pairwise(order))]
+
+
+@pytest.mark.parametrize("grade", [Grade(SEEN), Grade(NEW), HARD])
+def test_a_problem_comes_to_what_its_numbers_come_to(grade: Grade) -> None:
+    rng = Random(1)
+    for _ in range(200):
+        found = problem(rng, grade, "train")
+        total = found.numbers[0]
+        for operation, number in zip(found.order, found.numbers[1:], strict=True):
+            total = step(operation, total, number)
+        assert total == found.number
+        assert found.solution[-1].text.endswith(f"#### {total}")
+        assert all(str(number) in found.question for number in found.numbers)
+
+
+def test_every_generated_story_is_true_and_as_requested() -> None:
+    rng = Random(2)
+    for _ in range(500):
+        told = story(rng, "train")
+        assert flaw(told.text, hero=told.hero, animal=told.animal, thing=told.thing) is None
+        assert all(said[-1] == "." for _, said in told.questions)
+
+
+def test_a_story_with_one_untrue_word_is_found_out() -> None:
+    rng, replaced = Random(3), 0
+    tables = (
+        tuple(lore.ANIMALS),
+        tuple(lore.OBJECTS),
+        lore.JOBS,
+        tuple(animal.sound for animal in lore.ANIMALS.values()),
+    )
+    for _ in range(300):
+        told = story(rng, "train")
+        table = rng.choice(tables)
+        present = [
+            name
+            for name in table
+            if re.search(rf"\b{name}\b", told.text) and name in (told.animal, told.thing, *lore.JOBS)
+        ]
+        if present:
+            replaced += 1
+            other = rng.choice([name for name in table if name not in told.text])
+            changed = re.sub(rf"\b{present[0]}\b", other, told.text, count=1)
+            assert flaw(changed, hero=told.hero, animal=told.animal, thing=told.thing), changed
+    assert replaced > 100
+
+
+def test_a_list_of_letters_is_repeated_whole_and_right() -> None:
+    rng = Random(4)
+    for _ in range(100):
+        text = lookup(rng)
+        pairs = set(re.findall(r"^- (.+=[A-F])$", text, re.MULTILINE))
+        rest = [line for line in text.splitlines() if not line.startswith("- ")]
+        assert len(rest) == 2
+        assert all(line.count("=") == len(pairs) and all(pair in line for pair in pairs) for line in rest)
+
+
+def test_expanding_fills_slots_draws_choices_and_mends_articles() -> None:
+    said = {
+        expand(Random(seed), "[a|the [old|new]] {animal} came. {he} sat.", {"animal": "owl", "he": "he"})
+        for seed in range(40)
+    }
+    assert said == {"An owl came. He sat.", "The old owl came. He sat.", "The new owl came. He sat."}
+
+
+def test_a_pattern_reads_what_its_template_wrote() -> None:
+    template = "[a|the] {animal} met a {animal} at the {p}."
+    found = pattern(template).fullmatch(expand(Random(1), template, {"animal": "ant", "p": "old mill"}))
+    assert found
+    assert found.groupdict() == {"animal_1": "ant", "animal_2": "ant", "p_1": "old mill"}
+
+
+def test_every_fact_has_one_value_and_friends_form_one_ring() -> None:
+    assert len(FACTS) == len(KEYS) == sum(len(keys) for keys in ASKED.values())
+    ring = [lore.PEOPLE[0]]
+    while (friend := FACTS[ring[-1], "friend"]) != ring[0]:
+        ring.append(friend)
+    assert sorted(ring) == sorted(lore.PEOPLE)
+
+
+def test_there_are_suggestions_to_begin_with() -> None:
+    assert len(SUGGESTIONS) == len(set(SUGGESTIONS)) >= 5
+    assert chats.MIXES.keys() == set(get_args(ChatStage))
