@@ -1,0 +1,104 @@
+"""Compiles the Rust crate in bpe/ while fledge is being installed, and never fails the installation.
+
+    python hatch_build.py        # puts the library into src/fledge/text/, as an editable installation does
+
+rustc is used as found; cargo is not needed since the crate has no dependencies. Without rustc, the package puccinialin is
+asked for a toolchain, as maturin does. It is fetched here and not declared as a build requirement, because a requirement
+that cannot be fetched ends the installation, while fledge works without the library (src/fledge/text/bpe.py stands in).
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface  # pyright: ignore[reportMissingImports]
+except ModuleNotFoundError:  # run by hand
+    BuildHookInterface: Any = object
+
+ROOT = Path(__file__).parent
+CRATE = ROOT / "bpe" / "src" / "lib.rs"
+PACKAGE = ROOT / "src" / "fledge" / "text"
+LIBRARY = {"win32": "_bpe.dll", "darwin": "_bpe.dylib"}.get(sys.platform, "_bpe.so")
+SECONDS = 300
+
+
+class BpeBuildHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssues]
+    """Adds the library to a wheel; an editable installation finds it in the checkout."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        if version == "editable":
+            build(PACKAGE / LIBRARY)
+            return
+        self.folder = tempfile.TemporaryDirectory()
+        library = Path(self.folder.name) / LIBRARY
+        if build(library):
+            build_data["force_include"][str(library)] = f"fledge/text/{LIBRARY}"
+            build_data["pure_python"] = False
+            platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+            build_data["tag"] = f"py3-none-{platform}"  # ctypes: one library for every Python version
+
+
+def build(library: Path) -> bool:
+    """Compiles the crate to `library`. False, with one line on stderr, where that is not possible."""
+    library.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            rustc, environment = find_rustc(Path(folder))
+            made = Path(folder) / LIBRARY
+            options = ["--edition=2021", "--crate-type=cdylib", "--crate-name=bpe", "-Copt-level=3", "-Cstrip=symbols"]
+            run([rustc, *options, "-o", str(made), str(CRATE)], environment)
+            shutil.copyfile(made, library.with_suffix(".new"))
+            library.with_suffix(".new").replace(library)  # a running Python keeps the file it has mapped
+        except Exception as problem:  # whatever it is, the installation goes on without
+            print(
+                f"fledge: tokenizer library not compiled, the slower pure-Python one will be used: {problem}",
+                file=sys.stderr,
+            )
+            return False
+    return True
+
+
+def find_rustc(folder: Path) -> tuple[str, dict[str, str]]:
+    """The compiler and the environment to run it in."""
+    home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin"
+    path = os.pathsep.join([os.environ.get("PATH", ""), str(home)])
+    rustc = os.environ.get("RUSTC") or shutil.which("rustc", path=path)
+    if rustc:
+        return rustc, dict(os.environ)
+    packages = str(folder / "packages")
+    install = ["pip", "install", "--quiet", "--target", packages, "puccinialin"]
+    uv = os.environ.get("UV") or shutil.which("uv")
+    run([uv, *install, "--python", sys.executable] if uv else [sys.executable, "-m", *install], dict(os.environ))
+    sys.path.insert(0, packages)
+    try:
+        from puccinialin import setup_rust  # pyright: ignore[reportMissingImports]
+
+        environment = {**os.environ, **setup_rust()}
+    finally:
+        sys.path.remove(packages)
+    rustc = shutil.which("rustc", path=environment["PATH"])
+    if not rustc:
+        raise FileNotFoundError("puccinialin brought no rustc")
+    return rustc, environment
+
+
+def run(command: list[str], environment: dict[str, str]) -> None:
+    """Runs a command; its last line of output is the error."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
+        raise RuntimeError(f"{Path(command[0]).name}: {lines[-1].strip()}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if build(PACKAGE / LIBRARY) else 1)

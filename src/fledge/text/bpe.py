@@ -1,0 +1,205 @@
+"""Byte-pair encoding in plain Python: the oracle of the tests, and the stand-in where the Rust library could not be built.
+
+    trainer = Trainer(digits=3)
+    trainer.count(["a text", "another"])
+    merges = trainer.merge(100)                       # [(left id, right id), ...], the first makes token 256
+    ids, offsets = Encoder(range(256), merges, digits=3).encode_batch(["a text"])
+
+`native.py` offers the same two classes over the crate in bpe/, with the same results, about fifty times faster.
+Text is cut into pieces by GPT-4's regex; merges never cross a piece. Tokens 0..255 are the bytes, token 256 + k is the k-th merge.
+"""
+
+import heapq
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+DIGIT_RULES = {1: r"\p{N}", 3: r"\p{N}{1,3}"}
+"""How many digits a piece may hold, and how the regex says it: those of Qwen 2 and of Llama 3, which llama.cpp knows."""
+
+CACHED_PIECES = 1 << 18
+
+
+def pattern(digits: int) -> str:
+    r"""The regex that cuts text into pieces, in the dialect of tiktoken, `regex` and Hugging Face's tokenizers.
+
+    >>> regex.findall(pattern(3), "I'll pay $1234")
+    ['I', "'ll", ' pay', ' $', '123', '4']
+
+    Raises:
+        ValueError: digits is not 1 or 3.
+    """
+    if digits not in DIGIT_RULES:
+        raise ValueError(f"digits={digits}: a piece may hold 1 or 3 digits (the rules that llama.cpp knows)")
+    return (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + DIGIT_RULES[digits]
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+
+
+@cache
+def splitter(digits: int) -> re.Pattern[str]:
+    """The same regex for Python's own `re`, which knows no \\p{L}: the pinned Unicode table is written into it."""
+    classes: dict[str, str] = defaultdict(str)
+    for line in (Path(__file__).parent / "unicode.txt").read_text().splitlines():
+        kind, first, last = line.split()
+        classes[kind] += rf"\U{int(first, 16):08x}-\U{int(last, 16):08x}"
+    letter, number, space = classes["L"], classes["N"], classes["S"]
+    text = (
+        pattern(digits)
+        .replace(r"(?!\S)", f"(?![^{space}])")
+        .replace(r"[^\s", f"[^{space}")
+        .replace(r"\s", f"[{space}]")
+    )
+    for name, members in (("L", letter), ("N", number)):
+        text = text.replace(rf"\n\p{{L}}\p{{N}}]?\p{{{name}}}", rf"\n{letter}{number}]?[{members}]")
+    text = text.replace(r"\p{L}\p{N}]", f"{letter}{number}]").replace(r"\p{N}", f"[{number}]")
+    return re.compile(text)
+
+
+class Trainer:
+    """Counts pieces, then merges the most frequent pair of neighbours again and again."""
+
+    def __init__(self, *, digits: int, threads: int = 1) -> None:
+        self.pieces: Counter[str] = Counter()
+        self.find = splitter(digits).findall
+        self.tokens = 256
+        self.words: list[list[int]] | None = None
+
+    def count(self, documents: Sequence[str]) -> None:
+        for text in documents:
+            self.pieces.update(self.find(text))
+
+    def merge(self, limit: int) -> list[tuple[int, int]]:
+        """Up to `limit` more merges; fewer mean that no pair is left. Of equally frequent pairs the smallest ids win."""
+        if self.words is None:
+            self._find_pairs()
+        assert self.words is not None
+        merges: list[tuple[int, int]] = []
+        while len(merges) < limit and self.heap:
+            count, pair = heapq.heappop(self.heap)
+            if -count != self.pairs[pair]:
+                if self.pairs[pair] > 0:
+                    heapq.heappush(self.heap, (-self.pairs[pair], pair))
+                continue
+            merges.append(pair)
+            grown: set[tuple[int, int]] = set()
+            for word in self.where.pop(pair):
+                before, times = self.words[word], self.counts[word]
+                after = self.words[word] = join(before, pair, self.tokens)
+                for two in pairwise(before):
+                    self.pairs[two] -= times
+                for two in pairwise(after):
+                    self.pairs[two] += times
+                    self.where[two].add(word)
+                    grown.add(two)
+            for two in grown:
+                if self.tokens in two:
+                    heapq.heappush(self.heap, (-self.pairs[two], two))
+            self.tokens += 1
+        return merges
+
+    def _find_pairs(self) -> None:
+        self.words = [list(piece.encode()) for piece in self.pieces]
+        self.counts = list(self.pieces.values())
+        self.pairs: Counter[tuple[int, int]] = Counter()
+        self.where: dict[tuple[int, int], set[int]] = defaultdict(set)
+        for index, (word, times) in enumerate(zip(self.words, self.counts, strict=True)):
+            for two in pairwise(word):
+                self.pairs[two] += times
+                self.where[two].add(index)
+        self.heap = [(-count, pair) for pair, count in self.pairs.items()]
+        heapq.heapify(self.heap)
+
+
+def join(word: list[int], pair: tuple[int, int], token: int) -> list[int]:
+    """The word with every occurrence of the pair, from the left, made one token: join([1, 1, 1], (1, 1), 2) == [2, 1]."""
+    joined: list[int] = []
+    k = 0
+    while k < len(word):
+        if word[k] == pair[0] and word[k + 1 : k + 2] == [pair[1]]:
+            joined.append(token)
+            k += 2
+        else:
+            joined.append(word[k])
+            k += 1
+    return joined
+
+
+class Encoder:
+    """Text to ids. `byte_ids[b]` is the id of byte b; the k-th merge makes token 256 + k."""
+
+    def __init__(self, byte_ids: Sequence[int], merges: Sequence[tuple[int, int]], *, digits: int) -> None:
+        self.byte_ids = list(byte_ids)
+        self.ranks = {pair: 256 + rank for rank, pair in enumerate(merges)}
+        self.find = splitter(digits).findall
+        self.cache: dict[str, list[int]] = {}
+
+    def encode_batch(self, texts: list[str], *, threads: int = 1, wide: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """All ids one after another, and where each text begins (one entry more than texts)."""
+        ids: list[int] = []
+        offsets = [0]
+        for text in texts:
+            for piece in self.find(text):
+                if piece not in self.cache:
+                    if len(self.cache) >= CACHED_PIECES:
+                        self.cache.clear()
+                    self.cache[piece] = merge_piece([self.byte_ids[byte] for byte in piece.encode()], self.ranks)
+                ids += self.cache[piece]
+            offsets.append(len(ids))
+        return np.array(ids, np.uint32 if wide else np.uint16), np.array(offsets, np.uint64)
+
+
+def merge_piece(ids: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
+    """Applies the lowest-ranking merge, leftmost first, until none applies; n log n in the length of the piece."""
+    end = len(ids)
+    following, previous = list(range(1, end + 1)), list(range(-1, end - 1))
+    heap = [(ranks[pair], k) for k, pair in enumerate(pairwise(ids)) if pair in ranks]
+    heapq.heapify(heap)
+    while heap:
+        token, k = heapq.heappop(heap)
+        second = following[k]
+        if second == end or ranks.get((ids[k], ids[second])) != token:
+            continue  # one of the two was merged meanwhile: its place holds -1 or another token
+        ids[k], ids[second] = token, -1
+        third = following[k] = following[second]
+        if third != end:
+            previous[third] = k
+        for left, right in ((previous[k], k), (k, third)):
+            if left >= 0 and right != end and (rank := ranks.get((ids[left], ids[right]))) is not None:
+                heapq.heappush(heap, (rank, left))
+    return [token for token in ids if token >= 0]
+
+
+def merges_of(ranks: Iterable[tuple[bytes, int]]) -> tuple[list[int], list[tuple[int, int]]]:
+    """The byte ids and merges behind a vocabulary of (bytes, id) as tiktoken keeps it.
+
+    A token's merge is what encoding its bytes with the older tokens leaves: two of them.
+
+    Raises:
+        ValueError: ids 0..255 are not the single bytes, ids have gaps, or a token cannot be made from two older ones.
+    """
+    order = sorted(ranks, key=lambda pair: pair[1])
+    if [token for _, token in order] != list(range(len(order))) or {len(spelling) for spelling, _ in order[:256]} != {
+        1
+    }:
+        raise ValueError("ranks: expected ids 0, 1, 2, ... without gaps, the first 256 of them single bytes")
+    ids = dict(order)
+    byte_ids = [ids[bytes([byte])] for byte in range(256)]
+    merges: list[tuple[int, int]] = []
+    made: dict[tuple[int, int], int] = {}
+    for spelling, token in order[256:]:
+        parts = merge_piece([byte_ids[byte] for byte in spelling], made)
+        if len(parts) != 2:
+            raise ValueError(
+                f"ranks: token {token} ({spelling!r}) is not made of two older tokens, but of {len(parts)}"
+            )
+        merges.append((parts[0], parts[1]))
+        made[parts[0], parts[1]] = token
+    return byte_ids, merges

@@ -1,0 +1,406 @@
+"""Text to token ids and back: byte-pair encoding with GPT-4's split.
+
+    tokenizer = Tokenizer.train(documents, vocab=32_768)
+    tokenizer.save("runs/mine/tokenizer")
+    tokenizer = Tokenizer.load("runs/mine/tokenizer")
+    tokenizer.decode(tokenizer.encode("any text")) == "any text"
+
+Tokens 0..255 are the bytes (so nothing is ever unknown), then come the merges, then the special tokens. What a user writes
+never becomes a special token: those are placed by id, by the chat template alone. The work is done by the Rust library
+(`native.py`), or by plain Python (`bpe.py`) with the same result where the library is missing or FLEDGE_BPE=python.
+"""
+
+import codecs
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fledge.text import bpe, native
+
+SPECIAL = (
+    "<|bos|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+DIGITS = 3
+FORMAT = 1
+CHUNK_CHARS = 16 << 20
+CHUNK_DOCUMENTS = 8192
+MERGES_BETWEEN_REPORTS = 512
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with ("count", characters so far, `max_chars`) and then with ("merge", merges so far, merges wanted)."""
+
+
+class Tokenizer:
+    """A vocabulary and its merges. `vocab` is the number of tokens, `special` the ids of the special ones by name."""
+
+    def __init__(
+        self,
+        merges: Sequence[tuple[int, int]],
+        *,
+        digits: int = DIGITS,
+        special: Sequence[str] = SPECIAL,
+        byte_ids: Sequence[int] = range(256),
+        provenance: dict[str, Any] | None = None,
+    ) -> None:
+        self.merges = list(merges)
+        self.digits = digits
+        self.pattern = bpe.pattern(digits)
+        self.byte_ids = list(byte_ids)
+        self.provenance = provenance or {}
+        self._tokens = spell(self.byte_ids, self.merges)
+        self.special = {name: len(self._tokens) + k for k, name in enumerate(special)}
+        self._tokens += [name.encode() for name in special]
+        self.vocab = len(self._tokens)
+
+    @classmethod
+    def train(
+        cls,
+        documents: Iterable[str],
+        *,
+        vocab: int,
+        max_chars: int | None = None,
+        doc_cap: int | None = None,
+        digits: int = DIGITS,
+        special: Sequence[str] = SPECIAL,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> "Tokenizer":
+        """Learns `vocab` tokens, bytes and special ones included, from a stream of documents.
+
+        The same text gives the same tokenizer whatever the order of the documents, the threads and the machine. Memory grows
+        with the number of distinct pieces, not with the text. Fewer tokens result, with a line on stderr, when no pair is left.
+
+        Args:
+            max_chars: characters to read in all (None: all there are).
+            doc_cap: characters to read of each document (None: all), so that a few long ones cannot dominate.
+            digits: 1 or 3, the most digits in one token.
+            threads: None takes all cores.
+
+        Raises:
+            ValueError: vocab is too small, the corpus is empty, or a document holds a lone surrogate.
+        """
+        wanted = vocab - 256 - len(special)
+        if wanted < 0:
+            least = 256 + len(special)
+            raise ValueError(f"vocab={vocab}: at least {least} are needed, 256 bytes and {len(special)} special tokens")
+        bpe.pattern(digits)  # raises where digits are not allowed
+        trainer = backend().Trainer(digits=digits, threads=threads or cores())
+        report = progress or (lambda phase, done, total: None)
+        read = Read()
+        for chunk in chunks(documents, max_chars=max_chars, doc_cap=doc_cap):
+            with naming_the_document(chunk, first=read.documents):
+                trainer.count(chunk)
+            read = Read(read.documents + len(chunk), read.chars + sum(map(len, chunk)))
+            report("count", read.chars, max_chars)
+        if not read.chars:
+            raise ValueError(f"no text to train on: {read.documents} documents, all of them empty; check --data")
+        merges: list[tuple[int, int]] = []
+        while len(merges) < wanted:
+            more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
+            if not more:
+                tokens = 256 + len(merges) + len(special)
+                shortage = f"the text has only {len(merges)} pairs to merge: {tokens} tokens instead of {vocab}"
+                print(f"fledge: {shortage}", file=sys.stderr)
+                break
+            merges += more
+            report("merge", len(merges), wanted)
+        provenance = {"documents": read.documents, "chars": read.chars, "vocab_wanted": vocab}
+        provenance |= {"max_chars": max_chars, "doc_cap": doc_cap}
+        return cls(merges, digits=digits, special=special, provenance=provenance)
+
+    @classmethod
+    def from_ranks(
+        cls, ranks: dict[bytes, int], *, digits: int = DIGITS, special: Sequence[str] = SPECIAL
+    ) -> "Tokenizer":
+        """From a vocabulary as tiktoken keeps it. Ids must have no gaps and begin with the 256 bytes, in any order.
+
+        Raises:
+            ValueError: they do not, or a token cannot be made from two older ones.
+        """
+        byte_ids, merges = bpe.merges_of(ranks.items())
+        return cls(merges, digits=digits, special=special, byte_ids=byte_ids)
+
+    def mergeable_ranks(self) -> dict[bytes, int]:
+        """Every token but the special ones, by its bytes, as tiktoken.Encoding takes it."""
+        return {token: k for k, token in enumerate(self._tokens[: self.vocab - len(self.special)])}
+
+    @cached_property
+    def _encoder(self) -> "bpe.Encoder | native.Encoder":
+        return backend().Encoder(self.byte_ids, self.merges, digits=self.digits)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of one text. Names of special tokens in it are ordinary text.
+
+        Raises:
+            ValueError: the text holds a lone surrogate.
+        """
+        return self.encode_batch([text], threads=1)[0].tolist()
+
+    def encode_batch(self, texts: Sequence[str], *, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """All ids one after another, and where each text begins: text k is ids[offsets[k] : offsets[k + 1]].
+
+        Returns:
+            ids (uint16 where the vocabulary allows, else uint32) and offsets (uint64, one more than texts).
+
+        Raises:
+            ValueError: a text holds a lone surrogate; the message names it.
+        """
+        with naming_the_document(texts):
+            return self._encoder.encode_batch(list(texts), threads=threads or cores(), wide=self.vocab > 1 << 16)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes the ids stand for, special tokens by name.
+
+        Raises:
+            ValueError: an id is outside the vocabulary.
+        """
+        return b"".join([self._bytes_of(token) for token in ids])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """As text; bytes that are no UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def _bytes_of(self, token: int) -> bytes:
+        if not 0 <= token < self.vocab:
+            raise ValueError(f"token {token} is not one of 0 to {self.vocab - 1}")
+        return self._tokens[token]
+
+    def incremental_decoder(self) -> "IncrementalDecoder":
+        """For text that arrives token by token."""
+        return IncrementalDecoder(self)
+
+    @cached_property
+    def bytes_per_token(self) -> np.ndarray:
+        """UTF-8 bytes each token stands for; 0 for special ones, which stand for no text. The unit of bits per byte."""
+        widths = np.array([len(token) for token in self._tokens], np.int64)
+        widths[self.vocab - len(self.special) :] = 0
+        return widths
+
+    @cached_property
+    def _file(self) -> bytes:
+        return (json.dumps(hugging_face(self), ensure_ascii=False, indent=1) + "\n").encode()
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of tokenizer.json, in hexadecimal."""
+        return hashlib.sha256(self._file).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json, in Hugging Face's format, and tokenizer_meta.json with the hash and what it was trained on."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        meta = {
+            "format": FORMAT,
+            "hash": self.hash,
+            "vocab": self.vocab,
+            "digits": self.digits,
+            "provenance": self.provenance,
+        }
+        for name, content in (
+            ("tokenizer.json", self._file),
+            ("tokenizer_meta.json", json.dumps(meta, indent=1).encode() + b"\n"),
+        ):
+            partial = folder / f".{name}.partial"
+            partial.write_bytes(content)
+            partial.replace(folder / name)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Tokenizer":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: a file was changed, or is of another format.
+        """
+        folder = Path(folder)
+        for name in ("tokenizer.json", "tokenizer_meta.json"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder}: no {name}; train a tokenizer first (fledge tokenizer)")
+        content = (folder / "tokenizer.json").read_bytes()
+        try:
+            meta = json.loads((folder / "tokenizer_meta.json").read_bytes())
+            if meta["format"] != FORMAT:
+                raise ValueError(
+                    f"{folder}: format {meta['format']} is not {FORMAT}; train it with this version of fledge"
+                )
+            if meta["hash"] != hashlib.sha256(content).hexdigest():
+                raise ValueError(
+                    f"{folder}: tokenizer.json is not the file that tokenizer_meta.json describes; train it again"
+                )
+            tokenizer = from_hugging_face(json.loads(content), digits=meta["digits"], provenance=meta["provenance"])
+        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as problem:
+            raise ValueError(f"{folder}: not a tokenizer of fledge ({problem!r}); train it again") from problem
+        return tokenizer
+
+
+class IncrementalDecoder:
+    """Turns tokens into text as they come, holding back the bytes of a character until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """The characters that this token completes, possibly none."""
+        return self.utf8.decode(self.tokenizer.decode_bytes([token]))
+
+    def flush(self) -> str:
+        """What is left of a character that was never completed: U+FFFD, or nothing."""
+        return self.utf8.decode(b"", final=True)
+
+
+@dataclass(frozen=True)
+class Read:
+    """How much has been read."""
+
+    documents: int = 0
+    chars: int = 0
+
+
+def spell(byte_ids: Sequence[int], merges: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of every token."""
+    tokens = [b""] * 256
+    for byte, token in enumerate(byte_ids):
+        tokens[token] = bytes([byte])
+    for a, b in merges:
+        tokens.append(tokens[a] + tokens[b])
+    return tokens
+
+
+def chunks(documents: Iterable[str], *, max_chars: int | None, doc_cap: int | None) -> Iterator[list[str]]:
+    """Documents, shortened to `doc_cap` and `max_chars`, in lists of a size worth handing over at once."""
+    chunk: list[str] = []
+    chars, left = 0, max_chars if max_chars is not None else sys.maxsize
+    for text in documents:
+        if left <= 0:
+            break
+        text = text[: min(left, doc_cap if doc_cap is not None else left)]
+        left -= len(text)
+        chars += len(text)
+        chunk.append(text)
+        if chars >= CHUNK_CHARS or len(chunk) >= CHUNK_DOCUMENTS:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
+
+
+@contextmanager
+def naming_the_document(texts: Sequence[str], *, first: int = 0) -> Iterator[None]:
+    """Says which of the documents cannot be encoded, and where."""
+    try:
+        yield
+    except UnicodeEncodeError:
+        for k, text in enumerate(texts, first):
+            try:
+                text.encode()
+            except UnicodeEncodeError as found:
+                at, code = found.start, ord(text[found.start])
+                raise ValueError(
+                    f"document {k}, character {at}: U+{code:04X} is half of a surrogate pair and has no UTF-8 form; "
+                    "replace it, for instance with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+                ) from None
+        raise
+
+
+def backend() -> Any:
+    """The module that does the work: `native`, or `bpe` where the library is missing or FLEDGE_BPE=python."""
+    choice = os.environ.get("FLEDGE_BPE", "")
+    if choice not in ("", "rust", "python"):
+        raise ValueError(f"FLEDGE_BPE={choice} is not one of rust, python; unset it to take rust where it is built")
+    if choice == "python":
+        return bpe
+    if native.available():
+        return native
+    if choice == "rust":
+        raise FileNotFoundError(
+            f"FLEDGE_BPE=rust, but {native.LIBRARY} was not built; install Rust (rustup.rs), then fledge again"
+        )
+    say_it_is_slow()
+    return bpe
+
+
+@cache
+def say_it_is_slow() -> None:
+    """Once per process."""
+    print(
+        "fledge: the tokenizer's Rust library was not built; plain Python gives the same tokens, about fifty times slower. "
+        "To have it, install Rust (rustup.rs), then fledge again",
+        file=sys.stderr,
+    )
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def byte_letters() -> list[str]:
+    """The printable character GPT-2 writes for each byte in vocabulary files: itself where visible, else from U+0100 on."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    spare = iter(range(256, 512))
+    return [chr(byte) if byte in visible else chr(next(spare)) for byte in range(256)]
+
+
+def hugging_face(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The content of tokenizer.json."""
+    letters = byte_letters()
+    ordinary = tokenizer.vocab - len(tokenizer.special)
+    names = ["".join(letters[byte] for byte in token) for token in tokenizer._tokens[:ordinary]]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    split = {"type": "Split", "pattern": {"Regex": tokenizer.pattern}, "behavior": "Isolated", "invert": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": k, "content": name, **flags} for name, k in tokenizer.special.items()],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {name: k for k, name in enumerate(names)},
+            "merges": [f"{names[a]} {names[b]}" for a, b in tokenizer.merges],
+        },
+    }
+
+
+def from_hugging_face(content: dict[str, Any], *, digits: int, provenance: dict[str, Any]) -> Tokenizer:
+    """The reverse, for files that `hugging_face` made."""
+    vocab: dict[str, int] = content["model"]["vocab"]
+    byte_ids = [vocab[letter] for letter in byte_letters()]
+    pairs = (merge.split(" ") for merge in content["model"]["merges"])
+    special = [token["content"] for token in content["added_tokens"]]
+    return Tokenizer(
+        [(vocab[a], vocab[b]) for a, b in pairs],
+        digits=digits,
+        special=special,
+        byte_ids=byte_ids,
+        provenance=provenance,
+    )
