@@ -1,0 +1,421 @@
+"""The engine: many answers at once, for chat, server, evaluation and reinforcement learning.
+
+    engine = Engine(model, tokenizer)
+    requests = engine.generate([Request(prompt=ids, seed=7), ...])      # evaluation, rollouts
+    engine.start(); engine.submit(request, on_event); engine.close()    # server: a thread that steps while there is work
+
+One rule drives everything: a request's tokens are the truth and `computed` counts how many of them are in the KV cache. A step
+gives every running request its missing tokens (a chunk of the prompt, a tool's result, or the one token just sampled) in one
+flat forward pass, and samples for those that are complete. Prefill, decoding, tool output, a conversation that goes on and
+the 16 rollouts of one question are the same code.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fledge.infer.cache import SlotCache
+from fledge.infer.model import InferenceModel
+from fledge.infer.reader import Reader
+from fledge.infer.sampling import Settings, draw, row_keys, seed_key
+from fledge.infer.tools import run_tool as run_calculator
+from fledge.model.transformer import Flat, Transformer
+
+if TYPE_CHECKING:
+    from fledge.text.tokenizer import Tokenizer
+
+IDLE_SECONDS = 0.5  # an idle engine looks up this often, in case it was not woken
+TOOL_THREADS = 4
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """One answer wanted, and the answer as it grows."""
+
+    prompt: list[int]
+    max_tokens: int = 256
+    temperature: float = 1.0
+    """0: the likeliest token always."""
+    top_k: int = 0
+    """0: off."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    tools: bool = True
+    top_logprobs: int | None = None
+    """Likeliest alternatives to report per sampled token."""
+
+    answer: list[int] = field(default_factory=list)
+    """Tokens after the prompt, forced tool output included."""
+    mask: list[int] = field(default_factory=list)
+    """1: sampled, 0: forced."""
+    logprobs: list[float] = field(default_factory=list)
+    """ln p under the model itself (temperature 1, nothing truncated); 0 for forced tokens."""
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
+    """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
+    finish: str = ""
+    """"" while running, then stop, length, tool_error, cancelled or error."""
+    error: BaseException | None = None
+    cached: int = 0
+    """Prompt tokens found in the cache."""
+    submitted: float = 0.0
+    first_token: float = 0.0
+    """Times on `time.perf_counter`'s clock."""
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise ValueError("the prompt has no tokens; it begins with <|bos|> at least")
+        self.tokens = list(self.prompt)
+        self.key = seed_key(self.seed)
+        self.computed, self.slot, self.cancelled = 0, -1, False
+        self.code: list[int] | None = None
+        self.tool: Future[str] | None = None
+        self.reader: Reader | None = None
+        self.on_event: Callable[[Request], None] | None = None
+
+
+class Engine:
+    """Continuous batching over one model on one device. Not for calls from several threads, but for submit and cancel."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        slots: int | None = None,
+        context: int | None = None,
+        budget: int | None = None,
+        run_tool: Callable[[str], str] | None = run_calculator,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """
+        Args:
+            slots: answers computed at the same time. None: 64, less where their cache would exceed 2 GiB (CPU).
+            context: most tokens of prompt and answer together. None: the model's.
+            budget: most prompt tokens in one step; bounds how long running answers wait for a new prompt.
+            run_tool: code -> result, called in another thread. None: code is never run.
+            dtype: of weights and cache. None: bfloat16 on CUDA, else float32.
+        """
+        config, device = model.config, model.embedding.device
+        self.tokenizer, self.run_tool = tokenizer, run_tool
+        self.device, self.context = device, context or config.context
+        self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        slots = slots or default_slots(model, self.context, self.dtype)
+        self.budget = budget or (8192 if device.type == "cuda" else 1024)
+        self.model = InferenceModel(model, dtype=self.dtype, context=self.context)
+        self.cache = SlotCache(config, slots=slots, context=self.context, device=device, dtype=self.dtype)
+        special = tokenizer.special
+        self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
+        self.python_start, self.python_end = special["<|python_start|>"], special["<|python_end|>"]
+        self.output_start, self.output_end = special["<|output_start|>"], special["<|output_end|>"]
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.counts: Counter[str] = Counter()
+        """Totals since the start: steps, requests, prompt, cached, sampled and forced tokens."""
+        self.wake = threading.Condition()
+        self.thread: threading.Thread | None = None
+        self.closed = self.cancelling = False
+        self.pool: ThreadPoolExecutor | None = None
+        self._drawn: tuple[list[Request], Settings, np.ndarray] | None = None
+
+    def generate(self, requests: Sequence[Request]) -> list[Request]:
+        """Answer all requests, batched.
+
+        Raises:
+            Whatever a tool or the model raised.
+        """
+        assert self.thread is None, "the engine is serving; submit to it instead"
+        for request in requests:
+            self._enqueue(request)
+        while not all(request.finish for request in requests):
+            if not self.step():
+                self._sleep()
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+        return list(requests)
+
+    def forget(self) -> None:
+        """The model's weights have changed: copy them, and drop all cached keys."""
+        assert not self.running, "requests are running on the old weights"
+        self.model.refresh()
+        self.cache.slots.forget()
+
+    def start(self) -> None:
+        """Serve submitted requests from a thread of its own until `close`."""
+        self.thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+        self.thread.start()
+
+    def submit(self, request: Request, on_event: Callable[[Request], None]) -> None:
+        """Queue a request; `on_event` is called in the engine's thread whenever its answer grew or it finished."""
+        request.on_event = on_event
+        self._enqueue(request)
+        self._wake()
+
+    def cancel(self, request: Request) -> None:
+        """End a request before the next step, with finish reason "cancelled"."""
+        request.cancelled = self.cancelling = True
+        self._wake()
+
+    def close(self) -> None:
+        """Cancel what is left and stop the thread."""
+        self.closed = True
+        self._wake()
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        for request in [*self.running, *self.waiting]:
+            self._end(request, "cancelled")
+        self.waiting.clear()
+        if self.pool is not None:
+            self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def step(self) -> bool:
+        """One forward pass for whoever has tokens to compute; False when there is nothing to do."""
+        self._sweep()
+        self._admit()
+        rows = self._plan()
+        if not rows:
+            return False
+        flat, ready = self._feed(rows)
+        logits_RV = self.model.extend(flat, self.cache)
+        self.counts["steps"] += 1
+        if ready:
+            self._sample(ready, logits_RV)
+        return True
+
+    # Scheduling
+
+    def _enqueue(self, request: Request) -> None:
+        request.submitted = time.perf_counter()
+        if request.stop:
+            request.reader = Reader(self.tokenizer, request.stop)
+        self.counts["requests"] += 1
+        self.waiting.append(request)
+
+    def _sweep(self) -> None:
+        """End what was cancelled, bring in what tools have answered."""
+        if self.cancelling:
+            self.cancelling = False
+            for request in [request for request in list(self.waiting) if request.cancelled]:
+                self.waiting.remove(request)
+                self._end(request, "cancelled")
+        for request in list(self.running):
+            if request.cancelled:
+                self._end(request, "cancelled")
+            elif request.tool is not None and request.tool.done():
+                self._take_result(request, request.tool)
+
+    def _admit(self) -> None:
+        """Give slots to waiting requests. One whose prefix another is just computing waits for it; the next may pass."""
+        held: list[Request] = []
+        while self.waiting:
+            request = self.waiting.popleft()
+            if len(request.prompt) >= self.context or request.max_tokens < 1:
+                self._end(request, "length")
+            elif not self.cache.slots.free:
+                self.waiting.appendleft(request)
+                break
+            elif (found := self.cache.acquire(request.prompt)) is None:
+                held.append(request)
+            else:
+                request.slot, request.computed = found
+                request.cached = request.computed
+                self.counts["prompt_tokens"] += len(request.prompt)
+                self.counts["cached_tokens"] += request.cached
+                self.running.append(request)
+        self.waiting.extendleft(reversed(held))
+
+    def _plan(self) -> list[tuple[Request, int]]:
+        """Who computes how many tokens: every decoding request its one, prompts and results share the budget in order."""
+        decodes: list[tuple[Request, int]] = []
+        chunks: list[tuple[Request, int]] = []
+        left = self.budget
+        for request in self.running:
+            missing = len(request.tokens) - request.computed
+            if missing == 1:
+                decodes.append((request, 1))
+            elif missing and left:
+                chunks.append((request, min(missing, left)))
+                left -= chunks[-1][1]
+        decodes.sort(key=lambda row: row[0].slot)
+        return decodes + chunks
+
+    def _feed(self, rows: list[tuple[Request, int]]) -> tuple[Flat, list[Request]]:
+        """The flat tokens of a step, and the requests that will be complete after it."""
+        tokens: list[int] = []
+        previous: list[int] = []
+        for request, count in rows:
+            start, known = request.computed, request.tokens
+            tokens += known[start : start + count]
+            previous += known[start - 1 : start + count - 1] if start else [-1, *known[: count - 1]]
+        starts = np.array([request.computed for request, _ in rows])
+        counts = np.array([count for _, count in rows])
+        self.cache.plan(np.array([request.slot for request, _ in rows]), starts, counts)
+        ready, last = [], []
+        for (request, count), end in zip(rows, counts.cumsum().tolist(), strict=True):
+            request.computed += count
+            if request.computed == len(request.tokens) and request.tool is None:
+                ready.append(request)
+                last.append(end - 1)
+        flat = Flat(
+            tokens_N=torch.tensor(tokens, device=self.device),
+            previous_N=torch.tensor(previous, device=self.device),
+            positions_N=self.cache.position_N,
+            last_R=torch.tensor(last, dtype=torch.int64, device=self.device),
+        )
+        return flat, ready
+
+    # Sampling and what follows from a token
+
+    @torch.inference_mode()
+    def _sample(self, ready: list[Request], logits_RV: Tensor) -> None:
+        if self._drawn is None or self._drawn[0] != ready:
+            keys = np.array([request.key for request in ready], np.uint64)
+            self._drawn = (ready, Settings.of(ready, self.device), keys)
+        _, settings, keys = self._drawn
+        row_keys_R2 = None
+        if settings.temperature_R1 is not None:
+            positions = np.array([request.computed for request in ready])
+            row_keys_R2 = row_keys(keys, positions, self.device)
+        tokens_R = draw(logits_RV, settings, row_keys_R2)
+        logprobs_RV = logits_RV.log_softmax(-1)
+        chosen = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0].tolist()
+        most = max((request.top_logprobs or 0 for request in ready), default=0)
+        best = logprobs_RV.topk(min(most, logprobs_RV.size(-1))) if most else None
+        tokens = tokens_R.tolist()
+        now = time.perf_counter()
+        for row, request in enumerate(ready):
+            if not request.answer:
+                request.first_token = now
+            if request.top_logprobs is not None:
+                n = request.top_logprobs
+                pairs = zip(best.indices[row, :n].tolist(), best.values[row, :n].tolist(), strict=True) if best else ()
+                request.alternatives.append(list(pairs))
+            self._push(request, tokens[row], chosen[row])
+        self.counts["sampled_tokens"] += len(ready)
+
+    def _push(self, request: Request, token: int, logprob: float) -> None:
+        """Append a sampled token and act on it."""
+        request.tokens.append(token)
+        request.answer.append(token)
+        request.mask.append(1)
+        request.logprobs.append(logprob)
+        if token in self.ends or token in request.stop_tokens:
+            self._end(request, "stop")
+        elif token == self.output_start:
+            self._end(request, "tool_error")  # only the engine may say what a tool returned
+        elif request.reader is not None and self._read(request, token):
+            self._end(request, "stop")
+        elif len(request.answer) >= request.max_tokens or len(request.tokens) >= self.context:
+            self._end(request, "length")
+        else:
+            if request.tools and self.run_tool is not None:
+                self._listen(request, token)
+            if request.on_event is not None:
+                request.on_event(request)
+
+    def _read(self, request: Request, token: int) -> bool:
+        assert request.reader is not None
+        request.reader.feed(token)
+        return request.reader.stopped
+
+    def _listen(self, request: Request, token: int) -> None:
+        """Collect code; when it is complete, run it in another thread."""
+        if token == self.python_start:
+            request.code = []
+        elif token == self.python_end and request.code is not None:
+            assert self.run_tool is not None
+            if self.pool is None:
+                self.pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
+            request.tool = self.pool.submit(self.run_tool, self.tokenizer.decode(request.code))
+            request.code = None
+            request.tool.add_done_callback(lambda _: self._wake())
+        elif request.code is not None:
+            request.code.append(token)
+
+    def _take_result(self, request: Request, tool: Future[str]) -> None:
+        """Force a tool's result into the answer, as much of it as fits."""
+        request.tool = None
+        if (error := tool.exception()) is not None:
+            request.error = error
+            return self._end(request, "error")
+        forced = [self.output_start, *self.tokenizer.encode(tool.result()), self.output_end]
+        room = min(request.max_tokens - len(request.answer), self.context - len(request.tokens))
+        fits = forced[:room]
+        request.tokens += fits
+        request.answer += fits
+        request.mask += [0] * len(fits)
+        request.logprobs += [0.0] * len(fits)
+        if request.top_logprobs is not None:
+            request.alternatives += [[] for _ in fits]
+        self.counts["forced_tokens"] += len(fits)
+        if request.reader is not None:
+            for token in fits:
+                request.reader.feed(token)
+        if len(fits) == room:
+            self._end(request, "length")
+        elif request.on_event is not None:
+            request.on_event(request)
+
+    def _end(self, request: Request, why: str) -> None:
+        if request.slot >= 0:
+            self.cache.release(request.slot, request.tokens[: request.computed])
+            self.running.remove(request)
+            request.slot = -1
+        request.finish = why
+        self.counts[f"finished_{why}"] += 1
+        if request.on_event is not None:
+            request.on_event(request)
+
+    # The serving thread
+
+    def _serve(self) -> None:
+        while not self.closed:
+            try:
+                if not self.step():
+                    self._sleep()
+            except Exception as error:
+                # Whoever was in the failed step is told; those who still wait get a fresh start.
+                for request in list(self.running):
+                    request.error = error
+                    self._end(request, "error")
+                self.cache.slots.forget()
+
+    def _sleep(self) -> None:
+        with self.wake:
+            if not self._has_work():
+                self.wake.wait(IDLE_SECONDS)
+
+    def _has_work(self) -> bool:
+        if self.closed:
+            return True
+        if self.cancelling or (self.waiting and self.cache.slots.free):
+            return True
+        return any(r.cancelled or r.tool is None or r.tool.done() for r in self.running)
+
+    def _wake(self) -> None:
+        with self.wake:
+            self.wake.notify_all()
+
+
+def default_slots(model: Transformer, context: int, dtype: torch.dtype) -> int:
+    """64 (CPU) or 256 (GPU) answers at once, or as many as fit into 2 GiB or a third of the free GPU memory."""
+    config = model.config
+    per_slot = 3 * config.layers * context * config.kv_heads * config.channels * dtype.itemsize
+    if model.embedding.is_cuda:
+        free, _ = torch.cuda.mem_get_info(model.embedding.device)
+        return max(1, min(256, free // 3 // per_slot))
+    return max(1, min(64, (2 << 30) // per_slot))

@@ -1,0 +1,28 @@
+"""A tiny model with random weights and the tokenizer of bytes, for the tests of engine, server and chat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fledge.infer.engine import Engine
+from fledge.model.transformer import ModelConfig, Transformer
+from fledge.text.tokenizer import Tokenizer
+
+BYTES = Tokenizer([])
+
+
+def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transformer:
+    """Two layers, every weight drawn at random: a fresh model would answer all tokens with equal probability."""
+    shape = {"vocab": BYTES.vocab, "layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "context": 96} | settings
+    model = Transformer(ModelConfig(**shape)).init(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return model
+
+
+def tiny_engine(model: Transformer | None = None, **settings: Any) -> Engine:
+    return Engine(model or tiny_model(), BYTES, **({"slots": 8} | settings))
