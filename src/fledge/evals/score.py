@@ -1,0 +1,432 @@
+"""A model scored on a task, and what the scores are made of.
+
+    scorer = Scorer(model, tokenizer, out=run / "eval", stage="sft")
+    score = scorer.score(find_task("arc-easy"), limit=200)
+    score.accuracy, score.standard_error
+
+A task's examples say how they are asked (tasks/base.py): continuations and letters are ranked by likelihood, chats are answered
+freely through the engine and graded. Every example leaves one JSON line in `<out>/<stage>-<task>.jsonl`, so that two models or
+two programs can be compared example by example. Measuring changes nothing: the model gets back the mode it was in, and no
+global random state is touched.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Row, common_prefix, evaluating, likelihoods, shrinking
+from fledge.tasks.base import Example, Split, Task, centered
+from fledge.text.chat import decode_answer, encode_prompt
+
+if TYPE_CHECKING:
+    from fledge.infer.engine import Engine, Request
+    from fledge.text.tokenizer import Tokenizer
+    from fledge.train.loop import Batch
+
+SHUFFLE_SEED = 1337
+"""`limit` keeps the first examples of this shuffle, as the public CORE code does."""
+PROMPTS = (
+    "The capital of France is",
+    "The opposite of hot is",
+    "If yesterday was Friday, then tomorrow will be",
+    "The planets of the solar system are:",
+    "My favorite color is",
+    "Once upon a time",
+)
+"""What base models are asked to continue for the report when nobody chose other prompts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model reached on a task."""
+
+    task: str
+    accuracy: float
+    """Mean grade over examples; with several samples of an example, the mean of its samples counts."""
+    standard_error: float
+    """Of the accuracy, over examples: their standard deviation / sqrt(examples)."""
+    examples: int
+    chance: float
+    seconds: float
+    pass_at: Mapping[int, float] = field(default_factory=dict)
+    """k -> unbiased pass@k, for k = 1, 2, 4 ... up to the number of samples."""
+    truncated_share: float = 0.0
+    """Share of free answers cut off at the task's longest answer."""
+    halvings: int = 0
+    """How often memory ran out and a batch was halved."""
+
+    @property
+    def centered(self) -> float:
+        """0 for guessing, 1 for perfect."""
+        return centered(self.accuracy, self.chance)
+
+    def metrics(self) -> dict[str, float]:
+        """For metrics.jsonl: `<task>`, `<task>_standard_error`, and `<task>_pass_at_<k>` where there are several samples."""
+        passes = {f"{self.task}_pass_at_{k}": value for k, value in self.pass_at.items() if k > 1}
+        return {self.task: self.accuracy, f"{self.task}_standard_error": self.standard_error, **passes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one example went: its grade in [0, 1], and what goes into its JSON line."""
+
+    grade: float
+    record: dict[str, Any]
+    passes: int = 0
+    truncated: int = 0
+
+
+class Scorer:
+    """Scores one model on any number of tasks.
+
+    Args:
+        model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
+        tokenizer: that of the model.
+        engine: an engine over the same weights; None: one is made when a task needs answers.
+        device_tokens: tokens per forward pass for likelihoods. Results do not change.
+        slots: answers generated at a time; None: the engine's choice. Results do not change.
+        out: folder of the JSON lines; None: none are written.
+        stage: first part of their names.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer,
+        *,
+        engine: Engine | None = None,
+        device_tokens: int = DEVICE_TOKENS,
+        slots: int | None = None,
+        out: Path | None = None,
+        stage: str = "model",
+    ) -> None:
+        self.model, self.tokenizer, self.engine = model, tokenizer, engine
+        self.device_tokens, self.slots, self.out, self.stage = device_tokens, slots, out, stage
+
+    def score(
+        self,
+        task: Task,
+        *,
+        split: Split = "test",
+        limit: int | None = None,
+        samples: int = 1,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> Score:
+        """Ask the task's examples and grade the answers.
+
+        Args:
+            limit: only the first so many of the seeded shuffle.
+            samples: answers per example, for pass@k; examples ranked by likelihood have one.
+            temperature: 0 takes the likeliest token; several samples need more than 0.
+            top_k: draw from the k likeliest tokens; 0: from all.
+            seed: answer `n` to example `i` is drawn with a seed made of `seed`, `i` and `n` alone.
+
+        Raises:
+            ValueError: the split is empty, or several samples are asked for at temperature 0.
+            RuntimeError: the grader raised; the example is shown.
+        """
+        if samples > 1 and temperature == 0:
+            raise ValueError(f"samples={samples} at temperature=0 are all alike; set a temperature, e.g. 0.8")
+        begin = time.perf_counter()
+        examples = choose(task.load(split), limit)
+        if not examples:
+            raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
+        free = {index: example for index, example in examples.items() if example.form == "chat"}
+        ranked = {index: example for index, example in examples.items() if example.form != "chat"}
+        outcomes, halvings = self._rank(task, ranked)
+        if free:
+            answered, cuts = self._answer(task, free, samples=samples, temperature=temperature, top_k=top_k, seed=seed)
+            outcomes, halvings = outcomes | answered, halvings + cuts
+        ordered = [outcomes[index] for index in sorted(outcomes)]
+        self.write(task.name, [outcome.record for outcome in ordered])
+        accuracy, error = mean_and_error([outcome.grade for outcome in ordered])
+        ks = [2**power for power in range(samples.bit_length())] if free else []
+        passes = [outcomes[index].passes for index in free]
+        return Score(
+            task=task.name,
+            accuracy=accuracy,
+            standard_error=error,
+            examples=len(ordered),
+            chance=task.chance,
+            seconds=time.perf_counter() - begin,
+            pass_at={k: statistics.fmean(pass_at_k(samples, right, k) for right in passes) for k in ks},
+            truncated_share=sum(o.truncated for o in ordered) / (samples * len(free)) if free else 0.0,
+            halvings=halvings,
+        )
+
+    def write(self, task: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """One JSON line per example, replacing what an earlier evaluation of the stage left."""
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        path = self.out / f"{self.stage}-{task.replace('/', '-')}.jsonl"
+        lines = (json.dumps({"task": task, **record}, ensure_ascii=False) + "\n" for record in records)
+        partial = path.with_suffix(".part")
+        partial.write_text("".join(lines), encoding="utf-8")
+        partial.replace(path)
+
+    def _rank(self, task: Task, examples: Mapping[int, Example]) -> tuple[dict[int, Outcome], int]:
+        """Examples with choices: the choice of the largest log-likelihood is taken."""
+        rows = {index: self._rows(example) for index, example in examples.items()}
+        judged = likelihoods(
+            self.model, [row for some in rows.values() for row in some], device_tokens=self.device_tokens
+        )
+        rest = iter(judged.rows)
+        outcomes = {}
+        for index, example in examples.items():
+            totals = [next(rest).total for _ in rows[index]]
+            choice = totals.index(max(totals))
+            record = {
+                "index": index,
+                "choice": choice,
+                "expected": example.answer,
+                "log_likelihoods": [round(total, 6) for total in totals],
+            }
+            outcomes[index] = graded(task, example, [str(choice)], record)
+        return outcomes, judged.halvings
+
+    def _rows(self, example: Example) -> list[Row]:
+        """The choices of an example as rows to be judged, alike up to where they begin to differ.
+
+        Continuations are compared by the sum of ln p over their tokens, not the mean: that is the likelihood of the text, and
+        what the choices share cancels out. Letters are compared by their first token alone, which is the model's next-token
+        distribution restricted to the letters; where first tokens coincide the whole choices are summed.
+        """
+        if example.form == "continuation":
+            bos = self.tokenizer.special["<|bos|>"]
+            prompt = [bos, *self.tokenizer.encode(example.prompt)]
+            whole = [[bos, *self.tokenizer.encode(example.prompt + choice)] for choice in example.choices]
+            start = min(common_prefix(prompt, ids) for ids in whole)
+        else:
+            prompt = encode_prompt(self.tokenizer, example.question)
+            endings = [self.tokenizer.encode(choice) for choice in example.choices]
+            if len({ids[0] for ids in endings}) == len(endings):
+                endings = [ids[:1] for ids in endings]
+            whole, start = [[*prompt, *ids] for ids in endings], len(prompt)
+        return [Row(ids, max(1, start)) for ids in whole]
+
+    def _answer(
+        self,
+        task: Task,
+        examples: Mapping[int, Example],
+        *,
+        samples: int,
+        temperature: float,
+        top_k: int,
+        seed: int,
+    ) -> tuple[dict[int, Outcome], int]:
+        """Examples answered freely, all of them in one flow through the engine, and graded."""
+        asked = [
+            {"prompt": prompt, "seed": draw_seed(seed, index, number), "max_tokens": task.max_tokens}
+            for index, example in examples.items()
+            for prompt in (encode_prompt(self.tokenizer, example.question),)
+            for number in range(samples)
+        ]
+        requests, halvings = self._generate([{**each, "temperature": temperature, "top_k": top_k} for each in asked])
+        rest = iter(requests)
+        outcomes = {}
+        for index, example in examples.items():
+            texts, cut = [], 0
+            for request in itertools.islice(rest, samples):
+                parts = decode_answer(self.tokenizer, request.answer)
+                texts.append("".join(part.text for part in parts if part.kind == "text"))
+                cut += request.finish == "length"
+            taught = example.reference.text if example.messages[-1].role == "assistant" else ""
+            answer = texts[0] if samples == 1 else texts
+            record = {"index": index, "answer": answer, "expected": example.answer or taught}
+            outcomes[index] = graded(task, example, texts, record, truncated=cut)
+        return outcomes, halvings
+
+    def _generate(self, asked: Sequence[Mapping[str, Any]]) -> tuple[list[Request], int]:
+        """Answer the requests; where memory runs out, with half as many slots, and so on down to one."""
+        from fledge.infer.engine import Engine, Request
+
+        halvings = 0
+        with evaluating(self.model):
+            while True:
+                requests = [Request(**each) for each in asked]
+                try:
+                    if self.engine is None:
+                        self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
+                    else:
+                        self.engine.forget()  # the weights may have moved since it copied them
+                    return self.engine.generate(requests), halvings
+                except torch.OutOfMemoryError:
+                    if self.slots == 1:
+                        raise
+                self.engine, self.slots, halvings = None, max(1, (self.slots or 64) // 2), halvings + 1
+
+
+def choose(examples: Sequence[Example], limit: int | None) -> dict[int, Example]:
+    """Index -> example: all, or the first `limit` of the seeded shuffle."""
+    indices = list(range(len(examples)))
+    if limit is not None and limit < len(indices):
+        random.Random(SHUFFLE_SEED).shuffle(indices)
+        indices = sorted(indices[:limit])
+    return {index: examples[index] for index in indices}
+
+
+def draw_seed(seed: int, index: int, number: int) -> int:
+    """A seed for one sample of one example, the same in whatever company it is drawn."""
+    return random.Random(f"{seed}/{index}/{number}").getrandbits(62)
+
+
+def graded(
+    task: Task, example: Example, answers: Sequence[str], record: dict[str, Any], *, truncated: int = 0
+) -> Outcome:
+    """The outcome of an example: the mean grade of its answers.
+
+    Raises:
+        RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
+    """
+    grades = []
+    for answer in answers:
+        try:
+            grades.append(float(task.grade(example, answer)))
+        except Exception as error:
+            raise RuntimeError(
+                f"task {task.name}: the grader raised {error!r} on example {record['index']}, answer {answer!r}; {example}"
+            ) from error
+    correct = grades[0] if len(grades) == 1 else grades
+    mean, passes = statistics.fmean(grades), sum(grade == 1 for grade in grades)
+    return Outcome(grade=mean, record={**record, "correct": correct}, passes=passes, truncated=truncated)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is 0, since nothing can be said."""
+    mean = statistics.fmean(values)
+    return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Probability that one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k).
+
+    Source: Chen et al. 2021, arXiv:2107.03374. Right 1 of 2: pass@1 = 0.5, pass@2 = 1.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs between 1 and {samples} samples for k")
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def centered_mean(scores: Iterable[Score]) -> float:
+    """Mean of the scores, each 0 for guessing and 1 for perfect: ChatCORE when taken over the chat tasks."""
+    return statistics.fmean(score.centered for score in scores)
+
+
+def bits_per_byte(nll_BT: Float[Tensor, "B T"], bytes_BT: Int[Tensor, "B T"]) -> float:
+    """Loss per byte of text rather than per token, so that tokenizers can be compared.
+
+    Args:
+        nll_BT: -ln p(target), in nats.
+        bytes_BT: UTF-8 bytes each target stands for; 0 leaves a position out (special, padding).
+
+    Returns:
+        sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
+
+    Raises:
+        ValueError: no target stands for any byte.
+
+    Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
+    """
+    counted = bytes_BT > 0
+    return _bits(float(nll_BT[counted].double().sum()), int(bytes_BT.sum()))
+
+
+def validation_bits_per_byte(model: Any, batches: Iterable[Batch], *, bytes_V: Any) -> float:
+    """Bits per byte over all of `batches`; positions of weight 0 and special tokens are left out.
+
+    Args:
+        bytes_V: UTF-8 bytes of each token, 0 for special tokens: `tokenizer.bytes_per_token`. Rows of a batch go through the
+            model as many at a time as memory holds; the result does not depend on it.
+
+    Raises:
+        ValueError: the batches hold no byte of text.
+    """
+    nats, count = 0.0, 0
+    bytes_V = torch.as_tensor(bytes_V)
+    with evaluating(model):
+        for batch in batches:
+            bytes_BT = bytes_V.to(batch.targets_BT.device)[batch.targets_BT] * (batch.weights_BT != 0)
+            width = batch.inputs_BT.size(1)
+            at_once = max(1, min(len(bytes_BT), LOGITS // (width * len(bytes_V))))
+
+            def work(rows: Sequence[int], batch: Batch = batch, bytes_BT: Tensor = bytes_BT) -> float:
+                logits_BTV = model(batch.inputs_BT[list(rows)])
+                nll_N = F.cross_entropy(
+                    logits_BTV.flatten(0, 1), batch.targets_BT[list(rows)].flatten(), reduction="none"
+                )
+                return float(nll_N[bytes_BT[list(rows)].flatten() > 0].double().sum())
+
+            for first in range(0, len(bytes_BT), at_once):
+                sums, _ = shrinking(work, range(first, min(first + at_once, len(bytes_BT))))
+                nats += sum(sums)
+            count += int(bytes_BT.sum())
+    return _bits(nats, count)
+
+
+def _bits(nats: float, count: int) -> float:
+    if count == 0:
+        raise ValueError(
+            "no target stands for any byte of text; measure on text, not on special tokens or padding alone"
+        )
+    return nats / (math.log(2) * count)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text a base model wrote: after `prompt`, or from nothing where that is empty."""
+
+    prompt: str
+    text: str
+
+
+def samples(
+    model: Any,
+    tokenizer: Tokenizer,
+    *,
+    prompts: Sequence[str] = PROMPTS,
+    unconditioned: int = 4,
+    max_tokens: int = 64,
+    seed: int = 0,
+    engine: Engine | None = None,
+) -> list[Sample]:
+    """Text for the report: the likeliest continuation of each prompt, and texts drawn at temperature 1 from nothing."""
+    from fledge.infer.engine import Engine, Request
+
+    bos = tokenizer.special["<|bos|>"]
+    asked = [(prompt, 0.0) for prompt in prompts] + [("", 1.0)] * unconditioned
+    requests = [
+        Request(
+            prompt=[bos, *tokenizer.encode(prompt)],
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=draw_seed(seed, place, 0),
+            tools=False,
+        )
+        for place, (prompt, temperature) in enumerate(asked)
+    ]
+    with evaluating(model):
+        (engine or Engine(model, tokenizer, slots=len(requests))).generate(requests)
+    special = set(tokenizer.special.values())
+    written = []
+    for (prompt, _), request in zip(asked, requests, strict=True):
+        ids = list(request.answer)
+        end = next((place for place, token in enumerate(ids) if token in special), len(ids))
+        written.append(Sample(prompt, tokenizer.decode(ids[:end])))
+    return written

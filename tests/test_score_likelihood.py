@@ -1,0 +1,130 @@
+"""Likelihoods of many rows at once."""
+
+import random
+
+import pytest
+import torch
+
+from fledge.evals.likelihood import Row, likelihoods, plant
+from fledge.model.transformer import Flat, ModelConfig, Transformer
+
+VOCAB = 50
+
+
+def tiny(kind: type[Transformer] = Transformer, **extras) -> Transformer:
+    """A model whose weights are all random; the untrained one would find everything equally likely."""
+    config = ModelConfig(vocab=VOCAB, layers=3, width=32, heads=4, kv_heads=2, context=32, **extras)
+    model = kind(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def one_by_one(model: Transformer, rows: list[Row]) -> list[list[float]]:
+    found = []
+    with torch.no_grad():
+        for row in rows:
+            logprobs = model(torch.tensor([row.ids]))[0].log_softmax(-1)
+            found.append([float(logprobs[place - 1, row.ids[place]]) for place in range(row.start, len(row.ids))])
+    return found
+
+
+def family(seed: int) -> list[Row]:
+    """Rows of every kinship: choices after one prompt, growing dialogues, one inside another, equal ones, strangers."""
+    rng = random.Random(seed)
+
+    def text(length: int) -> list[int]:
+        return [rng.randrange(VOCAB) for _ in range(length)]
+
+    rows = []
+    for _ in range(4):
+        prompt = text(rng.randint(1, 60))
+        rows += [Row(prompt + text(rng.randint(1, 12)), len(prompt)) for _ in range(4)]
+        story = list(prompt)
+        for _ in range(3):
+            story += text(rng.randint(1, 9))
+            rows.append(Row(list(story), len(prompt)))
+    rows += [rows[0], Row(text(1), 1), Row(text(5), 5)]
+    rng.shuffle(rows)
+    return rows
+
+
+@pytest.mark.parametrize("extras", [{}, {"smear": True, "key_filter": True}, {"windows": "SL", "key_filter": True}])
+@pytest.mark.parametrize("device_tokens", [40, 300, 100_000])
+def test_rows_judged_together_are_judged_as_if_alone(extras, device_tokens) -> None:
+    model = tiny(**extras)
+    rows = family(1)
+    judged = likelihoods(model, rows, device_tokens=device_tokens).rows
+    for together, alone in zip(judged, one_by_one(model, rows), strict=True):
+        assert together.logprobs == pytest.approx(alone, abs=2e-5)
+
+
+def test_a_common_beginning_is_computed_once() -> None:
+    prompt = [1] * 40
+    rows = [Row([*prompt, choice, 7], 40) for choice in (2, 3, 4)]
+    (tree,) = plant(dict(enumerate(rows)), max_tokens=1000)
+    assert len(tree.tokens) == 40 + 3 * 2
+    assert tree.trunk == 40
+
+
+def test_trees_hold_every_row_and_stay_below_the_limit() -> None:
+    rows = dict(enumerate(family(2)))
+    longest = max(len(row.ids) for row in rows.values())
+    trees = plant(rows, max_tokens=longest)
+    assert sorted(row for tree in trees for row in tree.asks) == sorted(rows)
+    assert all(len(tree.tokens) <= longest for tree in trees)
+    for tree in trees:
+        for row, asked in tree.asks.items():
+            if not asked:
+                continue
+            place, ids = asked[-1][0], []
+            while place >= 0:
+                ids.append(tree.tokens[place])
+                place = tree.previous[place]
+            assert ids[::-1] == rows[row].ids[:-1]
+
+
+def test_a_row_is_greedy_when_every_token_was_the_likeliest() -> None:
+    model = tiny()
+    ids = [3, 4]
+    with torch.no_grad():
+        for _ in range(3):
+            ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    other = [*ids[:-1], (ids[-1] + 1) % VOCAB]
+    right, wrong = likelihoods(model, [Row(ids, 2), Row(other, 2)]).rows
+    assert right.is_greedy
+    assert not wrong.is_greedy
+
+
+class Small(Transformer):
+    """Runs out of memory above 100 tokens, as a GPU would."""
+
+    def extend(self, flat: Flat, cache) -> torch.Tensor:
+        if len(flat.tokens_N) > 100:
+            raise torch.OutOfMemoryError("too much")
+        return super().extend(flat, cache)
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_the_answers_stay() -> None:
+    rows = family(3)
+    judged = likelihoods(tiny(Small), rows, device_tokens=250)
+    assert judged.halvings > 0
+    for left, right in zip(judged.rows, likelihoods(tiny(), rows).rows, strict=True):
+        assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
+
+
+def test_one_row_too_large_for_the_memory_is_an_error() -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        likelihoods(tiny(Small), [Row([1] * 200, 1)])
+
+
+def test_judging_leaves_the_model_in_its_mode_and_the_random_state_alone() -> None:
+    model = tiny()
+    model.train()
+    state = torch.random.get_rng_state()
+    rows = family(4)
+    likelihoods(model, rows)
+    assert model.training
+    assert torch.equal(state, torch.random.get_rng_state())
