@@ -1,0 +1,223 @@
+"""A run is a folder; each stage of it has a folder with its resolved settings, its metrics and its checkpoints.
+
+    with open_stage(config) as stage:                  # runs/demo/pretrain: locked, config.json written or compared
+        stage.log(step=12, loss_nats=2.31)             # one line of metrics.jsonl, and the live line of the terminal
+        stage.finish()                                 # from now on `fledge run` skips it
+
+Files appear whole or not at all (`write_atomic`). A stage that is started again with other settings is refused, with both
+values shown, unless it is fresh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fledge.config import STAGES, TRAINED, Stage, nearest, to_json
+
+# Settings that may change between two starts of one stage: they change where and how fast, not what.
+FREE = {"run", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every"}
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace a file by `text`, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; ValueError names the file when it is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from error
+
+
+def stage_name(config: Stage) -> str:
+    """pretrain for a Pretrain config, and so on."""
+    return next(name for name, kind in STAGES.items() if type(config) is kind)
+
+
+@dataclass
+class StageFolder:
+    """One stage of a run on the disk. Made by `open_stage`."""
+
+    path: Path
+    name: str
+    began: float
+
+    @property
+    def run(self) -> Path:
+        return self.path.parent
+
+    def log(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget metrics of steps after `step`: a resumed run writes them again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in metrics(self.path) if line.get("step", 0) <= step]
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def finish(self, **summary: Any) -> None:
+        """Mark the stage as done and keep its summary in done.json."""
+        write_atomic(self.path / "done.json", json.dumps(summary, indent=1))
+
+
+def metrics(stage: Path) -> list[dict[str, Any]]:
+    """All lines of a stage's metrics.jsonl; a last line that a kill cut short is left out."""
+    path = stage / "metrics.jsonl"
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(line))
+    return lines
+
+
+def is_done(stage: Path) -> bool:
+    """Whether the stage ran to its end."""
+    return (stage / "done.json").exists()
+
+
+def summary(stage: Path) -> dict[str, Any]:
+    """What the stage said when it finished; empty when it has not."""
+    return read_json(stage / "done.json") if is_done(stage) else {}
+
+
+@contextlib.contextmanager
+def open_stage(config: Stage, *, folder: str | None = None) -> Iterator[StageFolder]:
+    """The stage's folder, locked for this process.
+
+    Raises:
+        ValueError: it holds results of other settings, or another process is at work in it.
+    """
+    name = stage_name(config)
+    path = Path(config.run) / (folder or name)
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        _settle_config(path, config)
+        yield StageFolder(path, name, time.time())
+
+
+def _settle_config(path: Path, config: Stage) -> None:
+    """Write config.json, or refuse when it differs in what matters from the one there."""
+    file, wanted = path / "config.json", to_json(config)
+    if file.exists():
+        found = read_json(file)["settings"]
+        changed = [
+            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
+            for key in sorted(wanted.keys() | found.keys())
+            if key not in FREE and found.get(key) != json.loads(json.dumps(wanted.get(key)))
+        ]
+        if changed:
+            raise ValueError(
+                f"{path}: begun with other settings: {'; '.join(changed)}. "
+                "Use the same settings to go on, another --run, or --fresh to begin again."
+            )
+        return
+    write_atomic(file, json.dumps({"settings": wanted, "provenance": provenance()}, indent=1))
+
+
+def begin_again(run: Path, name: str) -> None:
+    """Remove everything a stage left in the run."""
+    shutil.rmtree(run / name, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the folder for this process; a lock left by a dead process is taken over."""
+    lock = path / "lock"
+    while True:
+        try:
+            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            break
+        except FileExistsError:
+            holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
+            if holder.isdigit() and int(holder) != os.getpid() and _alive(int(holder)):
+                raise ValueError(f"{path}: process {holder} is at work here. Wait for it, or use another --run.") from None
+            lock.unlink(missing_ok=True)
+    with os.fdopen(handle, "w") as file:
+        file.write(str(os.getpid()))
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def provenance() -> dict[str, Any]:
+    """What a number needs to be traced: version, commit, time, Python."""
+    from fledge import __version__
+
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip())
+    except (OSError, subprocess.CalledProcessError):
+        commit, dirty = "unknown", False
+    return {
+        "fledge": __version__,
+        "commit": commit + ("+changes" if dirty else ""),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "python": platform.python_version(),
+    }
+
+
+def newest_run(root: Path = Path("runs")) -> Path | None:
+    """The run folder under `root` that was worked on last."""
+    stages = [path for path in root.glob("*/*/config.json")]
+    return max(stages, key=lambda path: path.stat().st_mtime).parents[1] if stages else None
+
+
+def trained_stages(run: Path) -> list[str]:
+    """Stages of a run that have weights, in the order of training."""
+    return [name for name in TRAINED if any((run / name / "checkpoints").glob("step-*/state.json"))]
+
+
+def choose_stage(run: Path, wanted: str | None) -> str:
+    """The stage asked for, or the last that has weights.
+
+    Raises:
+        FileNotFoundError: the run does not exist or holds no weights.
+        ValueError: there is no such stage.
+    """
+    if not run.exists():
+        others = sorted(str(path) for path in run.parent.glob("*") if path.is_dir())
+        raise FileNotFoundError(f"{run}: no such run.{nearest(str(run), others)} `fledge run demo` makes one.")
+    there = trained_stages(run)
+    wanted = "pretrain" if wanted == "base" else wanted
+    if wanted is not None and wanted not in TRAINED:
+        raise ValueError(f"stage {wanted!r} is not one of {', '.join(TRAINED)}.{nearest(wanted, TRAINED)}")
+    if not there or (wanted and wanted not in there):
+        raise FileNotFoundError(
+            f"{run}: no weights{f' of stage {wanted}' if wanted else ''}. Stages that have some: {', '.join(there) or 'none'}. "
+            f"Train with `fledge run` or `fledge {wanted or 'pretrain'} --run {run}`."
+        )
+    return wanted or there[-1]
