@@ -9,6 +9,9 @@ mod encode;
 mod split;
 mod train;
 
+#[cfg(test)]
+mod tests;
+
 use count::Counter;
 use encode::Encoder;
 use split::Splitter;

@@ -1,7 +1,9 @@
 //! Cuts text into pieces exactly as GPT-4's regex does, with a state machine over UTF-8 instead of a regex engine:
 //!
-//!     (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N}{1,DIGITS}
-//!     | ?[^\s\p{L}\p{N}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+
+//! ```text
+//! (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N}{1,DIGITS}
+//!   | ?[^\s\p{L}\p{N}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+
+//! ```
 //!
 //! Every branch decides on the class of one or two characters and then runs forward, so the time is linear in the text.
 use std::sync::OnceLock;
