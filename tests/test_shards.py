@@ -1,0 +1,230 @@
+import gzip
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fledge.text.shards import (
+    Document,
+    describe,
+    manifest_hash,
+    open_conversations,
+    open_documents,
+    validation_documents,
+)
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "pretrain"
+TEXTS = [f"Document {index}. " + "word " * (index % 7 + 1) for index in range(1200)]
+
+
+def write_parquet(path: Path, texts: list[str], *, column: str = "text", group: int = 16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"source": ["test"] * len(texts), column: texts}), path, row_group_size=group)
+
+
+def write_jsonl(path: Path, texts: list[str]) -> None:
+    raw = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(raw))
+    elif path.suffix == ".zst":
+        with pa.output_stream(str(path), compression="zstd") as file:
+            file.write(raw)
+    else:
+        path.write_bytes(raw)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> str:
+    """All kinds of files together."""
+    write_parquet(tmp_path / "deep" / "a.parquet", TEXTS[:500])
+    write_jsonl(tmp_path / "b.jsonl", TEXTS[500:700])
+    write_jsonl(tmp_path / "c.jsonl.gz", TEXTS[700:800])
+    write_jsonl(tmp_path / "d.jsonl.zst", TEXTS[800:900])
+    (tmp_path / "e.txt").write_text("<|endoftext|>".join(TEXTS[900:]))
+    return str(tmp_path)
+
+
+def texts_of(documents: Iterator[Document], count: int | None = None) -> list[str]:
+    return [document.text for document in itertools.islice(documents, count)]
+
+
+def train_epoch(data: str, **more: int) -> list[Document]:
+    return list(itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(data, **more)))
+
+
+def test_every_document_of_every_kind_of_file_is_in_one_split(corpus: str) -> None:
+    train = [document.text for document in train_epoch(corpus)]
+    validation = texts_of(open_documents(corpus, split="validation"))
+    assert sorted(train + validation) == sorted(TEXTS)
+    assert 1 <= len(validation) <= 20
+
+
+def test_validation_does_not_depend_on_how_the_texts_are_cut_into_files(corpus: str, tmp_path: Path) -> None:
+    shuffled = TEXTS.copy()
+    random.Random(0).shuffle(shuffled)
+    for part in range(3):
+        write_parquet(tmp_path / "other" / f"{part}.parquet", shuffled[part::3], group=50)
+    expected = set(texts_of(open_documents(corpus, split="validation")))
+    assert set(texts_of(open_documents(str(tmp_path / "other"), split="validation"))) == expected
+
+
+def test_more_files_behind_leave_the_pinned_set_as_it_is(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "0.parquet", TEXTS)
+    before = validation_documents(str(tmp_path), bytes_wanted=20)
+    write_parquet(tmp_path / "1.parquet", [text + "again" for text in TEXTS])
+    after = validation_documents(str(tmp_path), bytes_wanted=20)
+    assert (before.hash, before.bytes) == (after.hash, after.bytes)
+    assert validation_documents(str(tmp_path)).hash != before.hash
+    assert manifest_hash(str(tmp_path), "validation") == validation_documents(str(tmp_path)).hash
+    assert manifest_hash(str(tmp_path), "train") != manifest_hash(str(tmp_path / "0.parquet"), "train")
+
+
+def test_a_text_that_occurs_twice_is_never_on_both_sides(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "0.parquet", TEXTS + TEXTS)
+    train = {document.text for document in train_epoch(str(tmp_path))}
+    assert not train & set(texts_of(open_documents(str(tmp_path), split="validation")))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_ranks_share_the_documents_without_overlap(corpus: str, ranks: int) -> None:
+    shares = [[one.text for one in train_epoch(corpus, rank=rank, ranks=ranks)] for rank in range(ranks)]
+    assert sorted(itertools.chain(*shares)) == sorted(one.text for one in train_epoch(corpus))
+    assert max(map(len, shares)) < 1.3 * min(map(len, shares))
+
+
+@pytest.mark.parametrize("stop", [1, 15, 16, 17, 499, 600, 950, 1195, 1300, 2500])
+def test_a_cursor_goes_on_with_the_next_document(corpus: str, stop: int) -> None:
+    whole = list(itertools.islice(open_documents(corpus, seed=5), stop + 5))
+    cursor = json.loads(json.dumps(whole[stop - 1].cursor))
+    assert list(itertools.islice(open_documents(corpus, seed=5, cursor=cursor), 5)) == whole[stop:]
+
+
+def test_train_repeats_with_the_files_in_another_order(corpus: str) -> None:
+    size = len(train_epoch(corpus))
+    stream = texts_of(open_documents(corpus, seed=1), 3 * size)
+    first, second, third = stream[:size], stream[size : 2 * size], stream[2 * size :]
+    assert sorted(first) == sorted(second) == sorted(third)
+    assert not first == second == third
+
+
+def test_two_documents_are_enough_and_one_goes_to_validation(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The first.")
+    (tmp_path / "b.txt").write_text("The second.")
+    validation = texts_of(open_documents(str(tmp_path), split="validation"))
+    assert len(validation) == 1
+    assert set(texts_of(open_documents(str(tmp_path)), 6)) == {"The first.", "The second."} - set(validation)
+
+
+def test_one_long_text_file_is_cut_between_paragraphs(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"Paragraph {index}. {'word ' * 100}\n\n" for index in range(50)))
+    validation = texts_of(open_documents(str(path), split="validation"))
+    train = [one.text for one in train_epoch(str(path))]
+    assert len(validation) == 1
+    assert len(train) > 5
+    assert all(text.startswith(("Paragraph", "\nParagraph")) for text in train + validation)
+    assert sum(text.count("Paragraph") for text in train + validation) == 50
+
+
+def test_a_text_that_is_one_document_cannot_be_split_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Only this.")
+    with pytest.raises(ValueError, match="1 document found; at least two"):
+        next(open_documents(str(tmp_path)))
+
+
+def test_more_ranks_than_documents_raise_instead_of_hanging(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", TEXTS[:3])
+    with pytest.raises(ValueError, match="no document of train for reader 8 of 8; use fewer ranks"):
+        next(open_documents(str(tmp_path), rank=7, ranks=8))
+
+
+def test_empty_and_blank_documents_are_left_out(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", ["", "  \n", *TEXTS[:5], ""])
+    texts = texts_of(open_documents(str(tmp_path)), 4) + texts_of(open_documents(str(tmp_path), split="validation"))
+    assert sorted(texts) == sorted(TEXTS[:5])
+
+
+def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="did you mean fineweb-edu"):
+        describe("fineweb-eduu")
+    with pytest.raises(FileNotFoundError, match="neither a name"):
+        describe(str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"holds nothing, but no \.parquet"):
+        describe(str(tmp_path))
+    (tmp_path / "notes.md").write_text("?")
+    with pytest.raises(ValueError, match=r"holds notes.md, but no"):
+        describe(str(tmp_path))
+    with pytest.raises(ValueError, match=r"a file of type \.md; allowed are"):
+        describe(str(tmp_path / "notes.md"))
+    write_parquet(tmp_path / "a.parquet", TEXTS[:5], column="content")
+    with pytest.raises(ValueError, match="columns source, content found, but none called 'text'"):
+        describe(str(tmp_path))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 but no more")
+    with pytest.raises(ValueError, match=r"a\.parquet: not a parquet file"):
+        describe(str(tmp_path))
+
+
+def test_a_description_names_files_and_size_and_costs_no_reading(corpus: str) -> None:
+    assert str(describe(corpus)).startswith(f"{corpus} (5 files, ")
+    assert str(describe("world")) == "the embedded world (generated, endless)"
+    assert "karpathy/climbmix" in str(describe("climbmix"))
+
+
+def test_a_damaged_parquet_raises_with_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    write_parquet(path, [str(random.Random(index).random()) * 20 for index in range(500)])
+    raw = bytearray(path.read_bytes())
+    raw[2000:4000] = bytes(2000)
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"a\.parquet: cannot be read"):
+        train_epoch(str(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("{'text': 1}", "line 3: not JSON"),
+        ('["text"]', "line 3: list found; each line must be one object"),
+        ('{"messages": []}', 'line 3: fields messages found; expected {"text"'),
+    ],
+)
+def test_errors_in_a_jsonl_name_the_line(tmp_path: Path, line: str, complaint: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n' + line + "\n")
+    with pytest.raises(ValueError) as caught:
+        next(open_documents(str(tmp_path)))
+    assert complaint in str(caught.value)
+
+
+def test_a_cut_off_gzip_raises_with_its_name(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl.gz", TEXTS)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz after line \d+: .*the file is damaged"):
+        train_epoch(str(path))
+
+
+def test_the_users_conversations_are_read_and_errors_name_the_line(tmp_path: Path) -> None:
+    good = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good) + "\n")
+    assert [[message.role for message in talk] for talk in open_conversations(path)] == [["user", "assistant"]] * 2
+    assert len(open_conversations(tmp_path)) == 2
+    path.write_text(json.dumps(good) + "\n" + json.dumps(good).replace("assistant", "asistant"))
+    with pytest.raises(ValueError, match=r"chats\.jsonl line 2: role 'asistant' is not one of system, user, assistant"):
+        open_conversations(path)
+    path.write_text("\n")
+    with pytest.raises(ValueError, match="no conversation found"):
+        open_conversations(path)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real shards are not on this machine")
+def test_real_shards_give_their_documents_once() -> None:
+    path = str(REAL / "shard_00006.parquet")
+    validation = texts_of(open_documents(path, split="validation"))
+    assert len(train_epoch(path)) + len(validation) == pq.read_metadata(path).num_rows
+    assert validation
