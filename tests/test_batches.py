@@ -123,6 +123,15 @@ def test_documents_resumed_anywhere_go_on_bitwise_equal(stop: int) -> None:
     assert again[-1].cursor == whole[-1].cursor
 
 
+def test_a_finite_stream_resumed_anywhere_ends_alike() -> None:
+    whole = list(document_batches(documents(0, 50), TOKENIZER, rows=3, length=48))
+    for stop, batch in enumerate(whole, 1):
+        cursor = json.loads(json.dumps(batch.cursor))
+        rest = documents((cursor["documents"] or {"index": 0})["index"], 50)
+        again = document_batches(rest, TOKENIZER, rows=3, length=48, cursor=cursor, background=False)
+        assert_equal(list(again), whole[stop:])
+
+
 def test_resuming_with_other_documents_than_the_cursor_says_is_refused() -> None:
     cursor = take(document_batches(documents(), TOKENIZER, rows=3, length=48), 30)[-1].cursor
     with pytest.raises(ValueError, match=r'open them with cursor=cursor\["documents"\]'):

@@ -53,8 +53,8 @@ def texts_of(documents: Iterator[Document], count: int | None = None) -> list[st
     return [document.text for document in itertools.islice(documents, count)]
 
 
-def train_epoch(data: str, **more: int) -> list[Document]:
-    return list(itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(data, **more)))
+def train_epoch(data: str, *, rank: int = 0, ranks: int = 1) -> list[Document]:
+    return list(itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(data, rank=rank, ranks=ranks)))
 
 
 def test_every_document_of_every_kind_of_file_is_in_one_split(corpus: str) -> None:

@@ -82,20 +82,34 @@ def document_batches(
     Raises:
         ValueError: the documents do not begin where the cursor says.
     """
-    stream = _document_rows(iter(documents), tokenizer, capacity=length + 1, cursor=cursor)
+    capacity = length + 1
+    windows = _windows(iter(documents), max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity))
+    if background:  # a thread that reads the files beside the one that tokenizes and packs
+        windows = in_background(windows, ahead=1)
+    stream = _document_rows(windows, tokenizer, capacity=capacity, cursor=cursor)
     return _batches(stream, rows=rows, pad=tokenizer.special[BOS], device=device, background=background)
 
 
+def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
+    """Lists of documents that hold so many characters; the last one of a finite stream is shorter, and may be empty."""
+    while True:
+        texts, missing = [], characters
+        while missing > 0 and (document := next(documents, None)) is not None:
+            texts.append(document)
+            missing -= len(document.text)
+        yield texts
+        if missing > 0:
+            return
+
+
 def _document_rows(
-    documents: Iterator[Document], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
+    windows: Iterator[list[Document]], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
 ) -> Iterator[_Row]:
     bos = tokenizer.special[BOS]
-    window_characters = max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity)
     place = cursor["documents"] if cursor else None
     carry = [np.array(piece, np.int32) for piece in cursor["carry"]] if cursor else []
     window, skip = (cursor["window"], cursor["row"]) if cursor else (0, 0)
-    while True:
-        texts = list(_take(documents, window_characters))
+    for texts in windows:
         first = texts[0].cursor if texts else None
         if cursor and first != cursor["first"]:
             raise ValueError(
@@ -104,10 +118,10 @@ def _document_rows(
             )
         cursor = None
         begin = {"documents": place, "first": first, "carry": [p.tolist() for p in carry], "window": window}
-        ids, offsets = tokenizer.encode_batch([document.text for document in texts]) if texts else ([], [0])
-        flat = np.concatenate([*carry, np.asarray(ids).astype(np.int32, copy=False)])
+        ids, offsets = tokenizer.encode_batch([document.text for document in texts])
+        flat = np.concatenate([*carry, ids.astype(np.int32, copy=False)])
         ends = [0, *np.cumsum([len(piece) for piece in carry]).tolist()]
-        ends += [ends[-1] + int(offset) for offset in offsets[1:]]
+        ends += (offsets[1:].astype(np.int64) + ends[-1]).tolist()
         packed, rest = pack_spans(pairwise(ends), capacity)
         ids_RC = fill_rows(packed, flat, capacity=capacity, bos=bos)
         # Packing sorts by length; the steps should not.
@@ -116,20 +130,13 @@ def _document_rows(
         for row in range(skip, len(packed)):
             yield _Row(ids_RC[order[row]], learn_C, {**begin, "row": row + 1})
         carry = [flat[start:stop] for start, stop in rest]
-        if not texts:
-            if rest and skip <= len(packed):
-                used = sum(len(piece) + 1 for piece in carry)
-                last_C = fill_rows([rest], flat, capacity=capacity, bos=bos)[0]
-                yield _Row(last_C, np.arange(capacity) < used, {**begin, "row": len(packed) + 1})
-            return
-        place, window, skip = texts[-1].cursor, window + 1, 0
-
-
-def _take(documents: Iterator[Document], characters: int) -> Iterator[Document]:
-    """Documents until they hold so many characters; fewer only where the stream ends."""
-    while characters > 0 and (document := next(documents, None)) is not None:
-        characters -= len(document.text)
-        yield document
+        place, window, skip = texts[-1].cursor if texts else place, window + 1, max(0, skip - len(packed))
+    if carry and not skip:
+        end = {"documents": place, "first": None, "carry": [p.tolist() for p in carry], "window": window, "row": 1}
+        tokens = np.concatenate([piece for part in carry for piece in ([bos], part)])
+        ids_C = np.full(capacity, bos, np.int32)
+        ids_C[: len(tokens)] = tokens
+        yield _Row(ids_C, np.arange(capacity) < len(tokens), end)
 
 
 # Conversations
