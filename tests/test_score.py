@@ -22,6 +22,7 @@ from fledge.model.transformer import Cache, Flat, ModelConfig, Transformer
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import encode_prompt, say
 from fledge.text.tokenizer import Tokenizer
+from fledge.train.batches import ByteBatch
 from fledge.train.loop import Batch
 
 TOKENIZER = Tokenizer([])
@@ -176,17 +177,18 @@ class Narrow(Transformer):
 
 @pytest.mark.parametrize("kind", [Transformer, Narrow])
 def test_validation_bits_per_byte_is_that_of_all_tokens_together(kind) -> None:
-    model, batches = tiny(kind), [batch(5), batch(2)]
     sizes = torch.as_tensor(TOKENIZER.bytes_per_token)
-    nats, counts = [], []
+    batches = [
+        ByteBatch(inputs_BT=part.inputs_BT, targets_BT=part.targets_BT, bytes_BT=sizes[part.targets_BT])
+        for part in (batch(5), batch(2))
+    ]
+    model, nats = tiny(kind), []
     for part in batches:
         with torch.no_grad():
             logits = tiny()(part.inputs_BT)
         nats.append(torch.nn.functional.cross_entropy(logits.transpose(1, 2), part.targets_BT, reduction="none"))
-        counts.append(sizes[part.targets_BT] * part.weights_BT.long())
-    expected = bits_per_byte(torch.cat(nats), torch.cat(counts))
-    found = validation_bits_per_byte(model, batches, bytes_V=TOKENIZER.bytes_per_token)
-    assert found == pytest.approx(expected, rel=1e-5)
+    expected = bits_per_byte(torch.cat(nats), torch.cat([part.bytes_BT for part in batches]))
+    assert validation_bits_per_byte(model, batches) == pytest.approx(expected, rel=1e-5)
     assert model.training
 
 

@@ -35,7 +35,7 @@ from fledge.text.chat import decode_answer, encode_prompt
 if TYPE_CHECKING:
     from fledge.infer.engine import Engine, Request
     from fledge.text.tokenizer import Tokenizer
-    from fledge.train.loop import Batch
+    from fledge.train.batches import ByteBatch
 
 SHUFFLE_SEED = 1337
 """`limit` keeps the first examples of this shuffle, as the public CORE code does."""
@@ -348,35 +348,24 @@ def bits_per_byte(nll_BT: Float[Tensor, "B T"], bytes_BT: Int[Tensor, "B T"]) ->
     return _bits(float(nll_BT[counted].double().sum()), int(bytes_BT.sum()))
 
 
-def validation_bits_per_byte(model: Any, batches: Iterable[Batch], *, bytes_V: Any) -> float:
-    """Bits per byte over all of `batches`; positions of weight 0 and special tokens are left out.
-
-    Args:
-        bytes_V: UTF-8 bytes of each token, 0 for special tokens: `tokenizer.bytes_per_token`. Rows of a batch go through the
-            model as many at a time as memory holds; the result does not depend on it.
-
-    Raises:
-        ValueError: the batches hold no byte of text.
-    """
+def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
+    """Bits per byte over all of `batches` (train/batches.py); rows go through the model as many at a time as memory holds."""
     nats, count = 0.0, 0
-    bytes_V = torch.as_tensor(bytes_V)
     with evaluating(model):
         for batch in batches:
-            bytes_BT = bytes_V.to(batch.targets_BT.device)[batch.targets_BT] * (batch.weights_BT != 0)
-            width = batch.inputs_BT.size(1)
-            at_once = max(1, min(len(bytes_BT), LOGITS // (width * len(bytes_V))))
+            at_once = max(1, min(len(batch.bytes_BT), LOGITS // (batch.inputs_BT.size(1) * model.config.vocab)))
 
-            def work(rows: Sequence[int], batch: Batch = batch, bytes_BT: Tensor = bytes_BT) -> float:
-                logits_BTV = model(batch.inputs_BT[list(rows)])
-                nll_N = F.cross_entropy(
-                    logits_BTV.flatten(0, 1), batch.targets_BT[list(rows)].flatten(), reduction="none"
-                )
-                return float(nll_N[bytes_BT[list(rows)].flatten() > 0].double().sum())
+            def work(rows: Sequence[int], batch: ByteBatch = batch) -> float:
+                chosen = list(rows)
+                targets_N, bytes_N = batch.targets_BT[chosen].flatten(), batch.bytes_BT[chosen].flatten()
+                logits_BTV = model(batch.inputs_BT[chosen])
+                nll_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_N, reduction="none")
+                return float(nll_N[bytes_N > 0].double().sum())
 
-            for first in range(0, len(bytes_BT), at_once):
-                sums, _ = shrinking(work, range(first, min(first + at_once, len(bytes_BT))))
+            for first in range(0, len(batch.bytes_BT), at_once):
+                sums, _ = shrinking(work, range(first, min(first + at_once, len(batch.bytes_BT))))
                 nats += sum(sums)
-            count += int(bytes_BT.sum())
+            count += int(batch.bytes_BT.sum())
     return _bits(nats, count)
 
 

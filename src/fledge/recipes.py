@@ -1,0 +1,219 @@
+"""Recipes: which stages, in which order, with which settings; and `fledge run`, which walks them.
+
+    for item in demo(RunRecipe()): ...            # Item("pretrain", Pretrain(run="runs/demo", ...))
+
+Every stage is a folder of the run. A finished one is skipped, an interrupted one goes on, a changed setting is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fledge import console
+from fledge.config import (
+    Evaluate,
+    Midtrain,
+    ModelSettings,
+    OptimSettings,
+    Pretrain,
+    Report,
+    Rl,
+    RunRecipe,
+    Sft,
+    Stage,
+    Tokenizer,
+    nearest,
+)
+from fledge.runs import begin_again, is_done
+
+
+@dataclass(frozen=True)
+class Item:
+    """One stage of a recipe. `minutes` is what it took on two CPU cores (demo, tiny) or eight H100s (the others), measured
+    or, where no measurement exists, None."""
+
+    name: str
+    config: Stage
+    minutes: float | None = None
+
+    @property
+    def module(self) -> str:
+        """The stage that does the work: `evaluate sft` is done by `evaluate`."""
+        return self.name.split()[0]
+
+    @property
+    def folder(self) -> str:
+        return self.name
+
+
+def demo(ask: RunRecipe) -> list[Item]:
+    """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
+    run, shared = folder(ask), common(ask)
+    model = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=not ask.classic, key_filter=not ask.classic)
+    data = ask.data or "world"
+    return [
+        Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000), 0.1),
+        Item(
+            "pretrain",
+            Pretrain(
+                **shared,
+                data=data,
+                model=model,
+                tokens=2_400_000,
+                batch_tokens=4096,
+                optim=OptimSettings(warmdown=0.3, final_share=0.3),
+                eval_tokens=32_768,
+            ),
+            4.0,
+        ),
+        Item("evaluate pretrain", Evaluate(run=run, stage="pretrain", **machine(ask)), 0.1),
+        Item(
+            "midtrain",
+            Midtrain(**shared, tokens=2_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2)),
+            3.3,
+        ),
+        Item("evaluate midtrain", Evaluate(run=run, stage="midtrain", **machine(ask)), 0.4),
+        Item("sft", Sft(**shared, tokens=1_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.3, warmdown=1.0)), 1.7),
+        Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
+        Item("rl", Rl(**shared, optim=OptimSettings(rate_share=0.05, warmdown=1.0), steps=40), 2.0),
+        Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
+        Item("report", Report(run=run), 0.1),
+    ]
+
+
+def toy(ask: RunRecipe) -> list[Item]:
+    """The demo's pipeline in a minute, too small to learn much: for tests and for trying a change."""
+    items = []
+    for item in demo(ask):
+        config = item.config
+        if isinstance(config, Tokenizer):
+            config = replace(config, vocab=512, max_chars=200_000)
+        elif isinstance(config, Pretrain):
+            small = replace(config.model, depth=2, width=32, head_channels=16, context=128)
+            config = replace(config, model=small, tokens=20_480, batch_tokens=1024, compile="no", eval_tokens=4096)
+        elif isinstance(config, Midtrain):
+            config = replace(config, tokens=12_288, batch_tokens=1024, compile="no")
+        elif isinstance(config, Rl):
+            config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, eval_examples=4, compile="no")
+        elif isinstance(config, Evaluate):
+            config = replace(config, limit=4)
+        items.append(Item(item.name, config))
+    return items
+
+
+RECIPES: dict[str, Callable[[RunRecipe], list[Item]]] = {"demo": demo, "toy": toy}
+
+
+def folder(ask: RunRecipe) -> str:
+    """The run's folder: --out, or one named after the recipe."""
+    return ask.out or f"runs/{ask.recipe}{'-classic' if ask.classic else ''}"
+
+
+def machine(ask: RunRecipe) -> dict:
+    return {"device": ask.device, "threads": ask.threads, "local": ask.local}
+
+
+def common(ask: RunRecipe) -> dict:
+    return {"run": folder(ask), "seed": ask.seed, **machine(ask)}
+
+
+def main(ask: RunRecipe, *, dry: bool = False) -> int:
+    """`fledge run`: the stages of a recipe, one after the other."""
+    if ask.list:
+        console.table("Recipes", ("name", "what"), [(name, summary_of(make)) for name, make in RECIPES.items()])
+        return 0
+    items = choose(ask)
+    run = Path(folder(ask))
+    if ask.fresh and not dry:
+        shutil.rmtree(run, ignore_errors=True)
+    begun = forget(ask, items, run, dry=dry)
+    announce(ask, items, run, begun)
+    if dry:
+        for item in items:
+            console.say(f"{item.name}: {item.config}")
+        return 0
+    started = time.perf_counter()
+    for item in items:
+        if finished(item, run) and item.name not in begun:
+            console.say(f"{item.name}: done before, skipped")
+            continue
+        console.heading(item.name)
+        importlib.import_module(f"fledge.stages.{item.module}").main(item.config)
+    farewell(run, time.perf_counter() - started)
+    return 0
+
+
+def choose(ask: RunRecipe) -> list[Item]:
+    """The recipe's items, or those of `--only`.
+
+    Raises:
+        ValueError: no such recipe or stage.
+    """
+    if ask.recipe not in RECIPES:
+        raise ValueError(f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, tuple(RECIPES))}")
+    items = RECIPES[ask.recipe](ask)
+    for asked in [*(ask.only.split(",") if ask.only else []), *([ask.start] if ask.start else [])]:
+        names = [item.name for item in items]
+        if asked not in names and asked not in [item.module for item in items]:
+            raise ValueError(f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}")
+    if ask.only:
+        wanted = ask.only.split(",")
+        items = [item for item in items if item.name in wanted or item.module in wanted]
+    return items
+
+
+def forget(ask: RunRecipe, items: list[Item], run: Path, *, dry: bool) -> set[str]:
+    """With --from or --only, what those stages left is removed; returns their names."""
+    if not (ask.start or ask.only):
+        return set()
+    names = [item.name for item in items]
+    first = 0
+    if ask.start:
+        first = next(place for place, item in enumerate(items) if ask.start in (item.name, item.module))
+    for item in items[first:] if not dry else []:
+        if item.module == "evaluate":
+            (run / "eval" / f"{item.name.split()[1]}.json").unlink(missing_ok=True)
+        else:
+            begin_again(run, item.name)
+    return set(names[first:])
+
+
+def finished(item: Item, run: Path) -> bool:
+    """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have."""
+    return item.module not in ("evaluate", "report") and is_done(run / item.name) and settled(item, run)
+
+
+def settled(item: Item, run: Path) -> bool:
+    """True when the stage was done with these settings; otherwise the refusal names what changed."""
+    from fledge.runs import open_stage
+
+    with open_stage(item.config):
+        return True
+
+
+def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:
+    """What will happen, where, and about how long it takes."""
+    left = [item for item in items if item.name in begun or not is_done(run / item.name)]
+    minutes = sum(item.minutes or 0.0 for item in left)
+    about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
+    console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
+    console.say(summary_of(RECIPES[ask.recipe]))
+    stages = " > ".join(item.name for item in items)
+    console.say(f"stages: {stages}")
+    console.say("Stop it whenever you like (Ctrl-C): the same command goes on where it was.")
+
+
+def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:
+    return (make.__doc__ or "").splitlines()[0]
+
+
+def farewell(run: Path, seconds: float) -> None:
+    """The next commands."""
+    console.say(f"\nDone in {console.duration(seconds)}. Now talk to it:")
+    console.say(f"  fledge chat {run}\n  fledge serve {run}        # web page and API on 127.0.0.1:8000")
+    console.say(f"The report card: {run / 'report.md'}")

@@ -1,0 +1,163 @@
+"""`fledge rl`: improve a chat model on one task by its own graded answers (GRPO).
+
+Each step draws prompts, samples a group of answers to each, and grades them. An answer's advantage is its reward minus the
+mean of its group (Shao et al. 2024, arXiv:2402.03300; without its division by the deviation unless asked for, Liu et al. 2025,
+arXiv:2503.20783), and the loss is the mean over the sampled tokens of advantage x negative log-likelihood. The answers come
+from the newest weights, so the importance ratio is 1 and nothing needs clipping. A group whose rewards are all equal teaches
+nothing; its share is reported.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fledge import console
+from fledge.config import Rl, check
+from fledge.evals.score import Scorer
+from fledge.infer.engine import Engine, Request
+from fledge.runs import open_stage
+from fledge.tasks import find_task
+from fledge.tasks.base import Example, Task
+from fledge.text.chat import decode_answer, encode_prompt
+from fledge.text.tokenizer import Tokenizer
+from fledge.train.batches import rollout_batch
+from fledge.train.checkpoint import load_model
+from fledge.train.loop import Batch, due
+from fledge.train.session import Session
+
+
+def main(config: Rl) -> None:
+    """Reinforce a chat model on one task."""
+    check(config)
+    task = find_task(config.task, local=config.local)
+    with open_stage(config) as stage:
+        tokenizer = Tokenizer.load(stage.run / "tokenizer")
+        model = load_model(stage.run / config.start)
+        session = Session(stage, config, model)
+        rows, micro = rows_and_passes(config, model.config.context)
+        plan = session.plan(config.steps, micro)
+        rollouts = Rollouts(model, tokenizer, task, config)
+        console.say(
+            f"rl: {config.steps} steps of {config.prompts} prompts x {config.samples} answers on {task.name}, from {config.start}"
+        )
+
+        def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
+            return rollouts.batches(first=cursor["step"] if cursor else 0, rows=rows, device=session.device)
+
+        def accuracy() -> dict[str, float]:
+            score = Scorer(model, tokenizer).score(task, split="validation", limit=config.eval_examples)
+            return {"validation": score.accuracy, "validation_standard_error": score.standard_error}
+
+        before = accuracy()
+        for step in session.train(batches, plan, fixed_shapes=False):
+            stage.log(step=step.index + 1, **rollouts.last.metrics())
+            if config.eval_every and due(step.index, config.eval_every, plan.steps):
+                session.log(step, **accuracy())
+        session.finish(task=task.name, steps=plan.steps, before=before, after=accuracy())
+
+
+def rows_and_passes(config: Rl, context: int) -> tuple[int, int]:
+    """Rollouts per forward pass and passes per step; together they are all rollouts of a step."""
+    answers = config.prompts * config.samples
+    rows = min(answers, max(1, (config.device_tokens or 65_536) // context))
+    return rows, -(-answers // rows)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers sampled to one prompt."""
+
+    requests: Sequence[Request]
+    rewards: Sequence[float]
+
+    def advantages(self, normalise: str) -> list[float]:
+        return advantages(self.rewards, normalise=normalise)
+
+
+def advantages(rewards: Sequence[float], *, normalise: str = "none") -> list[float]:
+    """Reward minus the mean of the group; with `std` divided by its deviation. Equal rewards give 0.
+
+    [1, 0, 0, 1] -> [.5, -.5, -.5, .5]
+    """
+    mean = statistics.fmean(rewards)
+    deviation = statistics.pstdev(rewards) if normalise == "std" else 1.0
+    return [(reward - mean) / (deviation or 1.0) for reward in rewards]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one step's rollouts were like."""
+
+    groups: Sequence[Group]
+
+    def metrics(self) -> dict[str, float]:
+        requests = [request for group in self.groups for request in group.requests]
+        return {
+            "reward": statistics.fmean(reward for group in self.groups for reward in group.rewards),
+            "flat_groups_share": statistics.fmean(len(set(group.rewards)) == 1 for group in self.groups),
+            "answer_tokens": statistics.fmean(sum(request.mask) for request in requests),
+            "cut_share": statistics.fmean(request.finish == "length" for request in requests),
+        }
+
+
+class Rollouts:
+    """Samples groups of answers with the newest weights and makes batches of them."""
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, task: Task, config: Rl) -> None:
+        self.model, self.tokenizer, self.task, self.config = model, tokenizer, task, config
+        self.examples = list(task.load("train"))
+        if len(self.examples) < config.prompts:
+            raise ValueError(f"task {task.name} has {len(self.examples)} training examples, fewer than prompts={config.prompts}")
+        self.last = Sampled(())
+        self.engine: Engine | None = None
+
+    def batches(self, *, first: int, rows: int, device: torch.device) -> Iterator[Batch]:
+        """The rollouts of each step in batches of `rows`."""
+        for step in range(first, self.config.steps):
+            self.last = Sampled(self._sample(step))
+            requests = [request for group in self.last.groups for request in group.requests]
+            weights = [a for group in self.last.groups for a in group.advantages(self.config.normalise)]
+            yield from rollout_batch(
+                [[*request.prompt, *request.answer] for request in requests],
+                [[0] * len(request.prompt) + list(request.mask) for request in requests],
+                weights,
+                length=self.model.config.context,
+                pad=self.tokenizer.special["<|bos|>"],
+                rows=rows,
+                cursor={"step": step + 1},
+                device=device,
+            )
+
+    def _sample(self, step: int) -> list[Group]:
+        config = self.config
+        # What is drawn depends on (seed, step) alone, so that a resumed run draws the same.
+        rng = random.Random(f"{config.seed}/{step}")
+        chosen = rng.sample(self.examples, config.prompts)
+        groups = [[self._request(example, rng.getrandbits(62)) for _ in range(config.samples)] for example in chosen]
+        self.model.eval()
+        if self.engine is None:
+            self.engine = Engine(self.model, self.tokenizer)
+        else:
+            self.engine.forget()
+        self.engine.generate([request for group in groups for request in group])
+        return [Group(group, [self._grade(example, request) for request in group]) for example, group in zip(chosen, groups, strict=True)]
+
+    def _request(self, example: Example, seed: int) -> Request:
+        config = self.config
+        return Request(
+            prompt=encode_prompt(self.tokenizer, example.question),
+            max_tokens=min(config.max_tokens, self.task.max_tokens),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            seed=seed,
+        )
+
+    def _grade(self, example: Example, request: Request) -> float:
+        parts = decode_answer(self.tokenizer, request.answer)
+        return self.task.grade(example, "".join(part.text for part in parts if part.kind == "text"))

@@ -1,0 +1,50 @@
+"""`fledge tokenizer`: train the tokenizer on the text the model will read, and measure it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from fledge import console
+from fledge.config import Tokenizer as Config
+from fledge.config import check
+from fledge.runs import open_stage
+from fledge.text.shards import describe, open_documents
+from fledge.text.tokenizer import Tokenizer
+
+
+def main(config: Config) -> None:
+    """Train the tokenizer of a run."""
+    check(config)
+    description = describe(config.data, local=config.local)
+    with open_stage(config) as stage:
+        console.say(f"tokenizer: vocabulary {config.vocab:,} from {description}")
+        began = time.perf_counter()
+        tokenizer = Tokenizer.train(
+            texts(config),
+            vocab=config.vocab,
+            max_chars=config.max_chars,
+            doc_cap=config.doc_cap,
+            digits=config.digits,
+            threads=config.threads,
+        )
+        seconds = time.perf_counter() - began
+        tokenizer.save(stage.path)
+        held_out = next(open_documents(config.data, split="validation", seed=config.seed, local=config.local)).text
+        bytes_per_token = len(held_out.encode()) / max(1, len(tokenizer.encode(held_out)))
+        console.say(f"tokenizer: {tokenizer.vocab:,} entries in {console.duration(seconds)}, {bytes_per_token:.2f} bytes per token")
+        stage.finish(
+            total_seconds=round(seconds, 3),
+            vocab=tokenizer.vocab,
+            bytes_per_token=bytes_per_token,
+            tokenizer_hash=tokenizer.hash,
+            data=str(description),
+        )
+
+
+def texts(config: Config) -> Iterator[str]:
+    """Training text, once: a folder repeats for ever, so we stop where its first epoch ends."""
+    for document in open_documents(config.data, split="train", seed=config.seed, local=config.local):
+        if document.cursor.get("epoch", 0) > 0:
+            return
+        yield document.text
