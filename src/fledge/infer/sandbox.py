@@ -153,14 +153,14 @@ class Sandbox:
         if sys.platform == "darwin":
             _log.warning("the sandbox is experimental on macOS")
         outcome = self._work([{"role": "attack"}], 60.0)
-        status, report = outcome.status(0)
-        walls, succeeded = json.loads(report) if status == "ok" and report else ([], [f"exec ({status}: {report})"])
+        walls, *succeeded = outcome.stdout(0).split("\n")[:-1] or [""]
+        status, error = outcome.status(0)
+        if status != "ok" and not succeeded:
+            succeeded = [f"end the self-test ({status}: {error})"]
         if not succeeded:
-            self._limits["walls"] = walls
-            return "+".join(walls)
-        found = (
-            f"a program in the sandbox could: {', '.join(succeeded)}; walls that stood: {', '.join(walls) or 'none'}"
-        )
+            self._limits["walls"] = walls.split("+")
+            return walls
+        found = f"a program in the sandbox could: {', '.join(succeeded)}; walls that stood: {walls or 'none'}"
         if not unsafe_exec:
             raise SandboxUnavailable(
                 f"{found}. Needed: Linux on x86_64 or aarch64 with seccomp, or macOS. "

@@ -197,7 +197,7 @@ def _live(jail: Jail, *, walls: list[str], parent: int, interpreter_bytes: int) 
         if not set(job["walls"]) <= set(walls):
             status, error = "refused", f"missing: {set(job['walls']) - set(walls)}"
         else:
-            error = _ROLES[job["role"]](job, module.__dict__, walls)
+            _ROLES[job["role"]](job, module.__dict__, walls)
     except MemoryError:
         module.__dict__.clear()  # room to say so
         status, error = "memory", "MemoryError"
@@ -265,14 +265,21 @@ def _judge(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None
         raise _exception(content)(text)
 
     _hear()
-    with contextlib.suppress(SyntaxError):  # a prompt may stop in the middle of a statement
-        _execute(job["prompt"], scope, name="<prompt>")
+    _define_helpers(job["prompt"], scope)
     scope[job["entry_point"]] = ask
     _execute(job["test"], scope, name="<test>")
     if "check" in scope:
         scope["check"](ask)
     if not calls:
         raise ValueError("the test never called the candidate")
+
+
+def _define_helpers(prompt: str, scope: dict[str, Any]) -> None:
+    """What the prompt defines beside the function asked for. It may stop after "def f(x):" or in the middle of a line."""
+    for ending in ("", "    pass"):
+        with contextlib.suppress(SyntaxError):
+            return _execute(prompt + ending, scope, name="<prompt>")
+    return None
 
 
 def _hear() -> list[Any]:
@@ -294,22 +301,21 @@ def _exception(name: Any) -> type[Exception]:
     return RuntimeError
 
 
-def _attack(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> str:
-    """The self-test: try everything that must fail. Returns the walls and the attacks that succeeded, as JSON."""
+def _attack(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+    """The self-test: try everything that must fail. Prints the walls, then the name of each attack that succeeded."""
+    print("+".join(walls))
     tries = {
         "read": lambda: open("/etc/passwd").close(),
         "write": lambda: tempfile.TemporaryFile(dir="/tmp").close(),
         "socket": lambda: socket.socket().close(),
         "signal": lambda: os.kill(os.getppid(), 0),
         "fork": lambda: os.fork() or os._exit(0),
-        "exec": lambda: os.execv("/bin/sh", ["sh", "-c", "exit 0"]),  # if it succeeds, no result is written
+        "exec": lambda: os.execv("/bin/sh", ["sh", "-c", "echo exec"]),  # if it succeeds, no result is written
     }
-    succeeded = []
     for name, attempt in tries.items():
         with contextlib.suppress(OSError):
             attempt()
-            succeeded.append(name)
-    return json.dumps([walls, succeeded])
+            print(name)
 
 
 _ROLES = {"program": _run_program, "candidate": _answer_calls, "tester": _judge, "attack": _attack}

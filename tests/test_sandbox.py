@@ -1,0 +1,325 @@
+"""The sandbox (infer/sandbox.py): what it promises to callers. What it withstands is in test_sandbox_hostile.py."""
+
+import asyncio
+import gzip
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from fledge.infer.sandbox import Sandbox, SandboxUnavailable
+from fledge.infer.sandbox_wire import pack, unpack
+
+HUMANEVAL = Path("/work/shared/data/humaneval/HumanEval.jsonl.gz")
+PATIENCE = 60.0
+"""Seconds for programs that end by themselves: what is asserted is the status, never the speed of a busy machine."""
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the sandbox refuses to run on Windows")
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=2) as sandbox:
+        yield sandbox
+
+
+def test_a_result_holds_what_was_printed_and_where_it_ran(sandbox: Sandbox) -> None:
+    result = sandbox.run("import sys\nprint('out')\nprint('err', file=sys.stderr)", timeout_seconds=PATIENCE)
+    assert (result.status, result.stdout, result.error) == ("ok", "out\nerr\n", None)
+    assert result.isolation == sandbox.isolation != "none"
+    assert result.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "error"),
+    [
+        ("x = 1\n1 / 0", "error", "ZeroDivisionError: division by zero (line 2)"),
+        ("def f(:", "error", "SyntaxError: invalid syntax"),
+        ("import sys; sys.exit(3)", "error", "SystemExit: 3"),
+        ("import os; os._exit(0)", "crash", "ended with exit code 0 and without a result"),
+        ("bytearray(10**11)", "memory", "MemoryError"),
+        ("print('x' * 10**6)", "output", "printed more than 65536 bytes"),
+    ],
+)
+def test_an_error_says_what_went_wrong(sandbox: Sandbox, code: str, status: str, error: str) -> None:
+    result = sandbox.run(code, timeout_seconds=PATIENCE)
+    assert (result.status, result.error) == (status, error)
+
+
+def test_a_program_is_stopped_when_its_time_is_up(sandbox: Sandbox) -> None:
+    result = sandbox.run("print('before', flush=True)\nwhile True: pass", timeout_seconds=0.5)
+    assert (result.status, result.stdout) == ("timeout", "before\n")
+    assert sandbox.run("print(1)", timeout_seconds=PATIENCE).stdout == "1\n"
+
+
+def test_a_program_prints_the_same_in_every_worker() -> None:
+    code = "print({'a', 'b', 'c', 'd'}, hash('x'))"
+    printed = set()
+    for _ in range(2):
+        with Sandbox(workers=1) as sandbox:
+            printed |= {sandbox.run(code, timeout_seconds=PATIENCE).stdout for _ in range(2)}
+    assert len(printed) == 1
+
+
+def test_chance_differs_between_programs_but_not_between_verdicts(sandbox: Sandbox) -> None:
+    code = "import random; print(random.random())"
+    assert len({sandbox.run(code, timeout_seconds=PATIENCE).stdout for _ in range(3)}) == 3
+    test = "import random\nassert f(random.random()) and random.random() > 0.5"
+    assert len({sandbox.check("def f(x):\n", "    return 1", test, "f").passed for _ in range(5)}) == 1
+
+
+def test_a_test_may_call_by_name_use_helpers_of_the_prompt_and_expect_exceptions(sandbox: Sandbox) -> None:
+    prompt = "import math\ndef half(x):\n    return x / 2\n\ndef f(x):\n"
+    test = "assert f(4) == half(4)\ntry:\n    f('a')\n    assert False\nexcept TypeError as e:\n    assert 'unsupported' in str(e)"
+    verdict = sandbox.check(prompt, "    return half(x)\n", test, "f", timeout_seconds=PATIENCE)
+    assert (verdict.passed, verdict.status, verdict.error) == (True, "ok", None)
+
+
+def test_a_test_that_never_calls_the_candidate_proves_nothing(sandbox: Sandbox) -> None:
+    for test in ("", "def check(candidate): pass"):
+        verdict = sandbox.check("def f(x):\n", "    return x", test, "f", timeout_seconds=PATIENCE)
+        assert (verdict.passed, verdict.error) == (False, "ValueError: the test never called the candidate")
+
+
+def test_a_failed_verdict_says_why(sandbox: Sandbox) -> None:
+    verdict = sandbox.check("def f(x):\n", "    return y", "assert f(1) == 1", "f", timeout_seconds=PATIENCE)
+    assert verdict.error == "NameError: name 'y' is not defined"
+    verdict = sandbox.check("def f(x):\n", "    retrun 1", "assert f(1) == 1", "f", timeout_seconds=PATIENCE)
+    assert verdict.error == "RuntimeError: the candidate is gone; the candidate: SyntaxError: invalid syntax"
+
+
+PLAIN = [
+    None, True, 0, -1, 2**53, -(10**5000), 0.1, float("inf"), 1j, "é\ud800", b"\xff", [], [1, [2.5, None]],
+    (1, (2,)), {1, 2}, frozenset({"a"}), {"a": {1: (2, 3)}, (1, 2): "b"}, range(3, 9, 2),
+]  # fmt: skip
+
+
+def test_plain_values_survive_the_wire() -> None:
+    for value in PLAIN:
+        arrived = unpack(json.loads(json.dumps(pack(value))))
+        assert arrived == value
+        assert type(arrived) is type(value)
+
+
+def test_other_values_do_not_travel() -> None:
+    for value in (object(), print, [lambda: 1], {1: object}):
+        with pytest.raises(TypeError, match="cannot leave"):
+            pack(value)
+
+
+def test_threads_share_the_workers_and_get_their_own_answers(sandbox: Sandbox) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda n: sandbox.run(f"print({n})", timeout_seconds=PATIENCE).stdout, range(40)))
+    assert results == [f"{n}\n" for n in range(40)]
+
+
+def test_an_event_loop_goes_on_while_programs_run(sandbox: Sandbox) -> None:
+    async def main() -> tuple[list[str], int]:
+        jobs = [asyncio.to_thread(sandbox.run, f"import time; time.sleep(0.3); print({n})") for n in range(4)]
+        waiting, ticks = asyncio.gather(*jobs), 0
+        while not waiting.done():
+            await asyncio.sleep(0.01)
+            ticks += 1
+        return [result.stdout for result in await waiting], ticks
+
+    printed, ticks = asyncio.run(main())
+    assert printed == ["0\n", "1\n", "2\n", "3\n"]
+    assert ticks > 5
+
+
+def test_one_caller_too_many_is_refused_at_once() -> None:
+    statuses: queue.Queue[str] = queue.Queue()
+    with Sandbox(workers=1, queue_jobs=1) as sandbox:
+        code = "import time; time.sleep(2)"
+        threads = [threading.Thread(target=lambda: statuses.put(sandbox.run(code).status)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        assert [statuses.get(timeout=PATIENCE) for _ in range(4)] == ["refused"] * 4
+        for thread in threads:
+            thread.join()
+    assert sorted(statuses.get() for _ in range(2)) == ["ok", "ok"]
+
+
+def test_a_closed_sandbox_refuses() -> None:
+    sandbox = Sandbox(workers=1)
+    sandbox.close()
+    sandbox.close()
+    assert sandbox.run("print(1)").status == "refused"
+    assert not sandbox.check("def f(x):\n", "    return 1", "assert f(1)", "f").passed
+
+
+def test_a_dead_worker_is_replaced() -> None:
+    with Sandbox(workers=1) as sandbox:
+        (worker,) = _workers()
+        os.kill(worker, 9)
+        assert sandbox.run("print(1)", timeout_seconds=PATIENCE).stdout == "1\n"
+        assert _workers() != {worker}
+
+
+def test_a_program_dies_with_its_worker() -> None:
+    with Sandbox(workers=1) as sandbox, ThreadPoolExecutor(1) as pool:
+        job = pool.submit(sandbox.run, "while True: pass", timeout_seconds=PATIENCE)
+        (worker,) = _workers()
+        program = _wait_for(lambda: _children(worker)).pop()
+        os.kill(worker, 9)
+        _wait_for(lambda: not Path(f"/proc/{program}").exists())
+        successor = _wait_for(lambda: _workers() - {worker}).pop()  # the job is tried once more
+        _wait_for(lambda: _children(successor))
+        os.kill(successor, 9)
+        result = job.result()
+        assert (result.status, result.error) == ("crash", "the sandbox's worker died, and so did its successor")
+
+
+def test_workers_die_with_their_caller() -> None:
+    program = (
+        "import sys; from fledge.infer.sandbox import Sandbox; s = Sandbox(workers=1);"
+        "print(s._idle.queue[0]._process.pid, flush=True); s.run('while True: pass', timeout_seconds=600)"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert caller.stdout
+    worker = int(caller.stdout.readline())
+    (child,) = _wait_for(lambda: _children(worker))
+    caller.kill()
+    caller.communicate()
+    _wait_for(lambda: not (Path(f"/proc/{worker}").exists() or Path(f"/proc/{child}").exists()))
+
+
+def test_many_jobs_leave_nothing_behind() -> None:
+    """500 here; `fledge bench sandbox` does the same with 10,000."""
+    with Sandbox(workers=2) as sandbox:
+        before = None
+        for n in range(500):
+            if n % 5:
+                sandbox.run("print(1)", timeout_seconds=PATIENCE)
+            else:
+                sandbox.check("def f(x):\n", "    return x", "assert f(1) == 1", "f", timeout_seconds=PATIENCE)
+            if n == 50:
+                before = _traces()
+        files, children, memory = _traces()
+        assert before
+        assert (files, children) == before[:2]
+        assert memory - before[2] < 2 << 20
+        assert not any(_children(worker) for worker in _workers())
+    assert not _workers()
+
+
+def test_humaneval_reference_solutions_pass_and_wrong_ones_fail(sandbox: Sandbox) -> None:
+    if not HUMANEVAL.exists():
+        pytest.skip("HumanEval is not on this machine")
+    with gzip.open(HUMANEVAL, "rt") as lines:
+        problems = [json.loads(line) for line in lines]
+
+    def check(problem: dict, completion: str) -> bool:
+        return sandbox.check(
+            problem["prompt"], completion, problem["test"], problem["entry_point"], timeout_seconds=PATIENCE
+        ).passed
+
+    with ThreadPoolExecutor(2) as pool:
+        passed = list(pool.map(lambda p: check(p, p["canonical_solution"]), problems))
+        mutated = list(pool.map(lambda p: check(p, _mutate(p["canonical_solution"])), problems))
+    assert (len(problems), sum(passed), sum(mutated)) == (164, 164, 0)
+
+
+def _mutate(solution: str) -> str:
+    """The solution with everything it returns made wrong: a value becomes a pair of it."""
+    return (
+        re.sub(r"\breturn\b(.*)", r"return (0,\1)", solution, flags=re.DOTALL) if "return" in solution else "    pass"
+    )
+
+
+MACHINES_WITHOUT_WALLS = """
+import ctypes, os, struct, sys
+from fledge.infer.sandbox import Sandbox, SandboxUnavailable
+# A kernel that knows neither seccomp nor Landlock, as far as this process and its children can tell: a filter that
+# answers prctl(PR_SET_SECCOMP) and landlock_create_ruleset with ENOSYS. The filter itself can only be added to.
+libc = ctypes.CDLL(None)
+prctl = {"x86_64": 157, "aarch64": 167}[os.uname().machine]
+lines = [(0x20, 0, 0, 0), (0x15, 3, 0, 444), (0x15, 0, 3, prctl), (0x20, 0, 0, 16), (0x15, 0, 1, 22),
+         (0x06, 0, 0, 0x00050026), (0x06, 0, 0, 0x7FFF0000)]
+code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *line) for line in lines))
+libc.prctl(38, 1, 0, 0, 0)
+assert libc.prctl(22, 2, struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(code)), 0, 0) == 0
+try:
+    Sandbox(workers=1)
+except SandboxUnavailable as problem:
+    print(problem)
+with Sandbox(workers=1, unsafe_exec=True) as sandbox:
+    print(sandbox.isolation, sandbox.run("print(1)"), sandbox.check("def f(x):\\n", "    return 1", "assert f(1)", "f"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs seccomp to take seccomp away")
+def test_where_attacks_succeed_the_sandbox_refuses_unless_told_otherwise_and_says_so() -> None:
+    result = subprocess.run([sys.executable, "-c", MACHINES_WITHOUT_WALLS], capture_output=True, text=True, check=True)
+    refusal, told = result.stdout.splitlines()
+    assert re.search("a program in the sandbox could: read, write, socket, signal, exec; .*--unsafe-exec", refusal)
+    assert told.startswith("none Result(status='ok', stdout='1\\n'")
+    assert told.count("isolation='none'") == 2
+    assert "isolation=none" in result.stderr
+
+
+def test_what_cannot_start_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(SandboxUnavailable, match="cannot be started"):
+        Sandbox(workers=1, python=str(tmp_path / "python"))
+    broken = tmp_path / "broken"
+    broken.write_text("#!/bin/sh\necho no interpreter here >&2; exit 1\n")
+    broken.chmod(0o755)
+    with pytest.raises(SandboxUnavailable, match="no interpreter here"):
+        Sandbox(workers=1, python=str(broken))
+
+
+def test_a_time_limit_must_be_positive(sandbox: Sandbox) -> None:
+    with pytest.raises(ValueError, match="timeout_seconds=0 is not positive"):
+        sandbox.run("print(1)", timeout_seconds=0)
+
+
+def _children(pid: int) -> set[int]:
+    """Processes whose parent is `pid` and that are not dead."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue
+        if int(parent) == pid and state != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+def _workers() -> set[int]:
+    """Processes that this test started; other tests' sandboxes may be open beside its own."""
+    return _children(os.getpid()) - _started_before
+
+
+_started_before: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _remember_what_was_started_before() -> None:
+    _started_before.clear()
+    _started_before.update(_children(os.getpid()))
+
+
+def _wait_for(condition):
+    """The first true value of `condition`, for at most PATIENCE seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return value
+
+
+def _traces() -> tuple[int, int, int]:
+    """What this process holds: open files, children, resident bytes of the children."""
+    children = _workers()
+    resident = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for pid in children]
+    return len(os.listdir("/proc/self/fd")), len(children), sum(resident)
