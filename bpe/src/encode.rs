@@ -108,31 +108,30 @@ impl Encoder {
 
     /// The same in n log n for pieces of any length: a heap of candidate merges and links to both neighbours.
     fn merge_long(&self, ids: &mut Vec<u32>) {
-        let count = ids.len();
-        let mut next: Vec<usize> = (1..=count).collect();
-        let mut previous: Vec<usize> = (0..count).map(|k| k.wrapping_sub(1)).collect();
-        let pairs = ids.windows(2).enumerate().map(|(k, two)| Reverse((self.rank(two[0], two[1]), k)));
-        let mut heap: BinaryHeap<_> = pairs.filter(|pair| pair.0 .0 != NONE).collect();
-        while let Some(Reverse((rank, at))) = heap.pop() {
-            let second = next[at];
-            if ids[at] == NONE || second >= count || self.rank(ids[at], ids[second]) != rank {
+        let count = ids.len() as u32;
+        let mut next: Vec<u32> = (1..=count).collect();
+        let mut previous: Vec<u32> = (0..count).map(|k| k.wrapping_sub(1)).collect();
+        // A candidate is its rank and place in one integer, so that the smallest is the leftmost of the lowest rank.
+        let candidate = |ids: &[u32], left: u32, right: u32| {
+            let rank = self.rank(*ids.get(left as usize)?, *ids.get(right as usize)?);
+            (rank != NONE).then_some(Reverse((rank as u64) << 32 | left as u64))
+        };
+        let mut heap: BinaryHeap<_> = (0..count).filter_map(|k| candidate(ids, k, k + 1)).collect();
+        while let Some(lowest) = heap.pop() {
+            let at = lowest.0 as u32;
+            let second = next[at as usize];
+            if ids[at as usize] == NONE || candidate(ids, at, second) != Some(lowest) {
                 continue; // one of the two was merged meanwhile
             }
-            ids[at] = rank;
-            ids[second] = NONE;
-            let third = next[second];
-            next[at] = third;
+            ids[at as usize] = (lowest.0 >> 32) as u32;
+            ids[second as usize] = NONE;
+            let third = next[second as usize];
+            next[at as usize] = third;
             if third < count {
-                previous[third] = at;
+                previous[third as usize] = at;
             }
-            for (left, right) in [(previous[at], at), (at, third)] {
-                if let (Some(&a), Some(&b)) = (ids.get(left), ids.get(right)) {
-                    let rank = self.rank(a, b);
-                    if rank != NONE {
-                        heap.push(Reverse((rank, left)));
-                    }
-                }
-            }
+            heap.extend(candidate(ids, previous[at as usize], at));
+            heap.extend(candidate(ids, at, third));
         }
         ids.retain(|&id| id != NONE);
     }

@@ -5,7 +5,7 @@
     merges = trainer.merge(100)                       # [(left id, right id), ...], the first makes token 256
     ids, offsets = Encoder(range(256), merges, digits=3).encode_batch(["a text"])
 
-`native.py` offers the same two classes over the crate in bpe/, with the same results, about fifty times faster.
+`native.py` offers the same two classes over the crate in bpe/, with the same results, about twenty times faster.
 Text is cut into pieces by GPT-4's regex; merges never cross a piece. Tokens 0..255 are the bytes, token 256 + k is the k-th merge.
 """
 
@@ -81,6 +81,7 @@ class Trainer:
 
     def count(self, documents: Sequence[str]) -> None:
         for text in documents:
+            text.encode()  # raises at a lone surrogate, before anything is counted
             self.pieces.update(split(text, digits=self.digits))
 
     def merge(self, limit: int) -> list[tuple[int, int]]:
