@@ -107,7 +107,7 @@ def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_
     def judge(batch: Sequence[Any]) -> dict[int, Likelihood]:
         if isinstance(model, Transformer):
             return _judge_trees(model, batch)
-        return _judge_rows(model, batch)
+        return judge_rows(model, batch)
 
     with evaluating(model):
         for span in _spans(rows):
@@ -343,7 +343,7 @@ def _row_batches(rows: Mapping[int, Row], device_tokens: int, vocab: int) -> Ite
         yield batch
 
 
-def _judge_rows(model: Any, batch: Sequence[tuple[int, Row]]) -> dict[int, Likelihood]:
+def judge_rows(model: Any, batch: Sequence[tuple[int, Row]]) -> dict[int, Likelihood]:
     """One forward pass over some rows, padded on the right, where a causal model cannot look."""
     longest = max(len(row.ids) for _, row in batch)
     ids_BT = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for _, row in batch])

@@ -1,0 +1,1 @@
+"""Measurements of speed beside the alternatives: `fledge bench NAME`."""
