@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from random import Random
@@ -44,9 +45,9 @@ def test_a_document_depends_on_seed_and_index_alone() -> None:
 
 
 def test_training_and_validation_documents_never_coincide() -> None:
-    train, validation = (set(islice(documents(0, split=split), 1_500)) for split in ("train", "validation"))
+    train, validation = (set(islice(documents(0, split=split), 800)) for split in ("train", "validation"))
     assert not train & validation
-    assert {side("document", text) for text in train} == {"train"}
+    assert "validation" not in {side("document", text) for text in train}
 
 
 def test_every_conversation_alternates_and_ends_with_an_answer() -> None:
@@ -200,3 +201,9 @@ def test_every_fact_has_one_value_and_friends_form_one_ring() -> None:
 def test_there_are_suggestions_to_begin_with() -> None:
     assert len(SUGGESTIONS) == len(set(SUGGESTIONS)) >= 5
     assert chats.MIXES.keys() == set(get_args(ChatStage))
+
+
+def test_text_for_a_demo_costs_seconds() -> None:
+    began = time.process_time()
+    characters = sum(len(text) for text in islice(documents(9), 2_000))
+    assert characters / (time.process_time() - began) > 500_000

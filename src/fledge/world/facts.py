@@ -10,6 +10,7 @@ A fact of the held-out sides is told in training like every other, and never ask
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
@@ -233,6 +234,7 @@ def relations_of(subject: str, kind: str) -> list[str]:
     ]
 
 
+@cache
 def word(template: str, key: Key, *, pronoun: bool = False) -> str:
     """A wording of a fact with its subject and value filled in; `pronoun`: "She" where it begins with a person."""
     subject, value = key[0], FACTS[key]

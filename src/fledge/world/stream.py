@@ -27,8 +27,7 @@ def document(seed: int, index: int, *, split: DocumentSplit = "train") -> str:
     rng = Random(f"document {split} {seed} {index}")
     while True:
         text = write(rng)
-        held = side("document", text) != "train"
-        if held == (split == "validation"):
+        if (side("document", text) == "validation") == (split == "validation"):
             return text
 
 
