@@ -4,8 +4,9 @@
     Shards(DATASETS["fineweb-edu"])[0]             # path of the first shard; the next one is fetched meanwhile
 
 What is fetched is said first: what, how large, where to. A file counts as there when its size and hash are those the hub
-announced; a broken transfer goes on where it stopped, and a partial file is never used. huggingface_hub reads its own
-variables (HF_ENDPOINT for a mirror, HF_HOME for the cache, HF_HUB_OFFLINE); everything that has been fetched works offline.
+announced; a broken transfer goes on where it stopped (after a kill with that file), and a partial file is never used.
+huggingface_hub reads its own variables (HF_ENDPOINT for a mirror, HF_HOME for the cache, HF_HUB_OFFLINE); everything that
+has been fetched works offline.
 """
 
 from __future__ import annotations
