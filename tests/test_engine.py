@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_engine import BYTES, tiny_engine, tiny_model
 
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
+from tiny_engine import BYTES, tiny_engine, tiny_model
 
 SPECIAL = BYTES.special
 BOS, END = SPECIAL["<|bos|>"], SPECIAL["<|assistant_end|>"]
@@ -262,7 +262,9 @@ def test_served_requests_stream_and_cancel() -> None:
         engine.close()
 
 
-def test_a_failing_step_ends_its_requests_with_the_error_and_the_next_ones_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_step_ends_its_requests_with_the_error_and_the_next_ones_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     engine = tiny_engine(slots=2)
     healthy = engine.model.extend
     finished = threading.Event()

@@ -182,6 +182,11 @@ class Engine:
         if self.pool is not None:
             self.pool.shutdown(wait=False, cancel_futures=True)
 
+    @property
+    def bytes(self) -> int:
+        """Memory of weights and cache."""
+        return self.model.bytes + self.cache.bytes
+
     def step(self) -> bool:
         """One forward pass for whoever has tokens to compute; False when there is nothing to do."""
         self._sweep()
@@ -311,8 +316,8 @@ class Engine:
         """Append a sampled token and act on it."""
         request.tokens.append(token)
         request.answer.append(token)
-        request.mask.append(1)
         request.logprobs.append(logprob)
+        request.mask.append(1)  # last: readers in other threads go by its length
         if token in self.ends or token in request.stop_tokens:
             self._end(request, "stop")
         elif token == self.output_start:
@@ -351,16 +356,17 @@ class Engine:
         request.tool = None
         if (error := tool.exception()) is not None:
             request.error = error
-            return self._end(request, "error")
+            self._end(request, "error")
+            return
         forced = [self.output_start, *self.tokenizer.encode(tool.result()), self.output_end]
         room = min(request.max_tokens - len(request.answer), self.context - len(request.tokens))
         fits = forced[:room]
         request.tokens += fits
         request.answer += fits
-        request.mask += [0] * len(fits)
         request.logprobs += [0.0] * len(fits)
         if request.top_logprobs is not None:
             request.alternatives += [[] for _ in fits]
+        request.mask += [0] * len(fits)
         self.counts["forced_tokens"] += len(fits)
         if request.reader is not None:
             for token in fits:

@@ -54,6 +54,12 @@ class InferenceModel:
         self.unembedding = model.unembedding.detach().to(dtype)[: model.config.vocab].t()
         self.layers = [_layer(block, dtype) for block in model.blocks]
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights, the original's included."""
+        mine = [self.table, self.unembedding, *(m for layer in self.layers for m in (layer.qkv, layer.up, layer.down))]
+        return sum(part.nbytes for part in (*mine, *self.model.parameters()))
+
     @torch.inference_mode()
     def extend(self, flat: Flat, cache: Cache) -> Float[Tensor, "R V"]:
         """Logits after the tokens `flat.last_R`, having put every token of `flat` into the cache."""

@@ -1,0 +1,254 @@
+"""Answers on their way from the engines' threads to the event loop.
+
+    async for update in answers.follow(ask): ...            # a piece of one choice, until every choice has finished
+
+Leaving the loop early cancels the requests: that is how a client who hangs up frees its slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from fledge.infer.engine import Engine, Request
+from fledge.infer.prompt import Fitted, fit_prompt
+from fledge.infer.reader import Piece, Reader
+from fledge.serve.api import ApiError, Ask, Json, token_logprob
+from fledge.serve.metrics import Histogram
+from fledge.serve.shelf import Loaded, Shelf
+
+ANSWER_SHARE = 0.25  # of the context is kept free for the answer where the client does not say how long it may get
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is new in one choice."""
+
+    index: int
+    pieces: list[Piece]
+    logprobs: list[Json]
+    finish: str = ""
+
+
+class Choice:
+    """One answer of a request, and how much of it the client has."""
+
+    def __init__(self, index: int, request: Request, shelf: Shelf, stop: Sequence[str]) -> None:
+        self.index, self.request, self.tokenizer = index, request, shelf.tokenizer
+        self.reader = Reader(shelf.tokenizer, stop)
+        self.sent = 0
+        self.done = False
+
+    def advance(self) -> Update | None:
+        """What came since the last call; None: nothing."""
+        # The engine's thread appends to the answer first and sets `finish` last: read in the other order.
+        finish = self.request.finish
+        end = len(self.request.mask)
+        if self.done or (end == self.sent and not finish):
+            return None
+        pieces: list[Piece] = []
+        entries: list[Json] = []
+        for place in range(self.sent, end):
+            token = self.request.answer[place]
+            if finish == "tool_error" and place == end - 1:
+                break  # the mark of a result that the model made up
+            pieces += self.reader.feed(token)
+            is_prose = self.reader.kind == "text" and token not in self.reader.silent and self.request.mask[place]
+            if self.request.top_logprobs is not None and is_prose:
+                entries.append(self._logprob(token, place))
+        self.sent = end
+        if finish:
+            self.done = True
+            pieces += self.reader.flush()
+        return Update(self.index, _joined(pieces), entries, finish)
+
+    def _logprob(self, token: int, place: int) -> Json:
+        raw = self.tokenizer.decode_bytes
+        best = [(raw([other]), value) for other, value in self.request.alternatives[place]]
+        return token_logprob(raw([token]), self.request.logprobs[place], best)
+
+
+def _joined(pieces: list[Piece]) -> list[Piece]:
+    """Neighbours of one kind become one piece. An empty piece marks where a tool part begins and stays."""
+    joined: list[Piece] = []
+    for kind, text in pieces:
+        if joined and joined[-1][0] == kind and text:
+            joined[-1] = (kind, joined[-1][1] + text)
+        else:
+            joined.append((kind, text))
+    return joined
+
+
+class Answers:
+    """Hands requests to engines and their answers to whoever waits for them."""
+
+    def __init__(self, shelf: Shelf, *, queue: int) -> None:
+        self.shelf, self.queue = shelf, queue
+        self.closing = False
+        self.active: set[asyncio.Event] = set()
+        self.stopping = False
+        self.rejected = 0
+        self.first_token = Histogram("fledge_time_to_first_token_seconds", "From arrival to the first token.")
+        self.between = Histogram("fledge_inter_token_seconds", "Time per token after the first.")
+        self._fresh: deque[asyncio.Event] = deque()
+        self._scheduled = False
+
+    @asynccontextmanager
+    async def open(self, ask: Ask) -> AsyncIterator[Opened]:
+        """A request with its model loaded and its prompts checked; nothing runs yet.
+
+        Raises:
+            ApiError: unknown model, queue full, prompt too long, shutting down.
+        """
+        if self.closing:
+            raise ApiError("the server is shutting down", status=503, retry_after=5)
+        waiting = sum(len(engine.waiting) for engine in self.shelf.engines)
+        if waiting + ask.n * len(ask.prompts) > self.queue + self._free():
+            self.rejected += 1
+            raise ApiError(f"{waiting} requests are waiting; allowed: {self.queue}", status=429, retry_after=1)
+        async with self.shelf.borrow(ask.model) as model:
+            fitted = [self._fit(ask, prompt, model) for prompt in ask.prompts]
+            requests = [
+                Request(
+                    prompt=fit.ids,
+                    max_tokens=ask.max_tokens or model.entry.context,
+                    temperature=ask.temperature,
+                    top_k=ask.top_k,
+                    top_p=ask.top_p,
+                    min_p=ask.min_p,
+                    seed=ask.seed + copy,
+                    stop=ask.stop,
+                    tools=ask.tools,
+                    top_logprobs=ask.top_logprobs,
+                )
+                for fit in fitted
+                for copy in range(ask.n)
+            ]
+            choices = [Choice(index, request, self.shelf, ask.stop) for index, request in enumerate(requests)]
+            yield Opened(self, model, fitted, choices)
+
+    def _free(self) -> int:
+        return sum(len(engine.cache.slots.free) for engine in self.shelf.engines)
+
+    def _fit(self, ask: Ask, prompt: Any, model: Loaded) -> Fitted:
+        tokenizer, context = self.shelf.tokenizer, model.entry.context
+        bos = tokenizer.special["<|bos|>"]
+        try:
+            if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
+                # Ids of ordinary tokens only: a client cannot speak for the engine.
+                if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in prompt):
+                    raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
+                return _short_enough([bos, *prompt], context)
+            if isinstance(prompt, str):
+                return _short_enough([bos, *tokenizer.encode(prompt)], context)
+            room = min(ask.max_tokens or context, int(context * ANSWER_SHARE))
+            return fit_prompt(tokenizer, prompt, context=context, room=room)
+        except ValueError as problem:
+            raise ApiError(str(problem), param="messages", code="context_length_exceeded") from problem
+
+    def on_event(self, event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
+        """Called in an engine's thread; wakes the loop once for all that is new until it looks."""
+        self._fresh.append(event)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        while self._fresh:
+            self._fresh.popleft().set()
+
+    def measure(self, request: Request) -> None:
+        """Note the latencies of a finished request."""
+        if request.answer and request.first_token:
+            self.first_token.observe(request.first_token - request.submitted)
+            tokens = sum(request.mask) - 1
+            if tokens > 0:
+                self.between.observe((time.perf_counter() - request.first_token) / tokens, times=tokens)
+
+    def stop(self) -> None:
+        """Let everything that still runs end with an error."""
+        self.closing = self.stopping = True
+        for event in self.active:
+            event.set()
+
+
+@dataclass
+class Opened:
+    """A request about to run."""
+
+    answers: Answers
+    model: Loaded
+    fitted: list[Fitted]
+    choices: list[Choice]
+    engines: list[Engine] = field(default_factory=list)
+
+    @property
+    def dropped(self) -> int:
+        """Exchanges left out of the prompt."""
+        return self.fitted[0].dropped
+
+    def usage(self) -> tuple[int, int, int]:
+        """Prompt, completion and cached tokens."""
+        prompt = sum(len(fit.ids) for fit in self.fitted)
+        completion = sum(len(choice.request.answer) for choice in self.choices)
+        # Of the copies of one prompt the first pays; what the others reuse is no saving of the client's.
+        copies = len(self.choices) // len(self.fitted)
+        return prompt, completion, sum(choice.request.cached for choice in self.choices[::copies])
+
+    async def follow(self) -> AsyncGenerator[Update]:
+        """Run the request; yields what is new in each choice until all have finished.
+
+        Raises:
+            ApiError: the engine failed, or the server stops.
+        """
+        answers, event, loop = self.answers, asyncio.Event(), asyncio.get_running_loop()
+        answers.active.add(event)
+        try:
+            for choice in self.choices:
+                engine = self.model.engine()
+                self.engines.append(engine)
+                engine.submit(choice.request, lambda _: answers.on_event(event, loop))
+            while not all(choice.done for choice in self.choices):
+                await event.wait()
+                event.clear()
+                if answers.stopping:
+                    raise ApiError("the server is shutting down", status=503, retry_after=5)
+                for choice in self.choices:
+                    update = choice.advance()
+                    if update is None:
+                        continue
+                    if update.finish:
+                        self._check(choice.request)
+                    yield update
+        finally:
+            answers.active.discard(event)
+            for engine, choice in zip(self.engines, self.choices, strict=False):
+                if not choice.request.finish:
+                    engine.cancel(choice.request)
+
+    def _check(self, request: Request) -> None:
+        self.answers.measure(request)
+        if request.error is not None:
+            raise ApiError(f"the engine failed: {request.error}", status=500, code="engine_error") from request.error
+        if request.finish == "cancelled":
+            raise ApiError("the answer was cancelled", status=503, retry_after=5)
+
+    async def complete(self) -> list[list[Update]]:
+        """All updates of every choice, when they have finished."""
+        updates: list[list[Update]] = [[] for _ in self.choices]
+        async with aclosing(self.follow()) as stream:
+            async for update in stream:
+                updates[update.index].append(update)
+        return updates
+
+
+def _short_enough(ids: list[int], context: int) -> Fitted:
+    if len(ids) >= context:
+        raise ValueError(f"the prompt has {len(ids)} tokens, the context holds {context} for prompt and answer")
+    return Fitted(ids, 0)

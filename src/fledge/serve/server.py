@@ -1,0 +1,406 @@
+"""The server: OpenAI's API and the web page over the models of one run.
+
+    app = create_app(shelf, api_key=None)
+    Server(app, host="127.0.0.1", port=8000).run()
+
+Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: no CORS, a strict
+Content-Security-Policy. A client who hangs up frees its slot before the next step of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fledge.serve.answers import Answers, Opened, Update
+from fledge.serve.api import ApiError, Ask, Json, Limits, old_logprobs, parse_chat, parse_completion, usage
+from fledge.serve.metrics import scalar
+from fledge.serve.shelf import Shelf
+
+STATIC = Path(__file__).parent / "static"
+GRACE_SECONDS = 10.0
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def create_app(
+    shelf: Shelf, *, api_key: str | None = None, limits: Limits | None = None, queue: int = 256, root_path: str = ""
+) -> Starlette:
+    """The ASGI application.
+
+    Args:
+        api_key: what clients must send as `Authorization: Bearer ...`. None: nothing.
+        queue: requests that may wait for a slot before new ones are answered 429.
+        root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
+    """
+    answers = Answers(shelf, queue=queue)
+    api = Api(answers, limits or Limits())
+
+    def guarded(handler: Handler) -> Handler:
+        async def handle(request: Request) -> Response:
+            try:
+                given = request.headers.get("authorization", "").removeprefix("Bearer ")
+                if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
+                    raise ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
+                return await handler(request)
+            except ApiError as error:
+                return error_response(error)
+            except ClientDisconnect:
+                return Response(status_code=499)
+
+        return handle
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        answers.stop()
+        await shelf.close()
+
+    async def not_found(request: Request, _: Exception) -> Response:
+        return error_response(ApiError(f"there is no {request.url.path} here", status=404))
+
+    async def wrong_method(request: Request, _: Exception) -> Response:
+        return error_response(ApiError(f"{request.url.path} does not answer {request.method}", status=405))
+
+    v1 = [
+        Route("/chat/completions", guarded(api.chat), methods=["POST"]),
+        Route("/completions", guarded(api.completions), methods=["POST"]),
+        Route("/models", guarded(api.models)),
+        Route("/models/{name}", guarded(api.model)),
+    ]
+    routes: list[Route | Mount] = [
+        Mount("/v1", routes=v1),
+        Route("/metrics", guarded(api.metrics)),
+        Route("/health", api.health),
+    ]
+    if (STATIC / "index.html").exists():
+        routes.append(Mount("/", _Page(directory=STATIC, html=True)))
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: not_found, 405: wrong_method})
+    app.state.answers = answers
+    if root_path:
+        app.add_middleware(BelowPath, root_path="/" + root_path.strip("/"))
+    return app
+
+
+class BelowPath:
+    """Tells the application where it lies where the proxy passed the path on."""
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self.app, self.root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path", "").startswith(self.root_path + "/"):
+            scope = {**scope, "root_path": self.root_path}
+        await self.app(scope, receive, send)
+
+
+def error_response(error: ApiError) -> Response:
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    return JSONResponse(error.to_json(), error.status, headers=headers)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server that lets running answers finish for a while before it stops."""
+
+    def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = GRACE_SECONDS) -> None:
+        self.answers: Answers = app.state.answers
+        self.grace_seconds = grace_seconds
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=host,
+                port=port,
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=int(grace_seconds) + 5,
+            )
+        )
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        self.answers.closing = True
+        asyncio.get_running_loop().call_later(self.grace_seconds, self.answers.stop)
+        await super().shutdown(sockets)
+
+
+class Api:
+    """The routes."""
+
+    def __init__(self, answers: Answers, limits: Limits) -> None:
+        self.answers, self.shelf, self.limits = answers, answers.shelf, limits
+
+    async def chat(self, request: Request) -> Response:
+        ask = parse_chat(await self._body(request), self.limits)
+        return await self._answer(request, ask, ChatShape(ask))
+
+    async def completions(self, request: Request) -> Response:
+        ask = parse_completion(await self._body(request), self.limits)
+        return await self._answer(request, ask, TextShape(ask))
+
+    async def models(self, _: Request) -> Response:
+        return JSONResponse(self.shelf.listing())
+
+    async def model(self, request: Request) -> Response:
+        return JSONResponse(self.shelf.describe(self.shelf.entry(request.path_params["name"])))
+
+    async def health(self, _: Request) -> Response:
+        engines = self.shelf.engines
+        state = {
+            "status": "stopping" if self.answers.closing else "ok",
+            "running": sum(len(engine.running) for engine in engines),
+            "waiting": sum(len(engine.waiting) for engine in engines),
+            "models": list(self.shelf.loaded),
+        }
+        return JSONResponse(state, 503 if self.answers.closing else 200)
+
+    async def metrics(self, _: Request) -> Response:
+        engines, counts = self.shelf.engines, self.shelf.counts
+        finished = {f'finish="{key[9:]}"': n for key, n in sorted(counts.items()) if key.startswith("finished_")}
+        lines = [
+            *scalar("fledge_running", "gauge", "Requests in a slot.", sum(len(e.running) for e in engines)),
+            *scalar("fledge_waiting", "gauge", "Requests without a slot.", sum(len(e.waiting) for e in engines)),
+            *scalar("fledge_finished_total", "counter", "Requests by finish reason.", finished),
+            *scalar("fledge_rejected_total", "counter", "Requests answered 429.", self.answers.rejected),
+            *scalar("fledge_prompt_tokens_total", "counter", "Tokens of prompts.", counts["prompt_tokens"]),
+            *scalar("fledge_prefix_cache_hit_tokens_total", "counter", "Of these, reused.", counts["cached_tokens"]),
+            *scalar("fledge_sampled_tokens_total", "counter", "Tokens sampled.", counts["sampled_tokens"]),
+            *scalar("fledge_tool_tokens_total", "counter", "Tokens of tool results.", counts["forced_tokens"]),
+            *scalar("fledge_steps_total", "counter", "Forward passes.", counts["steps"]),
+            *scalar("fledge_memory_bytes", "gauge", "Weights and caches.", sum(engine.bytes for engine in engines)),
+            *self.answers.first_token.lines(),
+            *self.answers.between.lines(),
+        ]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    async def _body(self, request: Request) -> Any:
+        most, body = self.limits.body_bytes, bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise ApiError(f"the body has more than {most} bytes, which is the most allowed", status=413)
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as problem:
+            raise ApiError(f"the body is not JSON: {problem}") from problem
+
+    async def _answer(self, request: Request, ask: Ask, shape: Shape) -> Response:
+        # The model stays borrowed until the answer is out, which for a stream is after this function.
+        held = contextlib.AsyncExitStack()
+        opened = await held.enter_async_context(self.answers.open(ask))
+        if ask.stream:
+            return EventStream(_events(opened, ask, shape), held)
+        async with held:
+            work = asyncio.create_task(opened.complete())
+            gone = asyncio.create_task(_hung_up(request.receive))
+            try:
+                await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    raise ClientDisconnect
+                choices = [shape.choice(index, updates) for index, updates in enumerate(work.result())]
+            finally:
+                for task in (work, gone):
+                    task.cancel()
+                await asyncio.gather(work, gone, return_exceptions=True)
+            body = shape.head(opened.model.entry.name, whole=True) | {"choices": choices}
+            return JSONResponse(body | {"usage": usage(*opened.usage())} | _dropped(opened))
+
+
+async def _hung_up(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _dropped(opened: Opened) -> Json:
+    return {"fledge": {"dropped_turns": opened.dropped}} if opened.dropped else {}
+
+
+async def _events(opened: Opened, ask: Ask, shape: Shape) -> AsyncGenerator[Json | None]:
+    """The events of a stream; None at its regular end."""
+    head = shape.head(opened.model.entry.name, whole=False)
+    left = len(opened.choices)
+    try:
+        for first in shape.first(left):
+            yield head | {"choices": [first]}
+        async with contextlib.aclosing(opened.follow()) as updates:
+            async for update in updates:
+                for choice in shape.chunks(update):
+                    yield head | {"choices": [choice]}
+                if update.finish:
+                    left -= 1
+                    end = shape.last(update.index, update.finish)
+                    yield head | {"choices": [end]} | ({} if left else _dropped(opened))
+    except ApiError as error:
+        yield error.to_json()
+        return
+    if ask.include_usage:
+        yield head | {"choices": [], "usage": usage(*opened.usage())}
+    yield None
+
+
+class EventStream(Response):
+    """Server-sent events; stops the source and releases what is `held` at once when the client hangs up."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[Json | None], held: contextlib.AsyncExitStack) -> None:
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self.events, self.held = events, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        work = asyncio.create_task(self._send_all(send))
+        gone = asyncio.create_task(_hung_up(receive))
+        try:
+            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+        finally:
+            for task in (work, gone):
+                task.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+            await self.held.aclose()
+
+    async def _send_all(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async with contextlib.aclosing(self.events) as events:
+            async for event in events:
+                text = "[DONE]" if event is None else json.dumps(event, ensure_ascii=False)
+                body: Message = {"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True}
+                await send(body)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class Shape:
+    """How answers look on the wire."""
+
+    kind, prefix = "", ""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+
+    def head(self, model: str, *, whole: bool) -> Json:
+        return {"id": self.id, "object": self.object(whole=whole), "created": self.created, "model": model}
+
+    def object(self, *, whole: bool) -> str:
+        raise NotImplementedError
+
+    def first(self, choices: int) -> list[Json]:
+        return []
+
+    def chunks(self, update: Update) -> list[Json]:
+        raise NotImplementedError
+
+    def last(self, index: int, finish: str) -> Json:
+        raise NotImplementedError
+
+    def choice(self, index: int, updates: list[Update]) -> Json:
+        raise NotImplementedError
+
+
+class ChatShape(Shape):
+    """/v1/chat/completions."""
+
+    prefix = "chatcmpl"
+
+    def object(self, *, whole: bool) -> str:
+        return "chat.completion" if whole else "chat.completion.chunk"
+
+    def first(self, choices: int) -> list[Json]:
+        return [self._chunk(index, {"role": "assistant", "content": ""}) for index in range(choices)]
+
+    def chunks(self, update: Update) -> list[Json]:
+        deltas: list[Json] = []
+        for kind, text in update.pieces:
+            deltas.append({"content": text} if kind == "text" else {"fledge": {"part": kind, "text": text}})
+        chunks = [self._chunk(update.index, delta) for delta in deltas]
+        if update.logprobs:
+            # They go with the first piece of prose; where its text is still held back, with an empty one.
+            prose = next((chunk for chunk in chunks if "content" in chunk["delta"]), None)
+            if prose is None:
+                chunks.append(prose := self._chunk(update.index, {"content": ""}))
+            prose["logprobs"] = {"content": update.logprobs}
+        return chunks
+
+    def last(self, index: int, finish: str) -> Json:
+        return self._chunk(index, {}) | {"finish_reason": finish}
+
+    def choice(self, index: int, updates: list[Update]) -> Json:
+        parts: list[Json] = []
+        for kind, text in (piece for update in updates for piece in update.pieces):
+            if parts and parts[-1]["type"] == kind and text:
+                parts[-1]["text"] += text
+            else:
+                parts.append({"type": kind, "text": text})
+        content = "".join(part["text"] for part in parts if part["type"] == "text")
+        message: Json = {"role": "assistant", "content": content}
+        if any(part["type"] != "text" for part in parts):
+            message["fledge"] = {"parts": parts}
+        entries = [entry for update in updates for entry in update.logprobs]
+        logprobs = {"content": entries} if self.ask.top_logprobs is not None else None
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": updates[-1].finish}
+
+    def _chunk(self, index: int, delta: Json) -> Json:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+
+
+class TextShape(Shape):
+    """/v1/completions: everything is text."""
+
+    prefix = "cmpl"
+
+    def __init__(self, ask: Ask) -> None:
+        super().__init__(ask)
+        self.offsets: dict[int, int] = {}
+
+    def object(self, *, whole: bool) -> str:
+        return "text_completion"
+
+    def chunks(self, update: Update) -> list[Json]:
+        text = "".join(text for _, text in update.pieces)
+        if not text and not update.logprobs:
+            return []
+        logprobs = None
+        if self.ask.top_logprobs is not None:
+            logprobs = old_logprobs(update.logprobs, self.offsets.get(update.index, 0))
+            self.offsets[update.index] = self.offsets.get(update.index, 0) + sum(map(len, logprobs["tokens"]))
+        return [{"index": update.index, "text": text, "logprobs": logprobs, "finish_reason": None}]
+
+    def last(self, index: int, finish: str) -> Json:
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": finish}
+
+    def choice(self, index: int, updates: list[Update]) -> Json:
+        text = "".join(text for update in updates for _, text in update.pieces)
+        entries = [entry for update in updates for entry in update.logprobs]
+        logprobs = old_logprobs(entries, 0) if self.ask.top_logprobs is not None else None
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": updates[-1].finish}
+
+
+class _Page(StaticFiles):
+    """The web page's files, with the headers that keep it to itself."""
+
+    def file_response(self, *args: Any, **settings: Any) -> Response:
+        response = super().file_response(*args, **settings)
+        response.headers.update(PAGE_HEADERS)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

@@ -1,0 +1,157 @@
+"""The models of a run: loaded when first asked for, put away again when memory is needed.
+
+    shelf = Shelf([Entry(name="sft", context=512, bytes=4_000_000, load=...)], tokenizer, memory_bytes=8 << 30)
+    async with shelf.borrow("sft") as model:
+        model.engine().submit(...)
+
+A model in use is never put away. With several devices each model has one engine per device, and a request goes to the one
+with the least to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fledge.infer.engine import Engine
+from fledge.serve.api import ApiError
+
+if TYPE_CHECKING:
+    from fledge.model.transformer import Transformer
+    from fledge.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model that can be asked for."""
+
+    name: str
+    """As clients say it: base, midtrain, sft, rl."""
+    stage: str
+    context: int
+    bytes: int
+    """Memory of its weights, before it is loaded; the cache comes on top and is known after."""
+    load: Callable[[str], Transformer]
+    """device -> model; runs in a thread."""
+
+
+@dataclass
+class Loaded:
+    """A model in memory."""
+
+    entry: Entry
+    engines: list[Engine]
+    bytes: int
+    users: int = 0
+
+    def engine(self) -> Engine:
+        """The engine with the least to do."""
+        return min(self.engines, key=lambda engine: len(engine.running) + len(engine.waiting))
+
+
+@dataclass
+class Shelf:
+    """All models of a run."""
+
+    entries: Sequence[Entry]
+    tokenizer: Tokenizer
+    memory_bytes: int = 8 << 30
+    devices: Sequence[str] = ("cpu",)
+    about: dict[str, Any] = field(default_factory=dict)
+    """What /v1/models tells about every model: tools, suggestions, name."""
+    engine_settings: dict[str, Any] = field(default_factory=dict)
+    loaded: dict[str, Loaded] = field(default_factory=dict)
+    """Least recently used first."""
+    retired: Counter[str] = field(default_factory=Counter)
+    """Counts of engines that were put away."""
+
+    def __post_init__(self) -> None:
+        self.lock = asyncio.Lock()
+
+    @property
+    def default(self) -> Entry:
+        """The last stage of the run."""
+        return self.entries[-1]
+
+    def entry(self, name: str | None) -> Entry:
+        """The entry of that name; None: the default.
+
+        Raises:
+            ApiError: 404, there is none.
+        """
+        for entry in self.entries:
+            if entry.name == (name or self.default.name):
+                return entry
+        names = ", ".join(entry.name for entry in self.entries)
+        raise ApiError(f"model {name!r} does not exist; this run has {names}", status=404, code="model_not_found")
+
+    @asynccontextmanager
+    async def borrow(self, name: str | None) -> AsyncIterator[Loaded]:
+        """The model, loaded; it stays in memory while borrowed."""
+        entry = self.entry(name)
+        if entry.name not in self.loaded:
+            async with self.lock:  # one model is loaded at a time; those in memory do not wait for it
+                if entry.name not in self.loaded:
+                    self.loaded[entry.name] = await self._load(entry)
+        model = self.loaded.pop(entry.name)
+        self.loaded[entry.name] = model
+        model.users += 1
+        try:
+            yield model
+        finally:
+            model.users -= 1
+
+    async def _load(self, entry: Entry) -> Loaded:
+        await self._make_room(entry.bytes * len(self.devices))
+        engines = await asyncio.to_thread(self._build, entry)
+        used = sum(engine.bytes for engine in engines)
+        await self._make_room(used)
+        for engine in engines:
+            engine.start()
+        return Loaded(entry, engines, used)
+
+    def _build(self, entry: Entry) -> list[Engine]:
+        return [Engine(entry.load(device), self.tokenizer, **self.engine_settings) for device in self.devices]
+
+    async def _make_room(self, wanted: int) -> None:
+        """Put away the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""
+        for name, model in list(self.loaded.items()):
+            if sum(other.bytes for other in self.loaded.values()) + wanted <= self.memory_bytes:
+                return
+            if model.users == 0:
+                await self._put_away(name)
+        if self.loaded and sum(other.bytes for other in self.loaded.values()) + wanted > self.memory_bytes:
+            raise ApiError("every model in memory is in use; try again later", status=503, retry_after=5)
+
+    async def _put_away(self, name: str) -> None:
+        model = self.loaded.pop(name)
+        for engine in model.engines:
+            await asyncio.to_thread(engine.close)
+            self.retired += engine.counts
+
+    @property
+    def engines(self) -> list[Engine]:
+        """All engines in memory."""
+        return [engine for model in self.loaded.values() for engine in model.engines]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Totals over all engines there were."""
+        return sum((engine.counts for engine in self.engines), Counter(self.retired))
+
+    async def close(self) -> None:
+        """Stop every engine."""
+        for name in list(self.loaded):
+            await self._put_away(name)
+
+    def listing(self) -> dict[str, Any]:
+        """What GET /v1/models answers."""
+        return {"object": "list", "data": [self.describe(entry) for entry in self.entries]}
+
+    def describe(self, entry: Entry) -> dict[str, Any]:
+        about = {"stage": entry.stage, "context_tokens": entry.context, "default": entry is self.default} | self.about
+        return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
