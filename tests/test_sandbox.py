@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from fledge.infer import sandbox_jail
 from fledge.infer.sandbox import Sandbox, SandboxUnavailable
 from fledge.infer.sandbox_wire import pack, unpack
 
@@ -43,7 +45,7 @@ def test_a_result_holds_what_was_printed_and_where_it_ran(sandbox: Sandbox) -> N
     ("code", "status", "error"),
     [
         ("x = 1\n1 / 0", "error", "ZeroDivisionError: division by zero (line 2)"),
-        ("def f(:", "error", "SyntaxError: invalid syntax"),
+        ("def f(:", "error", "SyntaxError: invalid syntax (line 1)"),
         ("import sys; sys.exit(3)", "error", "SystemExit: 3"),
         ("import os; os._exit(0)", "crash", "ended with exit code 0 and without a result"),
         ("bytearray(10**11)", "memory", "MemoryError"),
@@ -94,7 +96,7 @@ def test_a_failed_verdict_says_why(sandbox: Sandbox) -> None:
     verdict = sandbox.check("def f(x):\n", "    return y", "assert f(1) == 1", "f", timeout_seconds=PATIENCE)
     assert verdict.error == "NameError: name 'y' is not defined"
     verdict = sandbox.check("def f(x):\n", "    retrun 1", "assert f(1) == 1", "f", timeout_seconds=PATIENCE)
-    assert verdict.error == "RuntimeError: the candidate is gone; the candidate: SyntaxError: invalid syntax"
+    assert verdict.error == "RuntimeError: the candidate is gone; the candidate: SyntaxError: invalid syntax (line 2)"
 
 
 PLAIN = [
@@ -238,6 +240,7 @@ def _mutate(solution: str) -> str:
 
 MACHINES_WITHOUT_WALLS = """
 import ctypes, os, struct, sys
+from fledge.infer import sandbox_jail
 from fledge.infer.sandbox import Sandbox, SandboxUnavailable
 # A kernel that knows neither seccomp nor Landlock, as far as this process and its children can tell: a filter that
 # answers prctl(PR_SET_SECCOMP) and landlock_create_ruleset with ENOSYS. The filter itself can only be added to.
@@ -275,6 +278,43 @@ def test_what_cannot_start_is_unavailable(tmp_path: Path) -> None:
     broken.chmod(0o755)
     with pytest.raises(SandboxUnavailable, match="no interpreter here"):
         Sandbox(workers=1, python=str(broken))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_filter_allows_what_is_listed_and_fails_everything_else(machine: str) -> None:
+    column = ["x86_64", "aarch64"].index(machine)
+    allowed = {numbers[column] for numbers in sandbox_jail._ALLOWED.values()}
+    mapping = {numbers[column] for numbers in sandbox_jail._ALLOWED_UNLESS_EXECUTABLE.values()}
+    allow, fail, kill = 0x7FFF0000, 0x00050001, 0x80000000
+    for number in range(600):
+        answers = {protection: _filter(machine, number, protection=protection) for protection in range(8)}
+        for protection, answer in answers.items():
+            may = number in allowed or (number in mapping and not protection & 4)
+            assert answer == (allow if may else fail), (number, protection)
+    assert _filter(machine, 0x40000000) == kill
+    assert _filter(machine, 0, arch=0x40000003) == kill
+
+
+def _filter(machine: str, number: int, *, arch: int | None = None, protection: int = 0) -> int:
+    """What the BPF program says to a system call: an interpreter of the five instructions it uses."""
+    code = sandbox_jail.seccomp_filter(machine)
+    lines = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
+    data = struct.pack("=IIQ6Q", number, arch or sandbox_jail._AUDIT_ARCH[machine], 0, 0, 0, protection, 0, 0, 0)
+    at = value = 0
+    while True:
+        opcode, yes, no, constant = lines[at]
+        at += 1
+        match opcode:
+            case 0x20:
+                (value,) = struct.unpack_from("=I", data, constant)
+            case 0x15:
+                at += yes if value == constant else no
+            case 0x35:
+                at += yes if value >= constant else no
+            case 0x45:
+                at += yes if value & constant else no
+            case 0x06:
+                return constant
 
 
 def test_a_time_limit_must_be_positive(sandbox: Sandbox) -> None:

@@ -90,7 +90,7 @@ class Sandbox:
         unsafe_exec: bool = False,
         python: str = sys.executable,
     ) -> None:
-        workers = workers or os.cpu_count() or 1
+        workers = workers or _cores()
         self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
         self._python = python
         self._closed = False
@@ -185,8 +185,8 @@ class Sandbox:
                         zygote = _Zygote(self._python)
                     try:
                         return zygote.work([{**self._limits, "seconds": seconds, **job} for job in jobs], seconds)
-                    except (EOFError, OSError) as problem:
-                        _log.warning("a sandbox worker died (%r); it is replaced", problem)
+                    except _Died as death:
+                        _log.warning("a sandbox worker died (%s); it is replaced", death)
                         zygote.close()
                         zygote = None
                 return _Outcome(failure=("crash", "the sandbox's worker died, and so did its successor"))
@@ -197,6 +197,15 @@ class Sandbox:
 
 
 _KILLED = "killed by signal 9"
+
+
+def _cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+class _Died(Exception):
+    """A worker ended or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +233,7 @@ class _Outcome:
         if len(self.printed[child]) >= self.output_bytes:
             return "output", f"printed more than {self.output_bytes} bytes"
         code = self.codes[child]
-        with contextlib.suppress(ValueError, RecursionError):
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             status, error = json.loads(self.results[child])
             if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
                 return status, error
@@ -274,7 +283,7 @@ class _Zygote:
         """Let one child per job run; the last one ends the request.
 
         Raises:
-            EOFError, OSError: the process died or does not answer.
+            _Died: the process is gone, or says nothing for a minute after time is up.
         """
         files: list[int] = []
         try:
@@ -283,12 +292,8 @@ class _Zygote:
                 files += trio
                 with open(trio[0], "wb", closefd=False) as file:
                     file.write(json.dumps(job).encode())
-            self._control.settimeout(seconds + 60)
             started = time.perf_counter()
-            socket.send_fds(self._control, [REQUEST.pack(seconds)], files)
-            reply = self._control.recv(REPLY.size)
-            if len(reply) < REPLY.size:
-                raise EOFError
+            reply = self._ask(seconds, files)
             timed_out, *codes = REPLY.unpack(reply)
             return _Outcome(
                 printed=[os.pread(file, jobs[0]["output_bytes"], 0) for file in files[1::3]],
@@ -301,6 +306,17 @@ class _Zygote:
         finally:
             for file in files:
                 os.close(file)
+
+    def _ask(self, seconds: float, files: list[int]) -> bytes:
+        try:
+            self._control.settimeout(seconds + 60)
+            socket.send_fds(self._control, [REQUEST.pack(seconds)], files)
+            reply = self._control.recv(REPLY.size)
+        except OSError as problem:
+            raise _Died(str(problem)) from problem
+        if len(reply) < REPLY.size:
+            raise _Died("end of file")
+        return reply
 
     def close(self) -> None:
         self._control.close()

@@ -185,7 +185,8 @@ def _live(jail: Jail, *, walls: list[str], parent: int, interpreter_bytes: int) 
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO())
     builtins.exit = builtins.quit = sys.exit  # what the module site would have added
     sys.modules["__main__"] = module = types.ModuleType("__main__")
-    random.seed(0 if job["role"] == "tester" else None)  # a verdict must not depend on chance
+    if job["role"] == "tester":
+        random.seed(0)  # a verdict must not depend on chance
     limit(
         memory_bytes=interpreter_bytes + job["memory_bytes"],
         output_bytes=job["output_bytes"],
@@ -216,14 +217,13 @@ def _describe(problem: BaseException) -> str:
     """Like "NameError: name 'x' is not defined (line 3)"; the exception may be hostile, but only to its own child."""
     try:
         text = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1][:1000]
-        lines = [line for frame, line in traceback.walk_tb(problem.__traceback__) if _is_program(frame)]
+        steps = traceback.walk_tb(problem.__traceback__)
+        lines = [line for frame, line in steps if frame.f_code.co_filename == "<program>"]
+        if isinstance(problem, SyntaxError) and problem.filename == "<program>":
+            lines = [problem.lineno]
         return f"{text} (line {lines[-1]})" if lines else text
     except BaseException:
         return "an exception that cannot be described"
-
-
-def _is_program(frame: types.FrameType) -> bool:
-    return frame.f_code.co_filename == "<program>"
 
 
 def _execute(source: str, scope: dict[str, Any], *, name: str) -> None:
