@@ -90,15 +90,14 @@ class Sandbox:
         unsafe_exec: bool = False,
         python: str = sys.executable,
     ) -> None:
-        workers = workers or _cores()
+        self.workers = workers or _cores()
         self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
         self._python = python
         self._closed = False
-        self._places = threading.BoundedSemaphore(workers + queue_jobs)
+        self._places = threading.BoundedSemaphore(self.workers + queue_jobs)
         self._idle: queue.LifoQueue[_Zygote | None] = queue.LifoQueue()  # the last used is the warmest
-        for _ in range(workers):
+        for _ in range(self.workers):
             self._idle.put(None)  # started when needed
-        self._workers = workers
         try:
             self.isolation = self._test_itself(unsafe_exec)
         except BaseException:
@@ -134,7 +133,7 @@ class Sandbox:
         if self._closed:
             return
         self._closed = True
-        zygotes = [self._idle.get() for _ in range(self._workers)]
+        zygotes = [self._idle.get() for _ in range(self.workers)]
         for zygote in zygotes:
             if zygote is not None:
                 zygote.close()
