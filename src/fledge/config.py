@@ -238,6 +238,10 @@ class Chat(Stage):
     """pretrain, midtrain, sft or rl. None: the last that is finished."""
     prompt: str | None = None
     """Ask once, print the answer, exit."""
+    url: str | None = None
+    """Talk to a server instead, as in http://127.0.0.1:8000."""
+    api_key: str | None = None
+    """Key of that server."""
     temperature: float = 0.6
     """0: always the likeliest token."""
     top_k: int = 50
@@ -250,16 +254,44 @@ class Chat(Stage):
     """System prompt."""
     tools: Literal["calculator", "python", "none"] = "calculator"
     """What the model may run."""
+    unsafe_exec: bool = False
+    """--tools python without a working sandbox. Never do this with a model you do not trust."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(Stage):
     """Serve a run: web page and OpenAI-compatible API."""
 
+    stage: str | None = None
+    """Serve this stage alone. None: all of the run, the last as default."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
+    root_path: str = ""
+    """Path below which a proxy shows the server, as in /pip."""
+    api_key: str | None = None
+    """Key that clients of the API must send. None: no key is asked for."""
+    temperature: float = 0.6
+    """Where the client does not say."""
+    top_k: int = 50
+    """Where the client does not say."""
+    max_tokens: int = 4096
+    """Longest answer a client may ask for."""
+    queue: int = 256
+    """Requests that may wait for a slot; one more is answered 429."""
+    slots: int | None = None
+    """Answers computed at the same time, per model. None: by memory, 64 at most on a CPU."""
+    context: int | None = None
+    """Tokens of question and answer together. None: the model's."""
+    memory_bytes: int = 8 << 30
+    """Most memory for models and their caches; a model not in use makes room for another."""
+    tools: Literal["calculator", "python", "none"] = "calculator"
+    """What the model may run."""
+    unsafe_exec: bool = False
+    """--tools python without a working sandbox. Never do this with a model you do not trust."""
+    grace_seconds: float = 10.0
+    """At the end: how long running answers may take before they are cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,8 +202,7 @@ class SlotCache:
             slots=where,
             keys=keys,
             biases={
-                window: self._bias(begin[:, None] + offset, keys, window, causal=causal)
-                for window in set(self.windows)
+                window: self._bias(begin[:, None] + offset, keys, window, causal=causal) for window in set(self.windows)
             },
         )
 

@@ -63,9 +63,7 @@ class Settings:
         )
 
 
-def draw(
-    logits_RV: Float[Tensor, "R V"], settings: Settings, keys_R2: Int[Tensor, "R 2"] | None
-) -> Int[Tensor, " R"]:
+def draw(logits_RV: Float[Tensor, "R V"], settings: Settings, keys_R2: Int[Tensor, "R 2"] | None) -> Int[Tensor, " R"]:
     """One token per row: the likeliest where the temperature is 0, else drawn from the truncated distribution."""
     if settings.temperature_R1 is None:
         return logits_RV.argmax(-1)

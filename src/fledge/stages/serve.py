@@ -1,0 +1,68 @@
+"""`fledge serve`: the web page and the OpenAI-compatible API over the models of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from fledge.config import Serve, check
+from fledge.infer.load import Run, find_tool, open_run
+from fledge.model.device import find_device, threads
+from fledge.serve.api import Limits
+from fledge.serve.server import Server, create_app
+from fledge.serve.shelf import Entry, Shelf
+from fledge.train.checkpoint import load_model
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def main(config: Serve) -> None:
+    """Serve until interrupted."""
+    check(config)
+    run = open_run(Path(config.run), stage=config.stage)
+    threads(config.threads)
+    shelf = make_shelf(run, config)
+    limits = Limits(max_tokens=config.max_tokens, temperature=config.temperature, top_k=config.top_k)
+    app = create_app(shelf, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
+    if config.host not in LOOPBACK and config.api_key is None:
+        print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
+    where = f"http://{config.host}:{config.port}{config.root_path}"
+    print(f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True)
+    Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
+
+
+def make_shelf(run: Run, config: Serve) -> Shelf:
+    """The stages of the run as models; the base model is called `base`."""
+    entries = [
+        Entry(
+            name="base" if stage == "pretrain" else stage,
+            stage=stage,
+            context=config.context or weights.config.context,
+            bytes=weights.bytes,
+            load=lambda device, folder=weights.folder: load_model(folder, device=device),
+        )
+        for stage, weights in run.stages.items()
+    ]
+    tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
+    return Shelf(
+        entries,
+        run.tokenizer,
+        memory_bytes=config.memory_bytes,
+        devices=devices(config.device),
+        about={
+            "tools": [] if tool is None else [config.tools],
+            "suggestions": list(run.suggestions),
+            "name": run.name,
+        },
+        engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
+    )
+
+
+def devices(wanted: str) -> list[str]:
+    """One engine each: every GPU for `auto` where there are several."""
+    device = find_device(wanted)
+    if wanted == "auto" and device.type == "cuda":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return [str(device)]
