@@ -1,15 +1,59 @@
-"""Tasks by name."""
+"""Tasks by name.
+
+find_task("gsm8k", local="data").load("train")
+find_task("my/chats.jsonl")                       # the user's own conversations
+find_task("my/identity.txt")                      # the user's own identity file
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from fledge.config import nearest
 from fledge.tasks.base import Task
 
+CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
+
+
+def task_names() -> tuple[str, ...]:
+    """Every task that has a name."""
+    from fledge.tasks import choice, world
+
+    return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *world.TASKS)
+
 
 def find_task(name: str, *, local: str | None = None) -> Task:
-    """The task of a name; ValueError proposes the nearest one."""
-    from fledge.tasks.world import TASKS
+    """The task of a name, or of a file of the user's; nothing is read before a split is loaded.
 
-    if name not in TASKS:
-        raise ValueError(f"task {name!r} is not one of {', '.join(TASKS)}.{nearest(name, tuple(TASKS))}")
-    return TASKS[name]
+    Args:
+        local: folder of data sets already downloaded, looked into first.
+
+    Raises:
+        ValueError: no such task; the nearest name is proposed.
+        FileNotFoundError: a path that does not exist.
+    """
+    from fledge.tasks import choice, files, gsm8k, humaneval, identity, smoltalk, spelling, world
+
+    makers = {
+        "gsm8k": gsm8k.make,
+        "humaneval": humaneval.make,
+        "smoltalk": smoltalk.make,
+        "spelling": spelling.make,
+        "counting": spelling.make,
+    }
+    if name in world.TASKS:
+        return world.TASKS[name]
+    if name in choice.SOURCES:
+        return choice.make(name, local)
+    if name in makers:
+        return makers[name](name, local)
+    if name == "identity":
+        own = Path(local) / "identity.txt" if local else None
+        return identity.make(name, path=own if own and own.is_file() else None)
+    path = Path(name)
+    if name.endswith((*CHAT_FILES, ".txt")) or path.is_dir():
+        if not path.exists():
+            raise FileNotFoundError(f"{name}: no such file; give the path of existing conversations, or a task's name")
+        return identity.make(f"identity/{path.stem}", path=path) if path.suffix == ".txt" else files.make(name)
+    names = task_names()
+    raise ValueError(f"task {name!r} is not one of {', '.join(names)}.{nearest(name, names)}")

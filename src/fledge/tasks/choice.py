@@ -1,0 +1,159 @@
+"""Multiple choice: ARC, MMLU, and the training sets of six more.
+
+    task = TASKS["arc-easy"]("data")              # the files under data/, else from the hub
+    task.load("validation")[0].question
+
+The user is shown lettered choices and the assistant answers with a letter; models are scored by the letters' logits. Where a
+data set has no validation split, a hash of the question takes one out of the training split: nothing is selected on test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fledge.tasks.base import Example, Split, Task
+from fledge.text.chat import say
+from fledge.text.hub import locate, read_jsonl
+
+LETTERS = "ABCDEFGHIJ"
+HELD_OUT = 20
+"""One in so many training questions is the validation split where the data set has none."""
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as every set has it."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the records of a set are, and how one is read."""
+
+    files: dict[Split, str]
+    read: Callable[[Record], Asked]
+    chance: float
+    paper: str
+
+
+def question(asked: Asked) -> str:
+    """What the user says.
+
+    "Multiple choice: Which is a fruit?\\n- pear=A\\n- stone=B\\nAnswer with the letter alone.": the letter directly behind its
+    choice, where a model that reads the choice finds it next.
+    """
+    lines = [f"- {choice}={letter}" for choice, letter in zip(asked.choices, LETTERS, strict=False)]
+    return "\n".join((f"Multiple choice: {asked.question}", *lines, "Answer with the letter alone."))
+
+
+def example(asked: Asked) -> Example:
+    """A conversation whose answer is a letter."""
+    letters = tuple(LETTERS[: len(asked.choices)])
+    messages = (say("user", question(asked)), say("assistant", letters[asked.answer]))
+    return Example(messages=messages, choices=letters, answer=asked.answer)
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a training record belongs to the validation split: decided by its text, so wherever it stands."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT == 0
+
+
+def split_records(
+    files: dict[Split, str], split: Split, *, local: str | None, key: Callable[[Record], str], task: str
+) -> Iterator[Record]:
+    """The records of a split; a missing validation split is taken out of train.
+
+    Raises:
+        ValueError: the set has no such split.
+    """
+    if split in files:
+        name = files[split]
+    elif split == "validation" and "train" in files:
+        name = files["train"]
+    else:
+        allowed = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
+        raise ValueError(f"{task}: split {split!r} does not exist; allowed: {', '.join(sorted(allowed))}")
+    carved = split != "test" and "validation" not in files
+    for record in read_jsonl(locate(name, local=local)):
+        if not carved or is_held_out(key(record)) == (split == "validation"):
+            yield record
+
+
+def arc(record: Record) -> Asked:
+    """{"question", "choices": {"text", "label"}, "answerKey"}"""
+    choices = record["choices"]
+    return Asked(record["question"], tuple(choices["text"]), list(choices["label"]).index(record["answerKey"]))
+
+
+def plain(record: Record) -> Asked:
+    """{"question", "choices", "answer": index}"""
+    return Asked(record["question"], tuple(record["choices"]), int(record["answer"]))
+
+
+def boolq(record: Record) -> Asked:
+    """{"passage", "question", "answer": yes or no}"""
+    asked = f"{record['passage']}\nQuestion: {record['question']}?"
+    return Asked(asked, ("yes", "no"), ("yes", "no").index(record["answer"]))
+
+
+def winogrande(record: Record) -> Asked:
+    """{"sentence" with a gap _, "choices", "answer": index}"""
+    return Asked(f"Who or what is _ in: {record['sentence']}", tuple(record["choices"]), int(record["answer"]))
+
+
+def _arc(name: str) -> dict[Split, str]:
+    return {"train": f"arc/{name}/train", "validation": f"arc/{name}/validation", "test": f"arc/{name}/test"}
+
+
+def _extra(name: str, *, test: str = "validation") -> dict[Split, str]:
+    """Sets of which items are in CORE: what is published as validation is only ever a test here."""
+    return {"train": f"mc_extra/{name}/train", "test": f"mc_extra/{name}/{test}"}
+
+
+MMLU_FILES: dict[Split, str] = {
+    "train": "mmlu/auxiliary_train",
+    "validation": "mmlu/validation",
+    "test": "mmlu/test",
+}
+SOURCES: dict[str, Source] = {
+    "arc-easy": Source(files=_arc("ARC-Easy"), read=arc, chance=0.25, paper="Clark et al. 2018, arXiv:1803.05457"),
+    "arc-challenge": Source(
+        files=_arc("ARC-Challenge"), read=arc, chance=0.25, paper="Clark et al. 2018, arXiv:1803.05457"
+    ),
+    "mmlu": Source(files=MMLU_FILES, read=plain, chance=0.25, paper="Hendrycks et al. 2020, arXiv:2009.03300"),
+    "boolq": Source(files=_extra("boolq"), read=boolq, chance=0.5, paper="Clark et al. 2019, arXiv:1905.10044"),
+    "commonsense-qa": Source(
+        files=_extra("commonsense_qa"), read=plain, chance=0.2, paper="Talmor et al. 2018, arXiv:1811.00937"
+    ),
+    "openbook-qa": Source(
+        files=_extra("openbookqa", test="test"), read=plain, chance=0.25, paper="Mihaylov et al. 2018, arXiv:1809.02789"
+    ),
+    "piqa": Source(files=_extra("piqa"), read=plain, chance=0.5, paper="Bisk et al. 2019, arXiv:1911.11641"),
+    "social-iqa": Source(
+        files=_extra("social_i_qa"), read=plain, chance=1 / 3, paper="Sap et al. 2019, arXiv:1904.09728"
+    ),
+    "winogrande": Source(
+        files=_extra("winogrande_xl"), read=winogrande, chance=0.5, paper="Sakaguchi et al. 2019, arXiv:1907.10641"
+    ),
+}
+
+
+def make(name: str, local: str | None) -> Task:
+    """The task of one of the sources."""
+    source = SOURCES[name]
+
+    def load(split: Split) -> Sequence[Example]:
+        records = split_records(
+            source.files, split, local=local, key=lambda record: source.read(record).question, task=name
+        )
+        return [example(source.read(record)) for record in records]
+
+    return Task(name=name, load=load, chance=source.chance, source=source.paper, max_tokens=8)

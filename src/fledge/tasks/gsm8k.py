@@ -1,0 +1,69 @@
+"""GSM8K: word problems of grade school, whose reference answers call the calculator (Cobbe et al. 2021, arXiv:2110.14168).
+
+In the data a calculation stands as `48/2 = <<48/2=24>>24 clips`; here `48/2` becomes a tool call and `24` its result, so that a
+model learns to write the one and read the other. The answer that counts stands behind `####` at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+from fledge.infer.tools import calculate
+from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.choice import split_records
+from fledge.text.chat import Message, Part
+
+FILES: dict[Split, str] = {"train": "gsm8k/train", "test": "gsm8k/test"}
+CALCULATION = re.compile(r"<<([^<>]*)>>")
+MARKED = re.compile(r"####\s*\$?\s*(-?[\d.,]+)")
+
+
+def answer_parts(answer: str) -> tuple[Part, ...]:
+    """Prose, tool calls and results of a reference answer.
+
+    "2*3 = <<2*3=6>>6" -> text "2*3 = ", python "2*3", output "6", text "6". The result is what our calculator says, which the
+    model will see when it calls: people rounded and wrote 05 or .5 here and there. Where it has no answer theirs stays.
+    """
+    parts: list[Part] = []
+    for place, piece in enumerate(CALCULATION.split(answer)):
+        if place % 2 == 0:
+            parts += [Part("text", piece)] if piece else []
+            continue
+        expression, _, result = piece.rpartition("=")
+        parts += [Part("python", expression), Part("output", calculate(expression) or result)]
+    return tuple(parts)
+
+
+def marked_number(text: str) -> Decimal | None:
+    """The number behind the last `####`: "... #### 1,200" -> 1200; None when there is none."""
+    found = MARKED.findall(text)
+    try:
+        return Decimal(found[-1].replace(",", "").rstrip(".")) if found else None
+    except InvalidOperation:
+        return None
+
+
+def grade(example: Example, answer: str) -> float:
+    """1 if the marked number is the reference's."""
+    return float(marked_number(answer) == marked_number(str(example.answer)))
+
+
+def make(name: str, local: str | None) -> Task:
+    """The task; validation is taken out of train."""
+
+    def load(split: Split) -> Sequence[Example]:
+        records = split_records(FILES, split, local=local, key=lambda record: record["question"], task=name)
+        return [
+            Example(
+                messages=(
+                    Message("user", (Part("text", record["question"]),)),
+                    Message("assistant", answer_parts(record["answer"])),
+                ),
+                answer="#### " + record["answer"].rpartition("####")[2].strip(),
+            )
+            for record in records
+        ]
+
+    return Task(name=name, load=load, grade=grade, source="Cobbe et al. 2021, arXiv:2110.14168", max_tokens=400)

@@ -1,0 +1,103 @@
+"""HumanEval: complete a Python function, judged by unit tests in the sandbox (Chen et al. 2021, arXiv:2107.03374).
+
+It has 164 problems and all of them are the test split: there is nothing to train on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from textwrap import dedent
+from typing import TYPE_CHECKING
+
+from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.choice import split_records
+from fledge.text.chat import say
+
+if TYPE_CHECKING:
+    from fledge.infer.sandbox import Sandbox
+
+FILES: dict[Split, str] = {"test": "humaneval/HumanEval"}
+TIMEOUT_SECONDS = 10.0
+FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
+CODE = re.compile(
+    r"\s|[#@)\]}]|(?:async|def|class|import|from|if|elif|else|for|while|try|except|finally|with|assert|return|del|pass)\b"
+    r"|[A-Za-z_][\w.]*(?:\(|\[|\s*[-+*/|&^%]?=|\s*:[^:\n]*=)"
+)
+"""How a line of a program begins; "This function adds them." does not."""
+
+
+def completion(entry_point: str, answer: str) -> str:
+    """What to put behind a problem's prompt so that the program is the one the answer means.
+
+    Chat models answer with a fenced block, with words around the code, with the whole function or with its body alone. A whole
+    function goes behind the prompt and replaces the unfinished one there, so that the prompt's imports and helpers stay in
+    force; of several blocks the first that defines the function counts, else the first of all. A body that lost its
+    indentation gets it back.
+    """
+    blocks = [dedent(block) for block in FENCED.findall(answer)] or [answer]
+    defines = re.compile(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
+    code = next((block for block in blocks if defines.search(block)), blocks[0])
+    if defines.search(code):
+        # `pass` gives the function of the prompt a body whether or not it has a docstring.
+        return "    pass\n\n" + "\n".join(_program(code.split("\n"))) + "\n"
+    lines = [line for line in code.split("\n") if line.strip()]
+    return "\n".join(_indented(lines)) + "\n"
+
+
+def _program(lines: list[str]) -> list[str]:
+    """From the first definition or import to where words begin again."""
+    first = next(
+        place for place, line in enumerate(lines) if re.match(r"(?:async|def|import|from|class)\b.*[\w:)]|@", line)
+    )
+    rest = lines[first:]
+    end = next((place for place, line in enumerate(rest) if line and not CODE.match(line)), len(rest))
+    return rest[:end]
+
+
+def _indented(lines: list[str]) -> list[str]:
+    """A function's body, four blanks deep."""
+    if not lines or lines[0][0].isspace():
+        inside = [place for place, line in enumerate(lines) if not line[0].isspace()]
+        return lines[: inside[0]] if inside else lines
+    second = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else 0
+    if second >= (8 if lines[0].rstrip().endswith(":") else 4):  # only the first line was stripped
+        return ["    " + lines[0], *lines[1:]]
+    return ["    " + line for line in lines]
+
+
+def grade(example: Example, answer: str) -> float:
+    """1 if the function passes its unit tests."""
+    facts = example.facts
+    code = completion(facts["entry_point"], answer)
+    verdict = judge().check(facts["prompt"], code, facts["test"], facts["entry_point"], timeout_seconds=TIMEOUT_SECONDS)
+    return float(verdict.passed)
+
+
+@lru_cache(maxsize=1)
+def judge() -> Sandbox:
+    """One sandbox for the process: its workers stay warm."""
+    from fledge.infer.sandbox import Sandbox
+
+    return Sandbox()
+
+
+def make(name: str, local: str | None) -> Task:
+    """The task."""
+
+    def load(split: Split) -> Sequence[Example]:
+        records = split_records(FILES, split, local=local, key=lambda record: record["task_id"], task=name)
+        return [
+            Example(
+                messages=(
+                    say("user", f"Complete this function:\n{record['prompt'].rstrip()}"),
+                    say("assistant", record["prompt"] + record["canonical_solution"].rstrip()),
+                ),
+                answer=record["task_id"],
+                facts={key: record[key] for key in ("prompt", "test", "entry_point")},
+            )
+            for record in records
+        ]
+
+    return Task(name=name, load=load, grade=grade, source="Chen et al. 2021, arXiv:2107.03374", max_tokens=512)

@@ -1,0 +1,115 @@
+"""Who the assistant is: conversations made from one text file that the user edits (identity.txt beside this file).
+
+    task = make("identity", path=None)            # the file that comes along; or a path of the user's own
+    task.load("train")[0]                         # "Hi! Who are you?" -> "I am Fledge, ..."
+
+Held out are combinations of greeting, question and ending, by a hash; every answer is learned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from random import Random
+
+from fledge.tasks.base import Example, Split, Task
+from fledge.text.chat import say
+
+HELLOS = ("", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Excuse me, ", "Hi there, ", "So, ", "Quick question: ")
+ENDS = ("?", "? I am curious.", ", please?", "? Thanks!", "??", "? Just wondering.", "? Be honest.")
+FORM = "expected `key = value`, `? question`, `! answer`, or a comment that begins with #"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Ways to ask one thing, and ways to answer it."""
+
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+def read_subjects(text: str, *, where: str = "identity.txt") -> list[Subject]:
+    """The subjects of an identity file, its keys filled in.
+
+    Raises:
+        ValueError: a line has no known form, a {key} no value, a subject no question or no answer.
+    """
+    keys: dict[str, str] = {}
+    blocks: list[tuple[list[str], list[str]]] = [([], [])]
+    for number, line in enumerate(text.split("\n"), 1):
+        line, here = line.strip(), f"{where} line {number}"
+        if line.startswith(("?", "!")):
+            kind = "?!".index(line[0])
+            if kind == 0 and blocks[-1][1]:
+                raise ValueError(f"{here}: a question after an answer; part subjects by a blank line")
+            blocks[-1][kind].append(fill(line[1:].strip(), keys, here))
+        elif not line:
+            blocks.append(([], []))
+        elif found := re.fullmatch(r"(\w+)\s*=\s*(.+)", line):
+            keys[found[1]] = found[2]
+        elif not line.startswith("#"):
+            raise ValueError(f"{here}: {line!r} found; {FORM}")
+    for questions, answers in blocks:
+        if bool(questions) != bool(answers):
+            given = (questions or answers)[0]
+            raise ValueError(f"{where}: the subject with {given!r} needs both `?` lines and `!` lines")
+    subjects = [Subject(tuple(questions), tuple(answers)) for questions, answers in blocks if questions]
+    if not subjects:
+        raise ValueError(f"{where}: no subject found; write `? question` lines and `! answer` lines")
+    return subjects
+
+
+def fill(text: str, keys: dict[str, str], where: str) -> str:
+    """The text with each {key} replaced by its value."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in keys:
+            raise ValueError(f"{where}: {{{match[1]}}} has no value; known: {', '.join(keys) or 'none'}")
+        return keys[match[1]]
+
+    return re.sub(r"\{(\w+)\}", value, text)
+
+
+def side(*parts: str) -> Split:
+    """The split of a way to ask: one in ten is validation, one in ten is test."""
+    bucket = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") % 10
+    return {0: "validation", 1: "test"}.get(bucket, "train")  # pyright: ignore[reportReturnType]
+
+
+def examples(subjects: Sequence[Subject], split: Split) -> Iterator[Example]:
+    """Every way to ask of the split, with one of the answers."""
+    for subject in subjects:
+        for question in subject.questions:
+            for hello in HELLOS:
+                for end in ENDS:
+                    if side(hello, question, end) != split:
+                        continue
+                    asked = hello + question.removesuffix("?") + end
+                    asked = asked[0].upper() + asked[1:] if not hello else asked
+                    answer = Random(asked).choice(subject.answers)
+                    messages = (say("user", asked), say("assistant", answer))
+                    yield Example(messages=messages, answer=answer, facts={"answers": subject.answers})
+
+
+def grade(example: Example, answer: str) -> float:
+    """1 if the answer is one that the file gives."""
+    return float(answer.strip() in example.facts["answers"])
+
+
+def make(name: str, *, path: str | Path | None) -> Task:
+    """The task of an identity file; None: the one that comes along."""
+
+    def load(split: Split) -> Sequence[Example]:
+        if path is None:
+            text = resources.files("fledge.tasks").joinpath("identity.txt").read_text(encoding="utf-8")
+        else:
+            text = Path(path).read_text(encoding="utf-8")
+        found = list(examples(read_subjects(text, where=str(path or "identity.txt")), split))
+        Random(f"identity {split}").shuffle(found)
+        return found
+
+    return Task(name=name, load=load, grade=grade, source=str(path or "identity.txt"), max_tokens=96)

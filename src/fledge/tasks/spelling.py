@@ -1,0 +1,95 @@
+"""Spelling words, and counting letters with the calculator.
+
+    TASKS: spelling    "Spell prelate."                            -> "The word prelate is spelled p-r-e-l-a-t-e."
+           counting    'How many times is "e" in prelate?'         -> spells, counts with the tool, "#### 2"
+
+Tokens hide letters from a model; spelling a word out brings them to light. The words are those of a word list among the user's
+files where there is one, else a small list that comes along. A hash puts each word into one split, for both tasks alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib import resources
+from random import Random
+
+from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.gsm8k import grade as same_number
+from fledge.text.chat import Part, say
+from fledge.text.files import read_lines
+from fledge.text.hub import locate
+
+WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")
+WORD = re.compile(r"[a-z]{3,12}")
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+EXAMPLES: dict[Split, int] = {"train": 20_000, "validation": 500, "test": 500}
+"""Most examples of a split."""
+SPELL = ("How do you spell {}?", "Please spell {}.", "Spell {}.", "Spell the word {} letter by letter.")
+COUNT = ('How many times is "{1}" in {0}?', 'How often does "{1}" appear in {0}?', 'Count the letter "{1}" in {0}.')
+
+
+@lru_cache
+def words(local: str | None) -> tuple[str, ...]:
+    """The words of the first list there is, in lower case, without names and apostrophes."""
+    for name in WORD_LISTS if local else ():
+        try:
+            path = locate(name, local=local)
+        except FileNotFoundError:
+            continue
+        return tuple(dict.fromkeys(line.strip() for _, line in read_lines(path) if WORD.fullmatch(line.strip())))
+    text = resources.files("fledge.tasks").joinpath("words.txt").read_text(encoding="utf-8")
+    return tuple(text.split())
+
+
+def side(word: str) -> Split:
+    """The split of a word: one in twenty is validation, one in twenty is test."""
+    bucket = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") % 20
+    return {0: "validation", 1: "test"}.get(bucket, "train")  # pyright: ignore[reportReturnType]
+
+
+def draw(split: Split, local: str | None) -> Iterator[tuple[Random, str]]:
+    """Words of a split in a shuffled order that never changes, each with the generator for what is asked about it."""
+    chosen = [word for word in words(local) if side(word) == split]
+    Random(f"spelling {split}").shuffle(chosen)
+    for word in chosen[: EXAMPLES[split]]:
+        yield Random(f"spelling {word}"), word
+
+
+def spell(word: str) -> str:
+    """ "cat" -> "c-a-t"."""
+    return "-".join(word)
+
+
+def spelling(rng: Random, word: str) -> Example:
+    """How a word is spelled."""
+    answer = f"The word {word} is spelled {spell(word)}."
+    return Example(messages=(say("user", rng.choice(SPELL).format(word)), say("assistant", answer)), answer=spell(word))
+
+
+def counting(rng: Random, word: str) -> Example:
+    """How often a letter is in a word; mostly its commonest letter, sometimes any at all, so that 1 is no safe guess."""
+    kind = rng.random()
+    letter = max(word, key=word.count) if kind < 0.55 else rng.choice(word if kind < 0.75 else ALPHABET)
+    count, spelled = str(word.count(letter)), spell(word)
+    call = (Part("python", f"'{spelled}'.count('{letter}')"), Part("output", count))
+    answer = say("assistant", f"The word {word} is spelled {spelled}. ", *call, f"{count}\n#### {count}")
+    return Example(messages=(say("user", rng.choice(COUNT).format(word, letter)), answer), answer=f"#### {count}")
+
+
+def same_spelling(example: Example, answer: str) -> float:
+    """1 if the one word that is spelled out is spelled right."""
+    return float(re.findall(r"\b[a-z](?:-[a-z])+\b", answer) == [example.answer])
+
+
+def make(name: str, local: str | None) -> Task:
+    """`spelling` or `counting`."""
+    ask, grade = (spelling, same_spelling) if name == "spelling" else (counting, same_number)
+
+    def load(split: Split) -> Sequence[Example]:
+        return [ask(rng, word) for rng, word in draw(split, local)]
+
+    chance = 0.0 if name == "spelling" else 0.5  # always saying 1 is right about half the time
+    return Task(name=name, load=load, grade=grade, chance=chance, source="generated from a word list", max_tokens=96)

@@ -1,0 +1,283 @@
+"""Tasks of real data, on small files the tests write and on the real files when they are there."""
+
+import json
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from fledge.infer.tools import calculate
+from fledge.tasks import choice, find_task, humaneval, task_names
+from fledge.tasks.base import SPLITS
+from fledge.tasks.gsm8k import answer_parts, marked_number
+from fledge.tasks.identity import read_subjects
+from fledge.tasks.spelling import words
+from fledge.text.chat import encode_conversation, say, to_json
+from fledge.text.hub import read_jsonl
+from fledge.text.tokenizer import Tokenizer
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not beside the checkout")
+
+
+def write(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> str:
+    """A folder in the layout of the real files, with a few records of each."""
+    four = {"question": "2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}
+    arc = {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"}
+    for split in SPLITS:
+        write(tmp_path / f"arc/ARC-Easy/{split}.jsonl", [arc])
+        write(tmp_path / f"mmlu/{split}.jsonl", [four | {"subject": "sums"}])
+    write(tmp_path / "mmlu/auxiliary_train.jsonl", [four])
+    sums = [{"question": f"{n}+{n}?", "answer": f"It is <<{n}+{n}={2 * n}>>{2 * n}.\n#### {2 * n}"} for n in range(200)]
+    write(tmp_path / "gsm8k/train.jsonl", sums)
+    write(tmp_path / "gsm8k/test.jsonl", [{"question": "Cost?", "answer": "$<<600*2=1200>>1,200\n#### 1,200"}])
+    problem = {
+        "task_id": "Toy/0",
+        "prompt": 'import math\n\n\ndef area(r):\n    """Area of a circle."""\n',
+        "canonical_solution": "    return math.pi * r * r\n",
+        "test": "def check(candidate):\n    assert abs(candidate(1) - 3.14159) < 1e-3\n    assert candidate(0) == 0\n",
+        "entry_point": "area",
+    }
+    write(tmp_path / "humaneval/HumanEval.jsonl", [problem])
+    return str(tmp_path)
+
+
+def test_an_unknown_task_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(ValueError, match=r"'arc-esay' is not one of .*Did you mean 'arc-easy'\?"):
+        find_task("arc-esay")
+    with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
+        find_task("missing.jsonl")
+
+
+def test_every_name_finds_its_task() -> None:
+    for name in task_names():
+        assert find_task(name).name == name
+    assert {"world/facts", "arc-challenge", "humaneval"} < set(task_names())
+
+
+def test_a_question_shows_each_choice_with_its_letter_and_is_answered_by_a_letter(local) -> None:
+    (example,) = find_task("arc-easy", local=local).load("test")
+    assert example.question[0].text == "Multiple choice: Hot?\n- ice=A\n- fire=B\nAnswer with the letter alone."
+    assert (example.choices, example.answer, example.reference.text) == (("A", "B"), 1, "B")
+    assert example.form == "letter"
+
+
+def test_mmlu_trains_on_the_auxiliary_set_and_not_on_what_it_tests(local) -> None:
+    task = find_task("mmlu", local=local)
+    assert [len(task.load(split)) for split in SPLITS] == [1, 1, 1]
+    assert choice.MMLU_FILES["train"] == "mmlu/auxiliary_train"
+
+
+def test_validation_is_taken_out_of_train_by_the_question(local) -> None:
+    task = find_task("gsm8k", local=local)
+    sides = {split: {example.question for example in task.load(split)} for split in SPLITS}
+    assert 0 < len(sides["validation"]) < 30
+    assert len(sides["train"]) + len(sides["validation"]) == 200
+    assert not sides["train"] & sides["validation"]
+    path = Path(local) / "gsm8k/train.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert {example.question for example in task.load("validation")} == sides["validation"]
+
+
+def test_a_calculation_becomes_a_tool_call_and_its_result() -> None:
+    parts = answer_parts("He has 2*3 = <<2*3=6>>6 and 6/2 = <<6/2=3>>3.\n#### 3")
+    assert [(part.kind, part.text) for part in parts] == [
+        ("text", "He has 2*3 = "), ("python", "2*3"), ("output", "6"), ("text", "6 and 6/2 = "), ("python", "6/2"),
+        ("output", "3"), ("text", "3.\n#### 3"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("#### 72", "72"), ("so\n####  1,200.", "1200"), ("#### $5", "5"), ("#### -3.50", "-3.5"), ("#### 1 #### 2", "2"),
+    ],
+)  # fmt: skip
+def test_the_number_behind_the_last_mark_counts(text, number) -> None:
+    assert marked_number(text) == Decimal(number)
+
+
+def test_gsm8k_grades_the_marked_number_alone(local) -> None:
+    task = find_task("gsm8k", local=local)
+    (example,) = task.load("test")
+    assert task.grade(example, example.reference.text) == 1
+    assert [task.grade(example, answer) for answer in ("#### 1200.0", "1200", "#### 1201", "", "#### .", "####")] == [
+        1, 0, 0, 0, 0, 0,
+    ]  # fmt: skip
+
+
+ANSWERS = {
+    "body": "    return math.pi * r * r",
+    "body without indentation": "return math.pi * r * r",
+    "body whose first line was stripped": "half = r * r\n    return math.pi * half",
+    "body that begins with a block": "if r:\n        return math.pi * r * r\n    return 0",
+    "block without indentation": "if r:\n    return math.pi * r * r\nreturn 0",
+    "whole function": 'def area(r):\n    """Area."""\n    return math.pi * r * r',
+    "program": 'import math\n\n\ndef area(r):\n    """Area."""\n    return math.pi * r * r\n',
+    "fence": "Sure!\n\n```python\ndef area(r):\n    return math.pi * r * r\n```\nIt multiplies.",
+    "fence that never ends": "```py\ndef area(r):\n    return math.pi * r * r",
+    "second block": "```\npip install x\n```\nThen:\n```Python\ndef area(r):\n    return math.pi * r * r\n```",
+    "words around": "Here is the function:\n\ndef area(r):\n    return math.pi * r * r\n\nThis function multiplies.",
+    "helper": "def square(x):\n    return x * x\n\ndef area(r):\n    return math.pi * square(r)",
+    "body and words": "    return math.pi * r * r\n\nThis works because a circle is round.",
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_the_judge_finds_the_program_in_an_answer(kind, local) -> None:
+    task = find_task("humaneval", local=local)
+    (example,) = task.load("test")
+    assert task.grade(example, ANSWERS[kind]) == 1
+
+
+@pytest.mark.parametrize("answer", ["", "    return 3", "def other(r):\n    return 3", "I cannot do that.", "```\n```"])
+def test_the_judge_refuses_a_program_that_is_wrong(answer, local) -> None:
+    task = find_task("humaneval", local=local)
+    assert task.grade(task.load("test")[0], answer) == 0
+
+
+def test_humaneval_has_nothing_to_train_on(local) -> None:
+    with pytest.raises(ValueError, match="humaneval: split 'train' does not exist; allowed: test"):
+        find_task("humaneval", local=local).load("train")
+
+
+@pytest.mark.parametrize("name", ["spelling", "counting"])
+def test_words_are_learned_and_tested_apart_and_the_references_are_right(name) -> None:
+    task = find_task(name)
+    asked = {split: task.load(split) for split in SPLITS}
+    seen = {}
+    for split, examples in asked.items():
+        spelled = [re.findall(r"\b[a-z](?:-[a-z])+\b", example.reference.text)[0] for example in examples]
+        seen[split] = {word.replace("-", "") for word in spelled}
+        assert all(task.grade(example, example.reference.text) == 1 for example in examples)
+        assert not any(task.grade(example, "No idea.") for example in examples)
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["validation"]
+    assert min(len(found) for found in seen.values()) > 20
+
+
+def test_the_calculator_agrees_with_the_counts() -> None:
+    for example in find_task("counting").load("test"):
+        code, output = (part.text for part in example.reference.parts[1:3])
+        assert calculate(code) == output
+
+
+def test_the_words_come_from_a_list_among_the_files_when_there_is_one(tmp_path) -> None:
+    assert "ability" in words(None)
+    (tmp_path / "words.txt").write_text("zebra\nAda\nit's\nab\nzither\n")
+    assert words(str(tmp_path)) == ("zebra", "zither")
+
+
+def test_identity_follows_the_file_the_user_edits(tmp_path) -> None:
+    path = tmp_path / "me.txt"
+    path.write_text("name = Ada\n\n? who are you\n? your name\n! I am {name}.\n! {name} it is.\n")
+    task = find_task(str(path))
+    asked = {split: task.load(split) for split in SPLITS}
+    assert {example.answer for example in asked["train"]} == {"I am Ada.", "Ada it is."}
+    questions = {split: {example.question for example in examples} for split, examples in asked.items()}
+    assert not questions["train"] & questions["test"]
+    assert all(questions.values())
+    example = asked["test"][0]
+    assert [task.grade(example, answer) for answer in (" Ada it is.\n", "I am Eve.")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("? who\n! {nam}", r"me line 2: \{nam\} has no value; known: none"),
+        ("? who\n", "the subject with 'who' needs both"),
+        ("hello", r"me line 1: 'hello' found; expected"),
+        ("# nothing", "no subject found"),
+        ("? a\n! b\n? c\n! d", "me line 3: a question after an answer"),
+    ],
+)
+def test_a_mistake_in_an_identity_file_is_named(text, problem) -> None:
+    with pytest.raises(ValueError, match=problem):
+        read_subjects(text, where="me")
+
+
+def test_the_identity_that_comes_along_is_sound() -> None:
+    examples = find_task("identity").load("train")
+    assert len(examples) > 500
+    assert not any("{" in str(example.answer) for example in examples)
+
+
+def test_the_users_conversations_are_split_and_errors_name_the_line(tmp_path) -> None:
+    path = tmp_path / "chats.jsonl"
+    talks = [(say("user", f"Say {n}"), say("assistant", str(n)), say("user", "Thanks")) for n in range(200)]
+    write(path, [to_json(talk) for talk in talks])
+    task = find_task(str(path))
+    counts = [len(task.load(split)) for split in SPLITS]
+    assert sum(counts) == 200
+    assert all(counts)
+    assert all(example.messages[-1].role == "assistant" for example in task.load("train"))
+    write(path, [{"messages": [{"role": "user", "content": "Hi"}]}, {"messages": [{"role": "asistant"}]}])
+    with pytest.raises(ValueError, match=r"chats.jsonl line 2: role 'asistant' is not one of"):
+        task.load("train")
+
+
+REAL = {
+    "arc-easy": (2251, 570, 2376),
+    "arc-challenge": (1119, 299, 1172),
+    "mmlu": (None, 1531, 14042),
+    "gsm8k": (7473, None, 1319),
+    "humaneval": (None, None, 164),
+    "boolq": (None, None, 3270),
+    "commonsense-qa": (9741, None, 1221),
+    "openbook-qa": (4957, None, 500),
+    "piqa": (None, None, 1838),
+    "social-iqa": (None, None, 1954),
+    "winogrande": (None, None, 1267),
+}
+
+
+@needs_data
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_files_are_read_whole(name) -> None:
+    task = find_task(name, local=str(DATA))
+    train, validation, test = REAL[name]
+    examples = task.load("test")
+    assert len(examples) == test
+    if validation is not None:
+        assert len(task.load("validation")) == validation
+    if train is not None:
+        assert len(task.load("train")) + (len(task.load("validation")) if validation is None else 0) == train
+    if examples[0].choices:
+        assert all(0 <= int(example.answer) < len(example.choices) for example in examples)
+    else:
+        some = examples if name == "gsm8k" else examples[:3]
+        assert all(task.grade(example, example.reference.text) == 1 for example in some)
+
+
+@needs_data
+def test_results_in_gsm8k_are_those_of_our_calculator() -> None:
+    """As people wrote them but for a few, which were rounded or written as 05 or .5."""
+    path = DATA / "gsm8k" / "test.jsonl.gz"
+    written = [call for record in read_jsonl(path) for call in re.findall(r"<<([^<>]*)>>", record["answer"])]
+    agree = 0
+    for call in written:
+        expression, output = answer_parts(f"<<{call}>>")
+        assert output.text == (calculate(expression.text) or call.rpartition("=")[2])
+        agree += output.text == call.rpartition("=")[2]
+    assert agree / len(written) > 0.95
+
+
+@needs_data
+def test_real_dialogues_become_tokens() -> None:
+    tokenizer = Tokenizer([])
+    for name in ("topical_chat", "oasst_en100"):
+        examples = find_task(str(DATA / "chat" / f"{name}.jsonl.gz")).load("validation")[:5]
+        assert examples
+        assert all(encode_conversation(tokenizer, example.messages).targets for example in examples)
+
+
+def test_code_that_an_answer_replaces_stays_in_force() -> None:
+    whole = humaneval.completion("f", "def f(x):\n    return g(x)")
+    assert whole.startswith("    pass\n")
