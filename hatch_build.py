@@ -93,11 +93,11 @@ def find_rustc(folder: Path) -> tuple[str, dict[str, str]]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> None:
-    """Runs a command; its last line of output is the error."""
+    """Runs a command; the last line it says is the error."""
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no output"]
-        raise RuntimeError(f"{Path(command[0]).name}: {lines[-1].strip()}")
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip() and "hint:" not in line]
+        raise RuntimeError(f"{Path(command[0]).name}: {lines[-1].strip() if lines else 'no output'}")
 
 
 if __name__ == "__main__":
