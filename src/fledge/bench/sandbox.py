@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,12 +132,21 @@ def measure(config: SandboxBench) -> Figures:
             if result.stdout != f"{n}\n":
                 raise RuntimeError(f"a right program did not print {n}: {result}")
 
+        def repeat(work: Callable[[int], None], times: int) -> None:
+            """One thread per worker; a future per job would be the very growth of memory that is looked for."""
+
+            def share(first: int) -> None:
+                for n in range(first, times, sandbox.workers):
+                    work(n)
+
+            list(pool.map(share, range(sandbox.workers)))
+
         started = time.perf_counter()
-        list(pool.map(check, range(config.checks)))
+        repeat(check, config.checks)
         checks_per_second = config.checks / (time.perf_counter() - started)
         before = _traces()
         started = time.perf_counter()
-        list(pool.map(run, range(config.jobs)))
+        repeat(run, config.jobs)
         programs_per_second = config.jobs / (time.perf_counter() - started)
         return Figures(
             calls_per_second=calls_per_second,
