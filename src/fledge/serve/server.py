@@ -284,7 +284,8 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with contextlib.aclosing(self.events) as events:
             async for event in events:
-                text = "[DONE]" if event is None else json.dumps(event, ensure_ascii=False)
+                # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
+                text = "[DONE]" if event is None else json.dumps(event, separators=(",", ":"))
                 body: Message = {"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True}
                 await send(body)
         await send({"type": "http.response.body", "body": b"", "more_body": False})

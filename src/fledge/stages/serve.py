@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -30,7 +31,8 @@ def main(config: Serve) -> None:
         print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
     where = f"http://{config.host}:{config.port}{config.root_path}"
     print(f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True)
-    Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
+        Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
 
 
 def make_shelf(run: Run, config: Serve) -> Shelf:

@@ -1,0 +1,124 @@
+"""The server under many clients at once, and under requests that nobody would think of."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fledge.infer.engine import Request
+from fledge.infer.prompt import fit_prompt
+from fledge.serve.api import Limits
+from fledge.text.chat import decode_answer, say
+from test_server import HELLO, endless_model, serving, shelf
+from tiny_engine import BYTES, tiny_engine
+
+CLIENTS, TOKENS = 200, 20
+
+
+async def streamed(http: httpx.AsyncClient, body: dict[str, Any]) -> str:
+    """The text of one streamed answer; raises where the server sent an error."""
+    text, ended = "", False
+    async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200, await response.aread()
+        async for line in response.aiter_lines():
+            if line == "data: [DONE]":
+                ended = True
+            elif line:
+                event = json.loads(line.removeprefix("data: "))
+                text += event["choices"][0]["delta"].get("content", "")
+    assert ended
+    return text
+
+
+def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
+    bodies = [
+        {"messages": [{"role": "user", "content": f"Hello {i % 50}"}], "seed": i, "max_tokens": TOKENS}
+        | {"stream": True, "temperature": 0.8, "top_k": 0, "tool_choice": "none"}
+        for i in range(CLIENTS)
+    ]
+    health: list[float] = []
+
+    async def watch(http: httpx.AsyncClient) -> None:
+        while True:
+            begin = time.perf_counter()
+            assert (await http.get("/health")).status_code == 200
+            health.append(time.perf_counter() - begin)
+            await asyncio.sleep(0.05)
+
+    async def all_at_once(url: str) -> list[str]:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as http:
+            watcher = asyncio.create_task(watch(http))
+            texts = await asyncio.gather(*(streamed(http, body) for body in bodies))
+            watcher.cancel()
+            return texts
+
+    with serving(shelf(engine={"slots": 64})) as url:
+        texts = asyncio.run(all_at_once(url))
+    assert max(health) < 1.0  # the server and 200 clients share this process; alone it is a few milliseconds
+    alone = tiny_engine(endless_model(1), slots=1, context=256)
+    for body, text in list(zip(bodies, texts, strict=True))[::8]:
+        prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
+        request = Request(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
+        answer = alone.generate([request])[0].answer
+        assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+CONTENT = st.text(max_size=40) | st.lists(
+    st.fixed_dictionaries({"type": st.sampled_from(["text", "python", "output"]), "text": st.text(max_size=10)}),
+    max_size=3,
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "user", "assistant", "tool"]), "content": CONTENT | ANYTHING}
+    ),
+    max_size=5,
+) | st.just(HELLO)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "model": st.sampled_from(["sft", "base", "gpt"]) | ANYTHING,
+    "max_tokens": st.integers(-1, 8) | ANYTHING,
+    "temperature": st.floats(0, 2) | ANYTHING,
+    "top_k": st.integers(0, 400) | ANYTHING,
+    "top_p": st.floats(0, 1) | ANYTHING,
+    "min_p": st.floats(0, 1) | ANYTHING,
+    "n": st.integers(0, 3) | ANYTHING,
+    "seed": st.integers() | ANYTHING,
+    "stop": st.text(max_size=3) | st.lists(st.text(max_size=3), max_size=5) | ANYTHING,
+    "stream": st.booleans() | ANYTHING,
+    "stream_options": st.fixed_dictionaries({"include_usage": st.booleans()}) | ANYTHING,
+    "logprobs": st.booleans() | st.integers(0, 5) | ANYTHING,
+    "top_logprobs": st.integers(0, 25) | ANYTHING,
+    "tool_choice": ANYTHING,
+}
+CHATS = st.fixed_dictionaries({"messages": MESSAGES}, optional=FIELDS)
+TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optional=FIELDS)
+
+
+def test_no_request_makes_the_server_fail_or_hang() -> None:
+    with serving(shelf(), limits=Limits(max_tokens=8)) as url, httpx.Client(base_url=url, timeout=20) as http:
+
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(st.sampled_from(["chat/completions", "completions"]), CHATS | TEXTS | ANYTHING)
+        def ask(path: str, body: Any) -> None:
+            if isinstance(body, dict) and body.get("max_tokens") is None:
+                body["max_tokens"] = 5
+            response = http.post(f"/v1/{path}", content=json.dumps(body))
+            assert response.status_code < 500
+            if response.status_code != 200:
+                assert response.json()["error"]["message"]
+            elif response.headers["content-type"].startswith("text/event-stream"):
+                assert response.text.endswith("data: [DONE]\n\n")
+
+        ask()
+        assert http.get("/health").json()["running"] == 0
