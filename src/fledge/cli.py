@@ -90,7 +90,12 @@ def complain(text: str) -> None:
 
 def overview() -> str:
     """The text of `fledge --help`."""
-    lines = ["usage: fledge COMMAND [RUN] [--setting value ...]", "", "Raise your own ChatGPT, from raw text to a chat.", ""]
+    lines = [
+        "usage: fledge COMMAND [RUN] [--setting value ...]",
+        "",
+        "Raise your own ChatGPT, from raw text to a chat.",
+        "",
+    ]
     for title, commands in GROUPS.items():
         lines += [f"{title}:", *(f"  {name:<11}{text}" for name, text in commands.items()), ""]
     lines += ["With every command:", *(f"  {flag:<11}{text}" for flag, text in ANYWHERE.items()), ""]

@@ -54,7 +54,9 @@ class Item:
 def demo(ask: RunRecipe) -> list[Item]:
     """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
     run, shared = folder(ask), common(ask)
-    model = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=not ask.classic, key_filter=not ask.classic)
+    model = ModelSettings(
+        depth=3, width=128, head_channels=64, context=256, smear=not ask.classic, key_filter=not ask.classic
+    )
     data = ask.data or "world"
     return [
         Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000), 0.1),
@@ -74,11 +76,20 @@ def demo(ask: RunRecipe) -> list[Item]:
         Item("evaluate pretrain", Evaluate(run=run, stage="pretrain", **machine(ask)), 0.1),
         Item(
             "midtrain",
-            Midtrain(**shared, tokens=2_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2)),
+            Midtrain(
+                **shared,
+                tokens=2_000_000,
+                batch_tokens=4096,
+                optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2),
+            ),
             3.3,
         ),
         Item("evaluate midtrain", Evaluate(run=run, stage="midtrain", **machine(ask)), 0.4),
-        Item("sft", Sft(**shared, tokens=1_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.3, warmdown=1.0)), 1.7),
+        Item(
+            "sft",
+            Sft(**shared, tokens=1_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.3, warmdown=1.0)),
+            1.7,
+        ),
         Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
         Item("rl", Rl(**shared, optim=OptimSettings(rate_share=0.05, warmdown=1.0), steps=40), 2.0),
         Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
@@ -155,12 +166,16 @@ def choose(ask: RunRecipe) -> list[Item]:
         ValueError: no such recipe or stage.
     """
     if ask.recipe not in RECIPES:
-        raise ValueError(f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, tuple(RECIPES))}")
+        raise ValueError(
+            f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, tuple(RECIPES))}"
+        )
     items = RECIPES[ask.recipe](ask)
     for asked in [*(ask.only.split(",") if ask.only else []), *([ask.start] if ask.start else [])]:
         names = [item.name for item in items]
         if asked not in names and asked not in [item.module for item in items]:
-            raise ValueError(f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}")
+            raise ValueError(
+                f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}"
+            )
     if ask.only:
         wanted = ask.only.split(",")
         items = [item for item in items if item.name in wanted or item.module in wanted]

@@ -151,7 +151,9 @@ def locked(path: Path) -> Iterator[None]:
         except FileExistsError:
             holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
             if holder.isdigit() and int(holder) != os.getpid() and _alive(int(holder)):
-                raise ValueError(f"{path}: process {holder} is at work here. Wait for it, or use another --run.") from None
+                raise ValueError(
+                    f"{path}: process {holder} is at work here. Wait for it, or use another --run."
+                ) from None
             lock.unlink(missing_ok=True)
     with os.fdopen(handle, "w") as file:
         file.write(str(os.getpid()))
@@ -179,7 +181,9 @@ def provenance() -> dict[str, Any]:
     git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip())
+        dirty = bool(
+            subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
+        )
     except (OSError, subprocess.CalledProcessError):
         commit, dirty = "unknown", False
     return {

@@ -65,7 +65,9 @@ def main(config: Evaluate) -> None:
                     )
                     live.show(count + 1, task.name)
         rows = [results.row(task.name) for task in tasks]
-        console.table(f"{stage} on the {config.split} split", ("task", "accuracy", "± s.e.", "chance", "examples"), rows)
+        console.table(
+            f"{stage} on the {config.split} split", ("task", "accuracy", "± s.e.", "chance", "examples"), rows
+        )
 
 
 def default_tasks(stage: str) -> tuple[str, ...]:

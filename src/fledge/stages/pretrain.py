@@ -34,7 +34,9 @@ def main(config: Pretrain) -> None:
         counts = model.parameter_counts()
         tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
         plan = session.plan(max(1, round(tokens / (rows * micro * length))), micro)
-        pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed, local=config.local)
+        pinned = validation_documents(
+            config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed, local=config.local
+        )
         console.say(
             f"pretrain: {counts['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width {model.config.width}), "
             f"{plan.steps} steps of {rows * micro * length:,} tokens ({micro} x {rows} rows of {length}) from {description}; "
@@ -44,7 +46,9 @@ def main(config: Pretrain) -> None:
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             begin = cursor["documents"] if cursor else None
             documents = open_documents(config.data, seed=config.seed, cursor=begin, local=config.local)
-            return document_batches(documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor)
+            return document_batches(
+                documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor
+            )
 
         def bits_per_byte() -> float:
             held = validation_batches(pinned.documents, tokenizer, rows=rows, length=length, device=session.device)
@@ -52,7 +56,10 @@ def main(config: Pretrain) -> None:
 
         def write() -> list[dict[str, str]]:
             prompts = WORLD_PROMPTS if config.data == "world" else TEXT_PROMPTS
-            return [asdict(sample) for sample in samples(model, tokenizer, prompts=prompts, seed=config.seed, unconditioned=2)]
+            return [
+                asdict(sample)
+                for sample in samples(model, tokenizer, prompts=prompts, seed=config.seed, unconditioned=2)
+            ]
 
         every = config.eval_every or max(1, plan.steps // 10)
         for step in session.train(batches, plan):

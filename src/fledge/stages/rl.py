@@ -113,7 +113,9 @@ class Rollouts:
         self.model, self.tokenizer, self.task, self.config = model, tokenizer, task, config
         self.examples = list(task.load("train"))
         if len(self.examples) < config.prompts:
-            raise ValueError(f"task {task.name} has {len(self.examples)} training examples, fewer than prompts={config.prompts}")
+            raise ValueError(
+                f"task {task.name} has {len(self.examples)} training examples, fewer than prompts={config.prompts}"
+            )
         self.last = Sampled(())
         self.engine: Engine | None = None
 
@@ -146,7 +148,8 @@ class Rollouts:
         else:
             self.engine.forget()
         self.engine.generate([request for group in groups for request in group])
-        return [Group(group, [self._grade(example, request) for request in group]) for example, group in zip(chosen, groups, strict=True)]
+        pairs = zip(chosen, groups, strict=True)
+        return [Group(group, [self._grade(example, request) for request in group]) for example, group in pairs]
 
     def _request(self, example: Example, seed: int) -> Request:
         config = self.config

@@ -32,7 +32,9 @@ def main(config: Config) -> None:
         tokenizer.save(stage.path)
         held_out = next(open_documents(config.data, split="validation", seed=config.seed, local=config.local)).text
         bytes_per_token = len(held_out.encode()) / max(1, len(tokenizer.encode(held_out)))
-        console.say(f"tokenizer: {tokenizer.vocab:,} entries in {console.duration(seconds)}, {bytes_per_token:.2f} bytes per token")
+        console.say(
+            f"tokenizer: {tokenizer.vocab:,} entries in {console.duration(seconds)}, {bytes_per_token:.2f} bytes per token"
+        )
         stage.finish(
             total_seconds=round(seconds, 3),
             vocab=tokenizer.vocab,

@@ -68,7 +68,9 @@ def _write(folder: Path, model: Transformer, optimizer: MuonAdamW | None, progre
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     if optimizer is not None:
-        save_file({name: t.contiguous().cpu() for name, t in optimizer.tensors().items()}, folder / "optimizer.safetensors")
+        save_file(
+            {name: t.contiguous().cpu() for name, t in optimizer.tensors().items()}, folder / "optimizer.safetensors"
+        )
     (folder / "model.json").write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
     hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
     state = asdict(progress) | {"sha256": hashes}

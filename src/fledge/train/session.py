@@ -94,11 +94,16 @@ class Session:
         loss = machine.compiled(nll_sum, self.device, wanted=self.config.compile if fixed_shapes else "no")
         source = batches(progress.cursor or None)
         saved = ended = time.perf_counter()
-        with stopped_gently() as stopped, console.Live(self.stage.name, total=plan.steps, done=progress.step) as self.live:
+        with (
+            stopped_gently() as stopped,
+            console.Live(self.stage.name, total=plan.steps, done=progress.step) as self.live,
+        ):
             for step in train(self.model, self.optimizer, source, plan, start=progress.step, loss=loss):
                 self._count(step)
                 self.stage.log(step=step.index + 1, **self._numbers(step))
-                self.live.show(step.index + 1, f"loss {step.loss_nats:.3f} · {step.tokens / step.seconds:,.0f} tokens/s")
+                self.live.show(
+                    step.index + 1, f"loss {step.loss_nats:.3f} · {step.tokens / step.seconds:,.0f} tokens/s"
+                )
                 last, now = step.index + 1 == plan.steps, time.perf_counter()
                 every = self.config.save_every
                 wanted = (step.index + 1) % every == 0 if every else now - saved > SAVE_SECONDS

@@ -1,0 +1,85 @@
+"""Line plots as SVG text: no drawing library, readable in light and dark, small enough to stand inside an HTML page.
+
+svg = line_plot("pretrain: loss", {"loss": [(1, 7.2), (2, 6.9)]}, x="step", y="nats")
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 260, 56, 38, 30, 14
+COLOURS = ("#2f6fde", "#d9622b", "#2a9d62", "#8a5cd1")
+Points = Sequence[tuple[float, float]]
+
+
+def line_plot(title: str, series: Mapping[str, Points], *, x: str, y: str) -> str:
+    """An SVG of one line per series; empty text when there are no finite points."""
+    kept = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
+    points = [point for some in kept.values() for point in some]
+    if not points:
+        return ""
+    xs, ys = (
+        ticks(min(p[0] for p in points), max(p[0] for p in points)),
+        ticks(min(p[1] for p in points), max(p[1] for p in points)),
+    )
+
+    def place(point: tuple[float, float]) -> str:
+        across = LEFT + (point[0] - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT)
+        up = HEIGHT - BOTTOM - (point[1] - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - BOTTOM - TOP)
+        return f"{across:.1f},{up:.1f}"
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="11" fill="#7a7f87">',
+        f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
+    ]
+    for value in ys:
+        left, right = place((xs[0], value)), place((xs[-1], value))
+        up = float(left.split(",")[1])
+        parts.append(f'<polyline points="{left} {right}" stroke="#7a7f87" stroke-opacity=".22" fill="none"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{value:g}</text>')
+    for value in xs:
+        across = float(place((value, ys[0])).split(",")[0])
+        parts.append(f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x)}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
+    for number, (name, some) in enumerate(kept.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        line = " ".join(place(point) for point in thinned(some))
+        parts.append(
+            f'<polyline points="{line}" stroke="{colour}" stroke-width="1.8" fill="none" stroke-linejoin="round"/>'
+        )
+        if len(kept) > 1:
+            parts.append(f'<text x="{LEFT + 90 * number}" y="{HEIGHT - 6}" fill="{colour}">{escape(name)}</text>')
+    return "\n".join([*parts, "</svg>"])
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """About five round numbers that enclose [low, high]: (0.3, 7.2) -> [0, 2, 4, 6, 8]."""
+    if high <= low:
+        low, high = low - 0.5, low + 0.5
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
+    first = math.floor(low / step)
+    return [round(step * number, 10) for number in range(first, math.ceil(high / step) + 1)]
+
+
+def thinned(points: Points, most: int = 400) -> Points:
+    """At most `most` points: the mean of each of as many equal stretches, so that a noisy line stays readable."""
+    if len(points) <= most:
+        return points
+    size = len(points) / most
+    pieces = [points[round(n * size) : round((n + 1) * size)] for n in range(most)]
+    return [(piece[-1][0], sum(p[1] for p in piece) / len(piece)) for piece in pieces if piece]
+
+
+def smoothed(points: Points, share: float = 0.02) -> Points:
+    """A running mean over about `share` of the points."""
+    keep, mean, result = 1 - 1 / max(1.0, share * len(points)), 0.0, []
+    for count, (x, y) in enumerate(points):
+        mean = keep * mean + (1 - keep) * y
+        result.append((x, mean / (1 - keep ** (count + 1))))
+    return result

@@ -1,0 +1,291 @@
+"""The report card of a run: what was done, how long it took, what the model can do now, and a grade for each subject.
+
+    card = gather(Path("runs/demo"))               # everything, from the files of the run alone
+    write(card, run)                               # report.json, report.md, report.html, plots/*.svg
+    show(card)                                     # the summary in the terminal
+
+report.json holds every number of the other two. A subject's grade is that of the last stage that was scored on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fledge import console
+from fledge.config import TRAINED
+from fledge.evals.plots import line_plot, smoothed
+from fledge.runs import metrics, read_json, summary, write_atomic
+
+GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
+RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
+GRADING = "Grades, centered by chance: S from .95, A .85, B .70, C .50, D .25."
+PARTS = ("data", "forward", "backward", "optimizer", "compile", "save", "other")
+
+
+def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
+    """Every number of the report.
+
+    Raises:
+        FileNotFoundError: the run has no finished stage.
+    """
+    stages = {name: summary(run / name) for name in ("tokenizer", *TRAINED)}
+    stages = {name: found for name, found in stages.items() if found}
+    if not stages:
+        raise FileNotFoundError(
+            f"{run}: no finished stage found, so there is nothing to report. `fledge run` makes a run."
+        )
+    scores = {name: read_json(path)["scores"] for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
+    seconds = {name: found.get("total_seconds", 0.0) for name, found in stages.items()}
+    for name, found in scores.items():
+        seconds[f"evaluate {name}"] = sum(score["seconds"] for score in found.values())
+    final = {task: score["accuracy"] for found in scores.values() for task, score in found.items()}
+    card = {
+        "run": run.name,
+        "provenance": provenance(run, stages),
+        "stages": stages,
+        "scores": scores,
+        "final": final,
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "total_seconds": round(sum(seconds.values()), 1),
+        "cost_dollars": None if hourly_cost is None else round(sum(seconds.values()) / 3600 * hourly_cost, 2),
+        "subjects": subjects(scores),
+        "gains": gains(scores),
+        "curves": curves(run),
+    }
+    return card | {"rank": rank(card["subjects"])}
+
+
+def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
+    """Where the numbers come from: commit, seed, machine, hashes of tokenizer and held-out text."""
+    last = next(name for name in reversed(stages))
+    config = read_json(run / last / "config.json")
+    pretrain = stages.get("pretrain", {})
+    machine = next((stages[name]["machine"] for name in reversed(stages) if "machine" in stages[name]), {})
+    return config["provenance"] | {
+        "seed": config["settings"]["seed"],
+        "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
+        "held_out": pretrain.get("held_out"),
+        "machine": machine,
+    }
+
+
+def subjects(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """For each task the last stage that was scored on it: accuracy, centered by chance, and the grade it earns."""
+    found: dict[str, dict[str, Any]] = {}
+    for stage, tasks in scores.items():
+        for task, score in tasks.items():
+            share = (score["accuracy"] - score["chance"]) / (1 - score["chance"])
+            found[task] = {"stage": stage, "grade": grade(share), "centered": share, **score}
+    return found
+
+
+def grade(share: float) -> str:
+    """S, A, B, C, D or F for a score centered by chance."""
+    return next(letter for bar, letter in GRADES if share >= bar)
+
+
+def rank(graded: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """How far the model is on its way out of the nest, by the mean of its centered scores."""
+    if not graded:
+        return {"title": "egg", "mean": 0.0, "points": 0}
+    mean = sum(max(0.0, subject["centered"]) for subject in graded.values()) / len(graded)
+    return {"title": next(title for bar, title in RANKS if mean >= bar), "mean": mean, "points": round(1000 * mean)}
+
+
+def gains(scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each stage changed on tasks that the one before was scored on too, with the standard error of the difference."""
+    found = []
+    for before, after in itertools.pairwise(scores):
+        for task in scores[after]:
+            if task in scores[before]:
+                one, two = scores[before][task], scores[after][task]
+                error = math.hypot(one["standard_error"], two["standard_error"])
+                gain = two["accuracy"] - one["accuracy"]
+                found.append({"task": task, "before": before, "after": after, "gain": gain, "standard_error": error})
+    return found
+
+
+def curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Lines to plot, by stage: loss, held-out bits per byte, reward."""
+    found = {}
+    for stage in TRAINED:
+        lines = metrics(run / stage)
+        for name in ("loss_nats", "val_bits_per_byte", "reward", "validation"):
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points and not (stage == "rl" and name == "loss_nats"):
+                found.setdefault(stage, {})[name] = points
+    return found
+
+
+def plots(card: dict[str, Any]) -> dict[str, str]:
+    """SVG by name."""
+    units = {
+        "loss_nats": "nats per token",
+        "val_bits_per_byte": "bits per byte",
+        "reward": "mean reward",
+        "validation": "accuracy",
+    }
+    drawn = {}
+    for stage, lines in card["curves"].items():
+        for name, points in lines.items():
+            line = smoothed(points) if name in ("loss_nats", "reward") and len(points) > 20 else points
+            drawn[f"{stage}-{name}"] = line_plot(
+                f"{stage}: {name.replace('_', ' ')}", {name: line}, x="step", y=units[name]
+            )
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def write(card: dict[str, Any], run: Path) -> None:
+    """report.json, report.md, report.html and the plots, each whole or not at all."""
+    drawn = plots(card)
+    for name, svg in drawn.items():
+        write_atomic(run / "plots" / f"{name}.svg", svg)
+    write_atomic(run / "report.json", json.dumps(card, indent=1))
+    text = markdown(card, list(drawn))
+    write_atomic(run / "report.md", text)
+    write_atomic(run / "report.html", page(card, drawn))
+
+
+def summary_rows(card: dict[str, Any], *, errors: bool = True) -> tuple[list[str], list[list[str]]]:
+    """The table of metrics: a row per task, a column per stage, the grade last."""
+
+    def cell(score: dict[str, Any]) -> str:
+        return f"{score['accuracy']:.3f}" + (f" ± {score['standard_error']:.3f}" if errors else "")
+
+    stages = list(card["scores"])
+    rows = []
+    for task, subject in card["subjects"].items():
+        cells = []
+        for stage in stages:
+            score = card["scores"][stage].get(task)
+            cells.append(cell(score) if score else "")
+        rows.append([task, *cells, subject["grade"]])
+    return ["subject", *stages, "grade"], rows
+
+
+def time_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Where the minutes go: a row per stage, a column per part of the work, in seconds."""
+    rows = []
+    for stage, seconds in card["seconds"].items():
+        parts = card["stages"].get(stage, {}).get("seconds", {})
+        cells = [f"{parts[part]:.1f}" if part in parts else "" for part in PARTS]
+        rows.append([stage, *cells, f"{seconds:.1f}"])
+    rows.append(["all", *[""] * len(PARTS), f"{card['total_seconds']:.1f}"])
+    return ["stage", *PARTS, "seconds"], rows
+
+
+def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """The head of the report."""
+    origin, pretrain = card["provenance"], card["stages"].get("pretrain", {})
+    machine = origin["machine"]
+    found = [
+        ("rank", f"{card['rank']['title']} ({card['rank']['points']} of 1000 points)"),
+        ("time", console.duration(card["total_seconds"])),
+        ("cost", f"${card['cost_dollars']}" if card["cost_dollars"] is not None else ""),
+        (
+            "machine",
+            f"{machine.get('name', '')}, {machine.get('threads', '')} threads, torch {machine.get('torch', '')}",
+        ),
+        ("parameters", f"{pretrain['parameters']['total']:,}" if pretrain else ""),
+        ("pretraining", f"{pretrain['tokens']:,} tokens" if pretrain else ""),
+        (
+            "bits per byte",
+            f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}" if pretrain else "",
+        ),
+        ("commit", f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"),
+        ("tokenizer", f"{str(origin['tokenizer_hash'])[:16]}"),
+    ]
+    return [(name, text) for name, text in found if text]
+
+
+def sentences(card: dict[str, Any]) -> list[str]:
+    """What reinforcement learning did, in words, with its standard error."""
+    found = []
+    trained = card["stages"].get("rl", {}).get("task")
+    for gain in card["gains"]:
+        if gain["after"] == "rl" and gain["task"] == trained:
+            error = gain["standard_error"]
+            sure = "significant" if gain["gain"] > 2 * error else "within the noise"
+            found.append(f"RL changed {gain['task']} by {gain['gain']:+.3f} ± {error:.3f} on the test split: {sure}.")
+    return found
+
+
+def markdown(card: dict[str, Any], drawn: list[str]) -> str:
+    """The report as Markdown."""
+
+    def table(columns: list[str], rows: list[list[str]]) -> list[str]:
+        return ["| " + " | ".join(columns) + " |", "|--" + "|--:" * (len(columns) - 1) + "|"] + [
+            "| " + " | ".join(row) + " |" for row in rows
+        ]
+
+    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}**: {text}" for name, text in facts(card)), ""]
+    lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
+    lines += [
+        "Accuracy ± standard error on held-out examples. Grades, centered by chance: S from .95, A .85, B .70, C .50, D .25.",
+        "",
+    ]
+    lines += [*sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
+    lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
+    if found := card["stages"].get("pretrain", {}).get("samples"):
+        lines += ["## What the base model writes", ""]
+        for sample in found:
+            text = sample["text"].strip().replace("\n", "  \n> ")
+            lines += [f"> **{sample['prompt']}** {text}", ""]
+    return "\n".join(lines)
+
+
+def page(card: dict[str, Any], drawn: dict[str, str]) -> str:
+    """The report as one HTML file that needs nothing else."""
+
+    def table(columns: list[str], rows: list[list[str]]) -> str:
+        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+    badges = "".join(
+        f'<li class="{subject["grade"]}"><b>{subject["grade"]}</b><span>{escape(task.removeprefix("world/"))}</span>'
+        f"<i>{subject['accuracy']:.2f}</i></li>"
+        for task, subject in card["subjects"].items()
+    )
+    head = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(card))
+    words = "".join(f"<p>{escape(text)}</p>" for text in sentences(card))
+    written = "".join(
+        f"<blockquote><b>{escape(sample['prompt'])}</b> {escape(sample['text'].strip())}</blockquote>"
+        for sample in card["stages"].get("pretrain", {}).get("samples", [])
+    )
+    title = f"Report card: {escape(card['run'])}"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1><dl>{head}</dl><ul>{badges}</ul>{words}"
+        f"<h2>Subjects</h2>{table(*summary_rows(card))}<h2>Where the time went</h2>{table(*time_rows(card))}"
+        f'<h2>Plots</h2><div class="plots">{"".join(drawn.values())}</div>'
+        f"<h2>What the base model writes</h2>{written}</main></html>"
+    )
+
+
+STYLE = """
+:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}main{max-width:70rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{opacity:.65}dd{margin:0}
+ul{display:flex;flex-wrap:wrap;gap:.6rem;padding:0;list-style:none}
+li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;background:color-mix(in srgb,var(--c) 14%,transparent)}
+li b{font-size:1.8rem;color:var(--c)}li i{opacity:.7}
+.S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
+table{border-collapse:collapse;display:block;overflow-x:auto}
+th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #8883}
+th:first-child,td:first-child{text-align:left}.plots{display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
+blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886;white-space:pre-wrap}
+"""
+
+
+def show(card: dict[str, Any]) -> None:
+    """The summary in the terminal."""
+    console.table(f"Report card: {card['run']}", *summary_rows(card, errors=False))
+    for name, text in facts(card)[:2]:
+        console.say(f"{name}: {text}")
+    for text in sentences(card):
+        console.say(text)
