@@ -78,7 +78,7 @@ def find_rustc(folder: Path) -> tuple[str, dict[str, str]]:
     packages = str(folder / "packages")
     install = ["pip", "install", "--quiet", "--target", packages, "puccinialin"]
     uv = os.environ.get("UV") or shutil.which("uv")
-    run([uv, *install, "--python", sys.executable] if uv else [sys.executable, "-m", *install], dict(os.environ))
+    run([uv, *install, "--python", sys.executable] if uv else [sys.executable, "-I", "-m", *install], dict(os.environ))
     sys.path.insert(0, packages)
     try:
         from puccinialin import setup_rust  # pyright: ignore[reportMissingImports]
