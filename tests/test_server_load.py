@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
 from fledge.infer.prompt import fit_prompt
+from fledge.infer.reader import Reader
 from fledge.serve.api import Limits
-from fledge.text.chat import decode_answer, say
+from fledge.text.chat import say
 from test_server import HELLO, endless_model, serving, shelf
 from tiny_engine import BYTES, tiny_engine
 
@@ -66,8 +67,9 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
     for body, text in list(zip(bodies, texts, strict=True))[::8]:
         prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
         request = Request(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
-        answer = alone.generate([request])[0].answer
-        assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")
+        answer, reader = alone.generate([request])[0].answer, Reader(BYTES)
+        pieces = [piece for token in answer for piece in reader.feed(token)] + reader.flush()
+        assert text == "".join(text for kind, text in pieces if kind == "text")
 
 
 ANYTHING = st.recursive(
