@@ -272,7 +272,8 @@ STYLE = """
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}main{max-width:70rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.7rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{opacity:.65}dd{margin:0}
 ul{display:flex;flex-wrap:wrap;gap:.6rem;padding:0;list-style:none}
-li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;background:color-mix(in srgb,var(--c) 14%,transparent)}
+li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
+background:color-mix(in srgb,var(--c) 14%,transparent)}
 li b{font-size:1.8rem;color:var(--c)}li i{opacity:.7}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
 table{border-collapse:collapse;display:block;overflow-x:auto}
