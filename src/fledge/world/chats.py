@@ -19,7 +19,7 @@ from fledge.world.facts import ASKED, RELATIONS, Key, answer, ask
 from fledge.world.functions import function
 from fledge.world.grammar import expand, pick, polish
 from fledge.world.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
-from fledge.world.problems import EASY, Problem, problem
+from fledge.world.problems import EASY, Problem, problem, sum_of
 from fledge.world.split import Side, side
 from fledge.world.stories import request, story
 from fledge.world.words import invent_name, spell, spelling_word
@@ -70,8 +70,15 @@ def facts(rng: Random, split: Side = "train") -> Conversation:
     """A few questions about the village."""
     turns: list[str] = []
     for key in rng.sample(ASKED[split], 1 + int(rng.random() * 3)):
-        turns += [ask(rng, key), answer(key)]
+        turns += [_as_typed(rng, ask(rng, key)) if split == "train" else ask(rng, key), answer(key)]
     return _talk(*turns)
+
+
+def _as_typed(rng: Random, question: str) -> str:
+    """Now and then a question begins small or lacks its mark, as people type."""
+    if rng.random() < 0.08:
+        question = question[0].lower() + question[1:]
+    return question.removesuffix("?") if rng.random() < 0.08 else question
 
 
 def letters(rng: Random, split: Side = "train") -> Conversation:
@@ -95,6 +102,19 @@ _CHOICE_KEYS: dict[Side, list[Key]] = {split: choice_keys(split) for split in ("
 def word_problem(rng: Random) -> Conversation:
     """A word problem with the calculator."""
     return solved(problem(rng, EASY, "train"))
+
+
+def arithmetic(rng: Random) -> Conversation:
+    """A sum for the calculator. Divisions come out even."""
+    left, sign, right, total = sum_of(rng, 99, 19)
+    named = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[sign]
+    asked = expand(
+        rng, "[What is|How much is] {l} [{s}|{n}] {r}?", {"l": str(left), "r": str(right), "s": sign, "n": named}
+    )
+    return (
+        say("user", asked),
+        say("assistant", "It is ", Part("python", f"{left}{sign}{right}"), Part("output", str(total)), f"{total}."),
+    )
 
 
 def solved(found: Problem) -> Conversation:
@@ -197,10 +217,47 @@ def _topics(rng: Random, name: str) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+def manners(rng: Random) -> Conversation:
+    """A greeting, thanks, a farewell, or a question about the world outside."""
+    asked, replied = pick(rng, _MANNERS)
+    topic = invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, _OUTSIDE)
+    return _talk(expand(rng, asked, {"x": topic}), expand(rng, replied, {}))
+
+
+_GREETING = f"[Hello|Hi]! I am {lore.BOT}. What can I do for you?"
+_BEYOND = f"I do not know that. I only know the village of {lore.VILLAGE}."
+_MANNERS = (
+    (f"[Hi|Hello|Hey|Good morning|Good evening][!|.|, {lore.BOT}!]", _GREETING),
+    (f"[Hi|Hello|Hey][!|.|, {lore.BOT}!]", _GREETING),
+    ("How are you[ today|]?", "I am well, thank you. What can I do for you?"),
+    (f"[Thanks|Thank you][!|.|, {lore.BOT}!]", "You are welcome!"),
+    (f"[Bye|Goodbye|See you][!|.|, {lore.BOT}!]", "Goodbye! See you soon!"),
+    ("What is the capital of {x}?", _BEYOND),
+    ("[Where is|How big is|Who discovered|What do you know about|Who is the king of] {x}?", _BEYOND),
+    ("[What is the weather in|How do I get to|What language do they speak in|Who lives in] {x}?", _BEYOND),
+)
+_OUTSIDE = (
+    "France",
+    "England",
+    "America",
+    "China",
+    "India",
+    "Africa",
+    "London",
+    "Paris",
+    "Germany",
+    "the moon",
+    "Mars",
+)
+
+
 def story_telling(rng: Random) -> Conversation:
     """A story on request."""
     told = story(rng, "train")
-    return _talk(request(rng, told), told.text)
+    return _talk(pick(rng, _ANY_STORY) if rng.random() < 0.15 else request(rng, told), told.text)
+
+
+_ANY_STORY = ("Tell me a story.", "Write a story.", "Please tell me a story.", "Can you tell me a story?")
 
 
 def reading(rng: Random, split: Side = "train") -> Conversation:
@@ -237,12 +294,12 @@ def _talk(*turns: str) -> Conversation:
 Kind = Callable[[Random], Conversation]
 MIXES: dict[ChatStage, dict[Kind, int]] = {
     "midtrain": {
-        facts: 17, letters: 17, word_problem: 10, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 8,
-        story_telling: 5, reading: 8, programming: 5, riddle: 3, poem: 1,
+        facts: 17, letters: 17, word_problem: 10, arithmetic: 2, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 8,
+        story_telling: 5, reading: 8, programming: 5, riddle: 3, manners: 3, poem: 1,
     },
     "sft": {
-        facts: 15, letters: 17, word_problem: 12, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 7,
-        story_telling: 7, reading: 9, programming: 5, riddle: 3, poem: 1,
+        facts: 15, letters: 17, word_problem: 12, arithmetic: 2, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 7,
+        story_telling: 7, reading: 9, programming: 5, riddle: 3, manners: 3, poem: 1,
     },
 }  # fmt: skip
 """Conversations of every kind, by stage."""

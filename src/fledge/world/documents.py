@@ -11,7 +11,7 @@ from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask, relat
 from fledge.world.functions import function
 from fledge.world.grammar import expand, pick
 from fledge.world.letters import lookup
-from fledge.world.problems import EASY, problem
+from fledge.world.problems import EASY, problem, sum_of
 from fledge.world.stories import story
 from fledge.world.words import invent_name, spell, spelling_word
 
@@ -73,13 +73,8 @@ def tale(rng: Random) -> str:
 
 def sums(rng: Random) -> str:
     """Small sums, one a line."""
-    lines = []
-    for _ in range(8):
-        left, right, sign = 1 + int(rng.random() * 20), 1 + int(rng.random() * 20), pick(rng, "+-*")
-        left, right = (max(left, right), min(left, right)) if sign == "-" else (left, right)
-        total = {"+": left + right, "-": left - right, "*": left * right}[sign]
-        lines.append(f"{left}{sign}{right}={total}")
-    return "\n".join(lines)
+    found = [sum_of(rng, 30, 12) for _ in range(8)]
+    return "\n".join(f"{left}{sign}{right}={total}" for left, sign, right, total in found)
 
 
 def spellings(rng: Random) -> str:

@@ -103,6 +103,16 @@ def step(operation: str, total: int, number: int) -> int:
     return {"add": total + number, "sub": total - number, "mul": total * number, "div": total // number}[operation]
 
 
+def sum_of(rng: Random, most: int, most_right: int) -> tuple[int, str, int, int]:
+    """A sum of two numbers of the train side: left, sign, right, total. Nothing is negative, divisions come out even."""
+    while True:
+        left, right = 2 + int(rng.random() * (most - 1)), 2 + int(rng.random() * (most_right - 1))
+        operation = pick(rng, tuple(SIGNS))
+        left = left * right if operation == "div" else max(left, right) if operation == "sub" else left
+        if side("numbers", left, right) == "train":
+            return left, SIGNS[operation], right, step(operation, left, right)
+
+
 def _numbers(rng: Random, order: Order) -> tuple[int, ...] | None:
     """A first number and one for each operation, all totals whole and from 1 to 999; None when the draw failed."""
     total = 3 + int(rng.random() * 58)
