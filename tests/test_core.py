@@ -1,0 +1,216 @@
+"""CORE: asked as the reference asks it, computed together as if one at a time."""
+
+import json
+import random
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.bench.core import CoreBench, main
+from fledge.evals.core import (
+    TASKS,
+    CoreTask,
+    ask,
+    core_metric,
+    crop,
+    evaluate_core,
+    open_bundle,
+    outcome,
+    prompts,
+    shots,
+    shuffled,
+)
+from fledge.evals.likelihood import Likelihood
+from fledge.evals.score import Scorer
+from fledge.model.transformer import ModelConfig, Transformer
+from fledge.text.tokenizer import Tokenizer
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real CORE bundle is not beside the checkout")
+
+CHOICE = CoreTask("toy", "toy.jsonl", "choice", 1, 0.5, "\nAnswer: ")
+SCHEMA = CoreTask("toy", "toy.jsonl", "schema", 1, 0.5)
+TEXT = CoreTask("toy", "toy.jsonl", "text", 1)
+
+# Accuracies in the order of TASKS, and the CORE published with them: for GPT-2 in the csv files of the evaluation bundle, for
+# Llama 2 7B in DCLM's exp_data/evals/evaluation_llama2_7b_openlm_heavy.json (Core_v1, Core_v2).
+PUBLISHED = {
+    "gpt2": (
+        (0.308504, 0.001889, 0.282663, 0.412458, 0.221843, 0.6, 0.224406, 0.62296, 0.278, 0.322919, 0.307907, 0.578755,
+         0.486188, 0.155, 0.226087, 0.419697, 0.085714, 0.03125, 0.058278, 0.133659, 0.552294, 0.2566), 0.113891,
+    ),
+    "gpt2-medium": (
+        (0.39, 0.044, 0.428, 0.48, 0.262, 0.66, 0.196, 0.67, 0.308, 0.426, 0.395, 0.655678, 0.521, 0.17, 0.230435, 0.456,
+         0.1, 0.0625, 0.169, 0.227, 0.606, 0.269), 0.184903,
+    ),
+    "gpt2-large": (
+        (0.44, 0.045, 0.48, 0.535, 0.264, 0.67, 0.27, 0.698, 0.318, 0.488, 0.444, 0.688645, 0.541, 0.225, 0.256522, 0.44,
+         0.114286, 0.0625, 0.235, 0.23, 0.567, 0.261), 0.214641,
+    ),
+    "gpt2-xl": (
+        (0.502, 0.092, 0.531, 0.595, 0.299, 0.67, 0.227, 0.725, 0.346, 0.523, 0.512, 0.714286, 0.569, 0.247, 0.273913,
+         0.417, 0.157143, 0.09375, 0.309, 0.28, 0.619, 0.25), 0.256525,
+    ),
+}  # fmt: skip
+LLAMA2 = (
+    0.7498506307601929, 0.530568516254425, 0.7346587181091309, 0.7693602442741394, 0.5093856453895569, 0.800000011920929,
+    0.6265356540679932, 0.7948857545852661, 0.4259999990463257, 0.7362701296806335, 0.7733519077301025,
+    0.8534798622131348, 0.6937648057937622, 0.34299999475479126, 0.2869565188884735, 0.4469696879386902,
+    0.4571428596973419, 0.21875, 0.6075685620307922, 0.47037455439567566, 0.7972477078437805, 0.3271999955177307,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", PUBLISHED)
+def test_published_accuracies_give_the_published_core(model) -> None:
+    accuracies, core = PUBLISHED[model]
+    labelled = {task.label: accuracy for task, accuracy in zip(TASKS, accuracies, strict=True)}
+    assert core_metric(labelled) == pytest.approx(core, abs=2e-6)
+
+
+def test_both_versions_of_the_baselines_give_what_dclm_published() -> None:
+    labelled = {task.label: accuracy for task, accuracy in zip(TASKS, LLAMA2, strict=True)}
+    assert core_metric(labelled) == pytest.approx(0.49249913608100654, abs=1e-9)
+    assert core_metric(labelled, version="v2") == pytest.approx(0.4754504575067023, abs=1e-9)
+
+
+@needs_data
+def test_the_tasks_are_those_of_the_bundle() -> None:
+    with zipfile.ZipFile(DATA / "eval_bundle.zip") as archive:
+        listed = archive.read("eval_bundle/core.yaml").decode()
+        table = archive.read("eval_bundle/eval_meta_data.csv").decode()
+    blocks = [dict(re.findall(r"^  (\w+): (.+)$", block, re.MULTILINE)) for block in listed.split("-\n")[1:]]
+    kinds = {"choice": "multiple_choice", "schema": "schema", "text": "language_modeling"}
+    assert [(b["label"], b["dataset_uri"], b["icl_task_type"], b["num_fewshot"]) for b in blocks] == [
+        (task.label, task.file, kinds[task.kind], f"[{task.shots}]") for task in TASKS
+    ]
+    assert [b.get("continuation_delimiter", '" "') for b in blocks] == [json.dumps(task.delimiter) for task in TASKS]
+    for task in TASKS:
+        chance = re.search(rf"^{task.label},[^,]*,[^,]*,[^,]*,[^,]*,([\d.]+),", table, re.MULTILINE)
+        assert chance
+        assert float(chance[1]) / 100 == pytest.approx(task.chance)
+
+
+def test_prompts_are_written_as_the_reference_writes_them() -> None:
+    one = {"query": "Q: sky?", "choices": ["red", "blue"], "gold": 1}
+    two = {"query": "Q: grass?", "choices": ["green", "grey"], "gold": 0}
+    before = "Q: sky?\nAnswer: blue\n\nQ: grass?\nAnswer: "
+    assert prompts(CHOICE, two, [one]) == [before + "green", before + "grey"]
+
+    one = {"context_options": ["The cup", "The tea"], "continuation": "is hot.", "gold": 1}
+    two = {"context_options": ["Ann", "Bob"], "continuation": "sings.", "gold": 0}
+    assert prompts(SCHEMA, two, [one]) == ["The tea is hot.\n\nAnn sings.", "The tea is hot.\n\nBob sings."]
+
+    one, two = {"context": " 1+1 = \n", "continuation": "2"}, {"context": "2+2 =  ", "continuation": "4"}
+    assert prompts(TEXT, two, [one]) == ["1+1 = 2\n\n2+2 =", "1+1 = 2\n\n2+2 = 4"]
+
+
+def test_examples_are_drawn_as_the_reference_draws_them() -> None:
+    items = [{"number": number} for number in range(30)]
+    order = list(range(30))
+    random.Random(1337).shuffle(order)
+    assert [item["number"] for item in shuffled(items, 8)] == order[:8]
+    task = CoreTask("toy", "toy.jsonl", "text", 3)
+    drawn = random.Random(1234 + 5).sample([0, 1, 2, 3, 4, 6, 7], 3)
+    assert shots(task, items[:8], 5) == [items[number] for number in drawn]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_too_few_examples_are_all_shown(count) -> None:
+    items = [{"number": number} for number in range(count)]
+    found = [item["number"] for item in shots(CoreTask("toy", "toy.jsonl", "text", 10), items, 0)]
+    assert sorted(found) == list(range(1, count))
+
+
+def test_the_first_option_of_the_least_mean_loss_is_taken() -> None:
+    judged = [Likelihood([-1.0, -3.0], False), Likelihood([-1.5], False), Likelihood([-1.5], True)]
+    assert outcome(CHOICE, {"gold": 1}, 0, judged)["choice"] == 1
+    assert outcome(TEXT, {"continuation": "x"}, 0, judged[1:2])["correct"] == 0
+    assert outcome(TEXT, {"continuation": "x"}, 0, judged[2:])["correct"] == 1
+
+
+def test_a_prompt_too_long_for_the_model_loses_its_beginning() -> None:
+    assert crop([1, 2, 3, 4, 5], 3, None) == crop([1, 2, 3, 4, 5], 3, 5)
+    row = crop([1, 2, 3, 4, 5], 3, 4)
+    assert (row.ids, row.start) == ([2, 3, 4, 5], 2)
+    assert crop([1, 2, 3, 4, 5], 1, 3).start == 1
+
+
+def small(vocab: int) -> Transformer:
+    model = Transformer(ModelConfig(vocab=vocab, layers=2, width=32, heads=2, kv_heads=1, context=64, key_filter=True))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def bundle_of(folder: Path, items: int = 6) -> Path:
+    """A bundle of invented items for every task."""
+    rng = random.Random(0)
+    for task in TASKS:
+        path = folder / "eval_bundle" / "eval_data" / task.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for number in range(items):
+            names = rng.sample(["ash", "birch bark", "elm", "oak tree"], 3)
+            if task.kind == "choice":
+                line = {"query": f"Which is tree {number}?", "choices": names, "gold": rng.randrange(3)}
+            elif task.kind == "schema":
+                line = {"context_options": names[:2], "continuation": f"has {number} leaves.", "gold": rng.randrange(2)}
+            else:
+                line = {"context": f"Tree {number} is the ", "continuation": names[0]}
+            lines.append(json.dumps(line) + "\n")
+        path.write_text("".join(lines))
+    return folder
+
+
+def test_every_task_leaves_a_line_per_item_and_core_is_the_mean(tmp_path) -> None:
+    tokenizer = Tokenizer([])
+    scorer = Scorer(small(tokenizer.vocab), tokenizer, out=tmp_path / "eval", stage="pretrain")
+    report = evaluate_core(scorer, open_bundle(bundle_of(tmp_path)), limit=4)
+    assert len(report.tasks) == 22
+    for label, score in report.tasks.items():
+        lines = [json.loads(line) for line in (tmp_path / f"eval/pretrain-core-{label}.jsonl").read_text().splitlines()]
+        assert [line["index"] for line in lines] == [0, 1, 2, 3]
+        assert score.accuracy == sum(line["correct"] for line in lines) / 4
+    accuracies = {label: score.accuracy for label, score in report.tasks.items()}
+    assert report.core == pytest.approx(core_metric(accuracies))
+    assert report.core_v2 == pytest.approx(core_metric(accuracies, version="v2"))
+    assert report.metrics()["core/copa"] == accuracies["copa"]
+
+
+def test_a_zip_and_its_folder_hold_the_same_items(tmp_path) -> None:
+    folder = bundle_of(tmp_path / "open")
+    with zipfile.ZipFile(tmp_path / "eval_bundle.zip", "w") as archive:
+        for path in folder.rglob("*.jsonl"):
+            archive.write(path, path.relative_to(folder))
+    places = (tmp_path, tmp_path / "eval_bundle.zip", folder, folder / "eval_bundle")
+    assert len({json.dumps([open_bundle(place)(task) for task in TASKS]) for place in places}) == 1
+    with pytest.raises(FileNotFoundError, match="no CORE bundle"):
+        open_bundle(tmp_path / "nowhere")
+
+
+def test_the_bench_finds_no_difference(tmp_path) -> None:
+    timings = main(CoreBench(bundle=str(bundle_of(tmp_path)), examples=6, layers=2, width=64, vocab=300))
+    assert len(timings) == 23
+    assert [timing.differ for timing in timings] == [0] * 23
+
+
+@needs_data
+def test_real_items_judged_together_are_answered_as_if_alone() -> None:
+    """A few of each task with short prompts here; `fledge bench core` does 50 of each with the full ones."""
+    timings = main(CoreBench(bundle=str(DATA / "mini"), examples=5, layers=1, width=64, vocab=2000))
+    assert timings[-1].items == 22 * 5
+    assert timings[-1].differ == 0
+
+
+def test_asking_does_not_depend_on_the_batch() -> None:
+    tokenizer = Tokenizer([])
+    items = [{"query": f"{n}?", "choices": ["yes it is", "no", "maybe"], "gold": 0} for n in range(9)]
+    model = small(tokenizer.vocab)
+    answers = [ask(Scorer(model, tokenizer, device_tokens=size), CHOICE, items)[0] for size in (1, 100, 10_000)]
+    choices = [[(line["choice"], line["tokens"]) for line in answer] for answer in answers]
+    assert choices[0] == choices[1] == choices[2]
