@@ -1,6 +1,7 @@
 """The sandbox (infer/sandbox.py): what it promises to callers. What it withstands is in test_sandbox_hostile.py."""
 
 import asyncio
+import gc
 import gzip
 import json
 import os
@@ -157,6 +158,14 @@ def test_a_closed_sandbox_refuses() -> None:
     sandbox.close()
     assert sandbox.run("print(1)").status == "refused"
     assert not sandbox.check("def f(x):\n", "    return 1", "assert f(1)", "f").passed
+
+
+def test_a_forgotten_sandbox_takes_its_workers_along() -> None:
+    sandbox = Sandbox(workers=1)
+    assert len(_workers()) == 1
+    del sandbox
+    gc.collect()
+    assert not _workers()
 
 
 def test_a_dead_worker_is_replaced() -> None:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.infer.sandbox import Sandbox
-from fledge.infer.tools import CALCULATOR_ERROR, MAX_OUTPUT_CHARS, calculate, format_number, python_tool, run_tool
+from fledge.infer.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, calculate, format_number, python_tool, run_tool
 
 HOSTILE = tomllib.loads((Path(__file__).parent / "hostile" / "expressions.toml").read_text("utf-8"))
 REPEATED = [start * times + end for start, times, end in HOSTILE["refused_repeated"]]
@@ -134,9 +134,9 @@ def test_the_python_tool_answers_arithmetic_and_programs_and_says_what_went_wron
         assert tool("for i in range(3):\n    print(i)") == "0\n1\n2"
         assert tool("x = 1") == "(no output; use print)"
         assert tool("print(1)\nprint(y)") == "1\nerror: NameError: name 'y' is not defined (line 2)"
-        flood = tool("print('x' * 10_000)")
-        assert flood.endswith("(8000 more characters)")
-        assert len(flood) < MAX_OUTPUT_CHARS + 100
+        flood = tool("print('é' * 10_000)")
+        assert flood == "é" * (MAX_OUTPUT_BYTES // 2) + " ... (19000 more bytes)"
+        assert len(tool("raise ValueError('x' * 10_000)")) < 400
 
 
 def test_the_calculator_reproduces_the_annotations_of_gsm8k() -> None:

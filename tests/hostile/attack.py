@@ -15,6 +15,7 @@ import sys
 import tempfile
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from fledge.infer.sandbox import Result, Sandbox
@@ -24,49 +25,74 @@ SECRET, SECRET_OF_ENVIRONMENT = "opal-heron-41", "basalt-finch-77"
 PATIENCE_SECONDS = 60.0  # for programs that should end by themselves: the machine may be busy
 
 
+class World:
+    """What hostile programs are after: a folder, a secret, a listener, a victim. Knows afterwards whether they got it."""
+
+    def __init__(self) -> None:
+        os.environ["FLEDGE_SECRET"] = SECRET_OF_ENVIRONMENT
+        self.held = ExitStack()
+        self.folder = self.held.enter_context(tempfile.TemporaryDirectory())
+        os.chmod(self.folder, 0o777)
+        self.secret_file = Path(self.folder, "secret")
+        self.secret_file.write_text(SECRET)
+        self.secret_file.chmod(0o666)
+        self.listener = self.held.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = self.listener.getsockname()[1]
+        self.datagrams = self.held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.datagrams.bind(("127.0.0.1", port))
+        self.victim = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+        folder, secret_file, victim = self.folder, str(self.secret_file), self.victim.pid
+        self.names = f"{folder=}; {secret_file=}; {port=}; {victim=}\n"
+        """The first line of a hostile program."""
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.victim.kill()
+        self.victim.wait()
+        self.held.close()
+
+    def damage(self) -> list[str]:
+        """What is not as it was."""
+        found = []
+        if self.victim.poll() is not None:
+            found.append("the victim was killed")
+        if os.listdir(self.folder) != ["secret"] or self.secret_file.read_text() != SECRET:
+            found.append(f"the folder changed: {os.listdir(self.folder)}")
+        if self.secret_file.stat().st_mode & 0o777 != 0o666:
+            found.append("the secret's mode changed")
+        self.listener.setblocking(False)
+        self.datagrams.setblocking(False)
+        for what, hear in (("connected", self.listener.accept), ("sent a datagram", lambda: self.datagrams.recv(1))):
+            with suppress(BlockingIOError):
+                hear()
+                found.append(f"somebody {what}")
+        return found
+
+
+def secrets_in(text: str) -> list[str]:
+    return [word for word in ("ESCAPED", SECRET, SECRET_OF_ENVIRONMENT) if word in text]
+
+
 def attack_with_programs() -> list[str]:
     lists = tomllib.loads((HERE / "programs.toml").read_text("utf-8"))
     broken: list[str] = []
-    os.environ["FLEDGE_SECRET"] = SECRET_OF_ENVIRONMENT
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        os.chmod(folder, 0o777)
-        secret_file = Path(folder, "secret")
-        secret_file.write_text(SECRET)
-        secret_file.chmod(0o666)
-        port = listener.getsockname()[1]
-        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        datagrams.bind(("127.0.0.1", port))
-        victim = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
-        world = f"{folder=}; secret_file={str(secret_file)!r}; {port=}; victim={victim.pid}\n"
-        try:
-            with Sandbox(workers=3) as sandbox:
+    with World() as world, Sandbox(workers=3) as sandbox, ThreadPoolExecutor(3) as pool:
 
-                def run(case: dict) -> Result:
-                    patience = 1.0 if "timeout" in case.get("status", ()) else PATIENCE_SECONDS
-                    return sandbox.run(world + case["code"], timeout_seconds=patience)
+        def run(case: dict) -> Result:
+            patience = 1.0 if "timeout" in case.get("status", ()) else PATIENCE_SECONDS
+            return sandbox.run(world.names + case["code"], timeout_seconds=patience)
 
-                workers = _children(os.getpid())
-                with ThreadPoolExecutor(3) as pool:
-                    for case, result in zip(lists["program"], pool.map(run, lists["program"]), strict=True):
-                        broken += [f"{case['name']}: {what}; {result}"[:2000] for what in _what_broke(case, result)]
-                    for case, result in zip(lists["control"], pool.map(run, lists["control"]), strict=True):
-                        expected = {**case, "status": ["ok"]}
-                        broken += [f"{case['name']}: {what}; {result}"[:2000] for what in _what_broke(expected, result)]
-                if not workers <= _children(os.getpid()):
-                    broken.append("a worker was killed")
-                if any(_children(worker) for worker in _children(os.getpid()) - {victim.pid}):
-                    broken.append("a program outlived its job")
-            if victim.poll() is not None:
-                broken.append("the victim was killed")
-            if os.listdir(folder) != ["secret"] or secret_file.read_text() != SECRET:
-                broken.append(f"the folder changed: {os.listdir(folder)}")
-            if secret_file.stat().st_mode & 0o777 != 0o666:
-                broken.append("the secret's mode changed")
-            broken += _heard(listener, datagrams)
-        finally:
-            victim.kill()
-            victim.wait()
-            datagrams.close()
+        workers = children(os.getpid())
+        cases = lists["program"] + [{**control, "status": ["ok"]} for control in lists["control"]]
+        for case, result in zip(cases, pool.map(run, cases), strict=True):
+            broken += [f"{case['name']}: {what}; {result}"[:2000] for what in _what_broke(case, result)]
+        if not workers <= children(os.getpid()):
+            broken.append("a worker was killed")
+        if any(children(worker) for worker in children(os.getpid())):
+            broken.append("a program outlived its job")
+        broken += world.damage()
     return broken
 
 
@@ -91,7 +117,7 @@ def attack_with_cheats() -> list[str]:
 
 def _what_broke(case: dict, result: Result) -> list[str]:
     said = result.stdout + (result.error or "")
-    broken = [f"shows {word}" for word in ("ESCAPED", SECRET, SECRET_OF_ENVIRONMENT) if word in said]
+    broken = [f"shows {word}" for word in secrets_in(said)]
     if result.status not in case["status"]:
         broken.append(f"status {result.status}")
     if "prints" in case and result.stdout != case["prints"]:
@@ -107,7 +133,7 @@ def _what_broke(case: dict, result: Result) -> list[str]:
     return broken
 
 
-def _children(pid: int) -> set[int]:
+def children(pid: int) -> set[int]:
     """Processes whose parent is `pid`."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -118,19 +144,6 @@ def _children(pid: int) -> set[int]:
         if int(fields[1]) == pid:
             found.add(int(stat.parent.name))
     return found
-
-
-def _heard(listener: socket.socket, datagrams: socket.socket) -> list[str]:
-    listener.setblocking(False)
-    datagrams.setblocking(False)
-    heard = []
-    for name, hear in (("connected", listener.accept), ("sent a datagram", lambda: datagrams.recv(1))):
-        try:
-            hear()
-            heard.append(f"somebody {name}")
-        except BlockingIOError:
-            pass
-    return heard
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,8 @@ class Sandbox:
         self._idle: queue.LifoQueue[_Zygote | None] = queue.LifoQueue()  # the last used is the warmest
         for _ in range(self.workers):
             self._idle.put(None)  # started when needed
+        self._zygotes: set[_Zygote] = set()
+        self._end = weakref.finalize(self, _end_all, self._zygotes)  # also when it was forgotten, or at exit
         try:
             self.isolation = self._test_itself(unsafe_exec)
         except BaseException:
@@ -133,11 +136,9 @@ class Sandbox:
         if self._closed:
             return
         self._closed = True
-        zygotes = [self._idle.get() for _ in range(self.workers)]
-        for zygote in zygotes:
-            if zygote is not None:
-                zygote.close()
-            self._idle.put(None)
+        for _ in [self._idle.get() for _ in range(self.workers)]:
+            self._idle.put(None)  # whoever still waits finds the sandbox closed
+        self._end()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -182,11 +183,13 @@ class Sandbox:
                         return _Outcome(failure=("refused", "the sandbox is closed"))
                     if zygote is None:
                         zygote = _Zygote(self._python)
+                        self._zygotes.add(zygote)
                     try:
                         return zygote.work([{**self._limits, "seconds": seconds, **job} for job in jobs], seconds)
                     except _Died as death:
                         _log.warning("a sandbox worker died (%s); it is replaced", death)
                         zygote.close()
+                        self._zygotes.discard(zygote)
                         zygote = None
                 return _Outcome(failure=("crash", "the sandbox's worker died, and so did its successor"))
             finally:
@@ -201,6 +204,11 @@ _KILLED = "killed by signal 9"
 def _cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _end_all(zygotes: set[_Zygote]) -> None:
+    for zygote in zygotes:
+        zygote.close()
 
 
 class _Died(Exception):

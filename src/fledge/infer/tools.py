@@ -29,8 +29,8 @@ MAX_VALUE = Decimal(10) ** 40
 SHOWN_DIGITS, SHOWN_DECIMALS = 12, 4
 """A number that is not whole is rounded to 12 significant digits, which hides what binary floats leave over, but never
 to fewer than 4 after the point, which keeps the cents of a large sum."""
-MAX_OUTPUT_CHARS = 2000
-"""What a program printed is cut here before the model reads it: a flood must not fill its context."""
+MAX_OUTPUT_BYTES = 1000
+"""What a program printed is cut here before the model reads it. A byte is at most one token: half a context of 2,048."""
 CALCULATOR_ERROR = "error: not arithmetic, 'text'.count('part') or len('text')"
 
 # prec 40 and the trap on overflow are also what bounds `**`: 9**9**9 stops before it starts to be computed. Every operation
@@ -105,15 +105,18 @@ def python_tool(sandbox: Sandbox, *, timeout_seconds: float = 10.0) -> Callable[
         if value is not None:
             return value
         result = sandbox.run(code, timeout_seconds=timeout_seconds)
-        shown = result.stdout.rstrip()
-        if len(shown) > MAX_OUTPUT_CHARS:
-            shown = f"{shown[:MAX_OUTPUT_CHARS]}\n({len(shown) - MAX_OUTPUT_CHARS} more characters)"
+        shown = _cut(result.stdout.rstrip(), MAX_OUTPUT_BYTES)
         if result.status == "ok":
             return shown or "(no output; use print)"
-        error = f"error: {result.error[:300] if result.error else result.status}"
+        error = f"error: {_cut(result.error or result.status, 300)}"
         return f"{shown}\n{error}" if shown else error
 
     return call
+
+
+def _cut(text: str, most: int) -> str:
+    raw = text.encode("utf-8", "replace")
+    return text if len(raw) <= most else f"{raw[:most].decode('utf-8', 'ignore')} ... ({len(raw) - most} more bytes)"
 
 
 def _without_thousands_commas(expression: str) -> str:
