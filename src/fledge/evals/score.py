@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Row, common_prefix, evaluating, likelihoods, shrinking
+from fledge.model.transformer import Transformer
 from fledge.tasks.base import Example, Split, Task, centered
 from fledge.text.chat import decode_answer, encode_prompt
 
@@ -95,7 +96,7 @@ class Scorer:
 
     Args:
         model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
-        tokenizer: that of the model.
+        tokenizer: a `Tokenizer`, or that of evals/hf.py.
         engine: an engine over the same weights; None: one is made when a task needs answers.
         device_tokens: tokens per forward pass for likelihoods. Results do not change.
         slots: answers generated at a time; None: the engine's choice. Results do not change.
@@ -106,7 +107,7 @@ class Scorer:
     def __init__(
         self,
         model: Any,
-        tokenizer: Tokenizer,
+        tokenizer: Any,
         *,
         engine: Engine | None = None,
         device_tokens: int = DEVICE_TOKENS,
@@ -214,12 +215,17 @@ class Scorer:
             whole = [[bos, *self.tokenizer.encode(example.prompt + choice)] for choice in example.choices]
             start = min(common_prefix(prompt, ids) for ids in whole)
         else:
-            prompt = encode_prompt(self.tokenizer, example.question)
+            prompt = self._prompt(example)
             endings = [self.tokenizer.encode(choice) for choice in example.choices]
             if len({ids[0] for ids in endings}) == len(endings):
                 endings = [ids[:1] for ids in endings]
             whole, start = [[*prompt, *ids] for ids in endings], len(prompt)
         return [Row(ids, max(1, start)) for ids in whole]
+
+    def _prompt(self, example: Example) -> list[int]:
+        """What a chat model is shown: our own format, or that of a foreign tokenizer (evals/hf.py)."""
+        own_format = getattr(self.tokenizer, "encode_prompt", None)
+        return own_format(example.question) if own_format else encode_prompt(self.tokenizer, example.question)
 
     def _answer(
         self,
@@ -235,7 +241,7 @@ class Scorer:
         asked = [
             {"prompt": prompt, "seed": draw_seed(seed, index, number), "max_tokens": task.max_tokens}
             for index, example in examples.items()
-            for prompt in (encode_prompt(self.tokenizer, example.question),)
+            for prompt in (self._prompt(example),)
             for number in range(samples)
         ]
         requests, halvings = self._generate([{**each, "temperature": temperature, "top_k": top_k} for each in asked])
@@ -257,6 +263,10 @@ class Scorer:
         """Answer the requests; where memory runs out, with half as many slots, and so on down to one."""
         from fledge.infer.engine import Engine, Request
 
+        if not isinstance(self.model, Transformer):
+            raise ValueError(
+                "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
+            )
         halvings = 0
         with evaluating(self.model):
             while True:
