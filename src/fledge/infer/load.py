@@ -1,8 +1,8 @@
 """A trained run, ready to be talked to.
 
-    run = open_run(Path("runs/demo"), local=None)
-    run.tokenizer, run.stages["sft"].context, run.suggestions
-    tool = find_tool("calculator")
+run = open_run(Path("runs/demo"), local=None)
+run.tokenizer, run.stages["sft"].context, run.suggestions
+tool = find_tool("calculator")
 """
 
 from __future__ import annotations

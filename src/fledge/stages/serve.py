@@ -30,7 +30,9 @@ def main(config: Serve) -> None:
     if config.host not in LOOPBACK and config.api_key is None:
         print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
     where = f"http://{config.host}:{config.port}{config.root_path}"
-    print(f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True)
+    print(
+        f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True
+    )
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
         Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
 

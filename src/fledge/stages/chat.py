@@ -1,0 +1,275 @@
+"""`fledge chat`: talk to a model in the terminal. Without a terminal, or with -p, it answers once and exits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.text import Text
+
+from fledge.config import Chat, check, nearest
+from fledge.serve.talkers import Local, Remote, Settings, Talker
+from fledge.text.chat import Message, Part, parse_conversation, say, to_json
+
+COMMANDS = {
+    "/help": "show this",
+    "/clear": "begin a new conversation",
+    "/system": "TEXT: set the system prompt; without text, remove it",
+    "/temperature": "0 to 2: 0 always says the likeliest",
+    "/top-k": "sample among the k likeliest tokens; 0: all",
+    "/top-p": "0 to 1: sample among the likeliest tokens that hold this share",
+    "/seed": "the same seed and settings give the same answers",
+    "/retry": "answer the last question again, differently",
+    "/undo": "take back the last question and its answer",
+    "/save": "FILE: write the conversation as JSON",
+    "/load": "FILE: go on with a saved conversation",
+    "/stats": "tokens, speed and room left",
+    "/exit": "leave; Ctrl-D does the same",
+}
+ENDS = {
+    "length": "the answer was cut: it reached its longest length or the end of the context",
+    "tool_error": "the model made up the result of its calculation, so the answer was ended",
+    "cancelled": "stopped",
+}
+
+
+def main(config: Chat) -> int:
+    """Chat until the user leaves, or answer one prompt from -p or standard input."""
+    check(config)
+    with closing(make_talker(config)) as talker:
+        settings = Settings(
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+        )
+        chat = Conversing(talker, settings, system=config.system, console=Console(highlight=False))
+        if config.prompt is not None or not sys.stdin.isatty():
+            return chat.once(config.prompt if config.prompt is not None else sys.stdin.read(), sys.stdout)
+        remember_lines()
+        chat.console.print(f"[bold]{talker.name}[/]  [dim]/help shows the commands, Ctrl-C stops an answer[/]")
+        chat.loop(input)
+    return 0
+
+
+def make_talker(config: Chat) -> Talker:
+    """The model of the run, or the server at `url`."""
+    if config.url is not None:
+        return Remote(config.url, api_key=config.api_key, model="base" if config.stage == "pretrain" else config.stage)
+    from fledge.infer.load import find_tool, open_run
+    from fledge.model.device import find_device, threads
+    from fledge.train.checkpoint import load_model
+
+    run = open_run(Path(config.run), stage=config.stage)
+    stage, weights = list(run.stages.items())[-1]
+    threads(config.threads)
+    model = load_model(weights.folder, device=find_device(config.device))
+    tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
+    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {stage})", run_tool=tool)
+
+
+def remember_lines() -> None:
+    """Arrow keys bring back earlier lines and Tab completes commands, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    # "-" is part of a word, so that /top-k can be completed.
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(lambda text, place: [*complete(text), None][place])
+    readline.parse_and_bind("tab: complete")
+
+
+def complete(text: str) -> list[str]:
+    """Commands that begin with `text`."""
+    return [command + " " for command in COMMANDS if text.startswith("/") and command.startswith(text)]
+
+
+class Conversing:
+    """One conversation in a terminal."""
+
+    def __init__(self, talker: Talker, settings: Settings, *, system: str | None, console: Console) -> None:
+        self.talker, self.settings, self.system, self.console = talker, settings, system, console
+        self.turns: list[Message] = []
+        self.tries = 0
+        """How often the last question was retried: every try has a seed of its own."""
+
+    def once(self, prompt: str, out: TextIO) -> int:
+        """Answer one prompt as plain text; for scripts."""
+        if not prompt.strip():
+            raise ValueError("nothing was asked: -p and standard input are empty")
+        for kind, text in self.talker.answer(self._conversation(say("user", prompt.strip())), self.settings):
+            if kind == "text":
+                out.write(text)
+                out.flush()
+        out.write("\n")
+        return 0
+
+    def loop(self, read: Callable[[str], str]) -> None:
+        """Read lines until /exit or Ctrl-D."""
+        while True:
+            try:
+                line = read("\n> ").strip()
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                self.console.print("[dim]Ctrl-D or /exit leaves[/]")
+                continue
+            try:
+                if line.startswith("/"):
+                    if self.command(line) == "exit":
+                        return
+                elif line:
+                    self.tries = 0
+                    self.ask(line)
+            except (ValueError, OSError) as error:
+                self.say(str(error), "red")
+
+    def command(self, line: str) -> str | None:
+        """Do what a line with a slash says; "exit" when it says to leave.
+
+        Raises:
+            ValueError: there is no such command, or it cannot be done; nothing has changed.
+        """
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name in ("/exit", "/quit"):
+            return "exit"
+        if name in ("/temperature", "/top-k", "/top-p", "/seed"):
+            self.set(name[1:].replace("-", "_"), rest)
+        elif name in ("/help", "/clear", "/retry", "/undo", "/stats"):
+            getattr(self, name[1:])()
+        elif name == "/system":
+            self.system = rest or None
+            self.say(f"system prompt: {self.system or 'none'}")
+        elif name in ("/save", "/load"):
+            if not rest:
+                raise ValueError(f"{name} needs the name of a file")
+            getattr(self, name[1:])(Path(rest).expanduser())
+        else:
+            raise ValueError(f"{name} is not a command; /help lists them.{nearest(name, tuple(COMMANDS))}")
+        return None
+
+    def help(self) -> None:
+        for name, text in COMMANDS.items():
+            self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
+
+    def clear(self) -> None:
+        self.turns = []
+        self.say("a new conversation")
+
+    def set(self, name: str, text: str) -> None:
+        """Change a sampling setting."""
+        kind, low, high = {
+            "temperature": (float, 0.0, 2.0),
+            "top_k": (int, 0, 1_000_000),
+            "top_p": (float, 0.0, 1.0),
+            "seed": (int, -(2**63), 2**63 - 1),
+        }[name]
+        try:
+            value = kind(text)
+            if not low <= value <= high:
+                raise ValueError
+        except ValueError:
+            kinds = "a whole number" if kind is int else "a number"
+            raise ValueError(
+                f"{text!r} is not {kinds} from {low} to {high}; it stays {getattr(self.settings, name)}"
+            ) from None
+        self.settings = dataclasses.replace(self.settings, **{name: value})
+        self.say(f"{name} {value}")
+
+    def retry(self) -> None:
+        question = self._last_question()
+        self.turns = self.turns[:-2]
+        self.tries += 1
+        self.ask(question)
+
+    def undo(self) -> None:
+        self.say(f"taken back: {self._last_question()}")
+        self.turns = self.turns[:-2]
+
+    def _last_question(self) -> str:
+        if len(self.turns) < 2:
+            raise ValueError("nothing has been asked yet")
+        return self.turns[-2].text
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False), encoding="utf-8")
+        self.say(f"{len(self.turns)} messages in {path}")
+
+    def load(self, path: Path) -> None:
+        conversation = parse_conversation(json.loads(path.read_text(encoding="utf-8")), str(path))
+        has_system = conversation[0].role == "system"
+        turns = list(conversation[has_system:])
+        if len(turns) % 2:
+            raise ValueError(f"{path}: the last message is by the user; a saved conversation ends with an answer")
+        self.system = conversation[0].text if has_system else None
+        self.turns = turns
+        self.say(f"{len(turns)} messages; the last: {turns[-1].text}")
+
+    def stats(self) -> None:
+        told = self.talker.told
+        if told is None:
+            raise ValueError("nothing has been answered yet")
+        rate = told.tokens / told.seconds if told.seconds else 0.0
+        self.say(
+            f"prompt {told.prompt_tokens} tokens ({told.cached_tokens} from the cache), answer {told.tokens} in "
+            f"{told.seconds:.2f} s ({rate:.0f} tokens/s), context left {told.context - told.prompt_tokens - told.tokens}"
+        )
+
+    def say(self, text: str, style: str = "dim") -> None:
+        """A line by the program, not by the model."""
+        self.console.print(Text(text, style=style))
+
+    def ask(self, question: str) -> None:
+        """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
+        parts: list[Part] = []
+        settings = dataclasses.replace(self.settings, seed=self.settings.seed + self.tries)
+        asked = say("user", question)
+        with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
+            with closing(self.talker.answer(self._conversation(asked), settings)) as pieces:
+                try:
+                    for kind, text in pieces:
+                        if parts and parts[-1].kind == kind and text:
+                            parts[-1] = Part(kind, parts[-1].text + text)
+                        else:
+                            parts.append(Part(kind, text))
+                        live.update(render(parts))
+                except KeyboardInterrupt:
+                    pass
+            live.update(render(parts))
+        self.turns += [asked, Message("assistant", tuple(parts))]
+        self._explain()
+
+    def _explain(self) -> None:
+        told = self.talker.told
+        if told is not None and told.finish in ENDS:
+            self.say(ENDS[told.finish])
+        if told is not None and told.dropped:
+            self.say(f"the conversation is longer than the context: the first {told.dropped} exchanges were left out")
+
+    def _conversation(self, *more: Message) -> tuple[Message, ...]:
+        return (*([say("system", self.system)] if self.system else []), *self.turns, *more)
+
+
+def render(parts: Sequence[Part]) -> RenderableType:
+    """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        if part.kind == "text":
+            if part.text.strip():
+                shown.append(Markdown(part.text))
+        else:
+            sign = "⚙ " if part.kind == "python" else "= "
+            shown.append(Text(sign + part.text, style="cyan"))
+    return Group(*shown)

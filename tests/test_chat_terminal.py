@@ -1,0 +1,201 @@
+"""The terminal chat: commands, streaming, stopping, scripts, and a remote server."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fledge.cli import run as command_line
+from fledge.serve.talkers import Local, Remote, Settings
+from fledge.stages.chat import COMMANDS, Conversing, complete, render
+from fledge.text.chat import Part, say
+from fledge.train.checkpoint import Progress, save
+from test_server import endless_model, serving, shelf
+from tiny_engine import BYTES, tiny_model
+
+
+@pytest.fixture
+def chat() -> Iterator[Conversing]:
+    talker = Local(tiny_model(context=256), BYTES, name="tiny")
+    console = Console(file=io.StringIO(), width=100)
+    yield Conversing(talker, Settings(max_tokens=12, temperature=1.0), system=None, console=console)
+    talker.close()
+
+
+def shown(chat: Conversing) -> str:
+    assert isinstance(chat.console.file, io.StringIO)
+    return chat.console.file.getvalue()
+
+
+def typing(*lines: str) -> Iterator[str]:
+    yield from lines
+    raise EOFError
+
+
+def run(chat: Conversing, *lines: str) -> str:
+    """What the chat shows for these lines; it must come back to its prompt after each."""
+    left = typing(*lines)
+    chat.loop(lambda _: next(left))
+    return shown(chat)
+
+
+def test_questions_and_answers_alternate_and_the_system_prompt_leads(chat: Conversing) -> None:
+    run(chat, "/system Be brief.", "Hello", "And you?")
+    assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
+    assert chat._conversation()[0] == say("system", "Be brief.")
+
+
+def test_retry_asks_again_with_another_seed_and_undo_takes_back(chat: Conversing) -> None:
+    run(chat, "Hello")
+    first = chat.turns[1]
+    run(chat, "/retry")
+    assert len(chat.turns) == 2
+    assert chat.turns[1] != first
+    run(chat, "/undo")
+    assert chat.turns == []
+    assert "nothing has been asked yet" in run(chat, "/undo")
+    run(chat, "Hello")
+    assert chat.turns[1] == first  # the same seed says the same
+
+
+def test_settings_change_within_their_limits(chat: Conversing) -> None:
+    told = run(chat, "/temperature 0.3", "/top-k 7", "/top-p 0.9", "/seed 5", "/temperature hot", "/top-p 7")
+    settings = chat.settings
+    assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.3, 7, 0.9, 5)
+    assert "'hot' is not a number from 0.0 to 2.0; it stays 0.3" in told
+    assert "'7' is not a number from 0.0 to 1.0; it stays 0.9" in told
+
+
+def test_a_saved_conversation_can_be_loaded(chat: Conversing, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    run(chat, "/system Be brief.", "Hello", f"/save {file}")
+    before = chat._conversation()
+    run(chat, "/clear", "/system")
+    assert chat._conversation() == ()
+    run(chat, f"/load {file}")
+    assert chat._conversation() == before
+    assert "No such file" in run(chat, f"/load {tmp_path / 'none.json'}")
+
+
+def test_every_command_is_known_explained_and_completed(chat: Conversing) -> None:
+    told = run(chat, "/help", "/stats", "/tempratur 1")
+    for command in COMMANDS:
+        assert command in told
+    assert "nothing has been answered yet" in told
+    assert "Did you mean '/temperature'?" in told
+    assert complete("/te") == ["/temperature "]
+    assert complete("hello") == []
+    assert "context left" in run(chat, "Hello", "/stats")
+    assert chat.command("/exit") == "exit"
+
+
+def test_tool_use_is_shown_apart_from_prose() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    console.print(render([Part("text", "It is **12**."), Part("python", "6*2"), Part("output", "12")]))
+    assert isinstance(console.file, io.StringIO)
+    assert [line.strip() for line in console.file.getvalue().splitlines()] == ["It is 12.", "⚙ 6*2", "= 12"]
+
+
+def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Conversing) -> None:
+    assert isinstance(chat.talker, Local)
+    pieces = chat.talker.answer((say("user", "Hello"),), Settings(max_tokens=10_000, temperature=2.0))
+    next(pieces)
+    pieces.close()
+    assert chat.talker.told is not None
+    begin = time.monotonic()
+    while chat.talker.engine.running and time.monotonic() < begin + 5:
+        time.sleep(0.005)
+    assert not chat.talker.engine.running
+    run(chat, "Hello")
+    assert len(chat.turns) == 2
+
+
+def test_a_remote_server_answers_as_the_model_itself_would() -> None:
+    conversation, settings = (say("user", "Hello"),), Settings(max_tokens=20, temperature=1.0, seed=3)
+    local = Local(endless_model(1), BYTES, name="tiny", run_tool=lambda code: "42")
+    expected = "".join(text for kind, text in local.answer(conversation, settings) if kind == "text")
+    with serving(shelf(engine={"run_tool": lambda code: "42"})) as url:
+        remote = Remote(url)
+        assert remote.model == "sft"
+        pieces = list(remote.answer(conversation, settings))
+        assert "".join(text for kind, text in pieces if kind == "text") == expected
+        assert (remote.told and remote.told.tokens) == (local.told and local.told.tokens)
+        with pytest.raises(ValueError, match="there are: base, sft"):
+            Remote(url, model="rl")
+        with pytest.raises(ValueError, match="the context holds 256"):
+            list(remote.answer((say("user", "x" * 500),), settings))
+    local.close()
+    with pytest.raises(ValueError, match="no server answers"):
+        Remote(url)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    BYTES.save(folder / "tokenizer")
+    save(folder / "sft", endless_model(0), None, Progress(step=1), keep=1)
+    return folder
+
+
+def test_scripts_ask_with_p_or_standard_input(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["chat", str(run_folder), "--max-tokens", "8", "--temperature", "0"]
+    assert command_line([*options, "-p", "Hello"]) == 0
+    by_option = capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
+    assert command_line(options) == 0
+    assert capsys.readouterr().out == by_option
+    assert by_option.strip()
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert command_line(options) == 2
+    assert "nothing was asked" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
+    here, there = pty.openpty()
+    options = ["--max-tokens", "100000", "--temperature", "0", "--top-k", "0"]
+    program = [sys.executable, "-c", "from fledge.cli import main; main()", "chat", str(run_folder), *options]
+    process = subprocess.Popen(
+        program, stdin=there, stdout=there, stderr=there, start_new_session=True, env=os.environ | {"COLUMNS": "200"}
+    )
+    os.close(there)
+    seen = b""
+
+    def until(word: bytes, after: int = 0) -> int:
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while word not in seen[after:]:
+            assert time.monotonic() < deadline, seen
+            if select.select([here], [], [], 0.1)[0]:
+                seen += os.read(here, 65536)
+        return len(seen)
+
+    try:
+        until(b"> ")
+        os.write(here, b"Hello\n")
+        place = until(b"Hello")
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        until(b"> ", place)
+        place = len(seen)
+        os.write(here, b"/stats\n")
+        until(b"context left", place)
+        os.write(here, b"/exit\n")
+        process.wait(30)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(here)
