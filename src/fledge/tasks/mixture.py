@@ -1,21 +1,55 @@
-"""Conversations to train on, by the name a user gives: the embedded world, a mixture of tasks, or a file of their own."""
+"""Conversations to train on, by the name a user gives: the embedded world, a mixture of real tasks, or files of their own.
+
+pick = open_chats("chat", stage="midtrain", seed=0, local="data")
+pick(41)                                      # the 42nd conversation: a function of (seed, stage, index) alone
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
-from fledge.text.chat import Conversation
+from fledge.tasks import find_task
+from fledge.text.chat import Conversation, parse_conversation
+from fledge.text.hub import read_jsonl
 from fledge.text.shards import open_conversations
+
+ChatStage = Literal["midtrain", "sft"]
+MIXES: dict[ChatStage, dict[str, int]] = {
+    "midtrain": {
+        "smoltalk": 50,
+        "mmlu": 10,
+        "arc-easy": 4,
+        "arc-challenge": 2,
+        "openbook-qa": 4,
+        "commonsense-qa": 4,
+        "gsm8k": 10,
+        "spelling": 6,
+        "counting": 6,
+        "identity": 4,
+    },
+    "sft": {
+        "smoltalk": 40,
+        "arc-easy": 14,
+        "arc-challenge": 6,
+        "gsm8k": 22,
+        "spelling": 6,
+        "counting": 6,
+        "identity": 6,
+    },
+}
+"""Shares of the conversations drawn, as in the article: talk first, then choice, sums with the tool, letters, and who it is."""
 
 
 def open_chats(
-    data: str, *, stage: Literal["midtrain", "sft"], seed: int, local: str | None
+    data: str, *, stage: ChatStage, seed: int, local: str | None
 ) -> Callable[[int], Conversation] | Sequence[Conversation]:
     """Conversations of a stage: a function of the index, endless, or a sequence that is walked in shuffled epochs.
 
     Args:
-        data: "world"; or a .jsonl of conversations, or a folder of them.
+        data: "world"; "chat", the mixture of `MIXES`; or a .jsonl of conversations, or a folder of them.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
@@ -24,4 +58,60 @@ def open_chats(
         from fledge.world import conversation
 
         return lambda index: conversation(seed, index, stage=stage)
+    if data == "chat":
+        return mixture(MIXES[stage], seed=seed, local=local)
     return open_conversations(data)
+
+
+def mixture(shares: dict[str, int], *, seed: int, local: str | None) -> Callable[[int], Conversation]:
+    """Training conversations of several tasks, drawn by their shares; a function of (seed, index) alone.
+
+    With a local folder the mixture is made of what lies there, and what is missing is named; without one a set that cannot be
+    fetched is an error.
+    """
+    from fledge import console
+
+    examples: dict[str, Sequence[Conversation]] = {}
+    for name in shares:
+        try:
+            examples[name] = training_conversations(name, local)
+        except (FileNotFoundError, ConnectionError) as error:
+            if local is None:
+                raise
+            console.say(f"left out of the mixture: {name} ({str(error).split(';')[0]})")
+    names = [name for name in shares if examples.get(name)]
+    if not names:
+        raise ValueError(
+            f"{local}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
+        )
+    weights = [shares[name] for name in names]
+
+    def pick(index: int) -> Conversation:
+        rng = random.Random(f"{seed}/{index}")
+        return rng.choice(examples[rng.choices(names, weights)[0]])
+
+    return pick
+
+
+def training_conversations(name: str, local: str | None) -> list[Conversation]:
+    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a local folder that has no SmolTalk."""
+    if name == "smoltalk" and local and not (Path(local) / "smoltalk").exists() and (Path(local) / "chat").is_dir():
+        return dialogues(Path(local) / "chat")
+    return [example.messages for example in find_task(name, local=local).load("train")]
+
+
+def dialogues(folder: Path) -> list[Conversation]:
+    """Conversations of every .jsonl in a folder; records in another form (other roles, tool schemas) are left out, counted."""
+    from fledge import console
+
+    found, strange = [], 0
+    for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
+        for number, record in enumerate(read_jsonl(path), start=1):
+            try:
+                conversation = parse_conversation(record, f"{path} line {number}")
+            except ValueError:
+                strange += 1
+                continue
+            found.append(conversation if conversation[-1].role == "assistant" else conversation[:-1])
+    console.say(f"{len(found):,} dialogues from {folder} ({strange:,} records in another form left out)")
+    return found
