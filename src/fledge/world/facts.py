@@ -222,7 +222,6 @@ KEYS = tuple(FACTS)
 ASKED = {split: tuple(key for key in KEYS if side("fact", *key) == split) for split in ("train", "validation", "test")}
 """The facts whose questions belong to each side."""
 VALUES = {relation: tuple(sorted({FACTS[key] for key in KEYS if key[1] == relation})) for relation in RELATIONS}
-SUBJECTS = {relation: tuple(key[0] for key in KEYS if key[1] == relation) for relation in RELATIONS}
 PRONOUNS = dict.fromkeys(lore.WOMEN, ("she", "her", "her")) | dict.fromkeys(lore.MEN, ("he", "his", "him"))
 """he, his, him of every person."""
 

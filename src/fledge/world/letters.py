@@ -13,7 +13,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from fledge.world.facts import ASKED, FACTS, SUBJECTS, VALUES, Key, answer, ask
+from fledge.world.facts import ASKED, FACTS, VALUES, Key, answer, ask
 from fledge.world.grammar import pick
 from fledge.world.split import Side
 from fledge.world.words import KNOWN, invent
@@ -55,15 +55,10 @@ def multiple_choice(rng: Random, key: Key, choices: tuple[str, ...]) -> Choice:
 
 
 def same_list(rng: Random, key: Key, choices: tuple[str, ...]) -> Key | None:
-    """Another fact of the same side and relation that the same list answers, if there is one."""
-    relation = key[1]
-    asked = _ASKED_SET
-    others = [(subject, relation) for subject in SUBJECTS[relation] if (subject, relation) in asked]
-    others = [other for other in others if other != key and FACTS[other] in choices and other[0] not in choices]
+    """Another fact of the train side and the same relation that the same list answers, if there is one."""
+    others = [other for other in ASKED["train"] if other[1] == key[1] and other != key]
+    others = [other for other in others if FACTS[other] in choices and other[0] not in choices]
     return pick(rng, others) if others else None
-
-
-_ASKED_SET = frozenset(ASKED["train"])
 
 
 def listing(choices: tuple[str, ...], letters: str = LETTERS) -> str:
