@@ -52,40 +52,47 @@ def words_of(text: str) -> list[str]:
 
 def contamination(documents: Iterable[str], tests: Mapping[str, Iterable[str]], *, words: int = WORDS) -> list[Overlap]:
     """Overlap of each evaluation set with the documents, read once; memory grows with the sets, not with the documents."""
-    sets = {name: [words_of(item) for item in items] for name, items in tests.items()}
     known: dict[str, int] = {}
-    grams: dict[tuple[str, ...], list[tuple[str, int]]] = {}
-    for name, items in sets.items():
-        for index, item in enumerate(items):
+    items: list[str] = []
+    hashes, owners = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+    places: dict[str, range] = {}
+    short: dict[str, int] = {}
+    for name, texts in tests.items():
+        first, short[name] = len(items), 0
+        for item in map(words_of, texts):
             for word in item:
                 known.setdefault(word, len(known) + 1)
-            for gram in _grams(item, words):
-                grams.setdefault(gram, []).append((name, index))
-    hashes = np.unique(
-        np.concatenate([_hashes(item, known, words) for items in sets.values() for item in items] or [[]])
-    )
-    seen: dict[str, dict[int, tuple[str, ...]]] = {name: {} for name in sets}
+            hashes.append(np.unique(_hashes(item, known, words)))
+            owners.append(np.full(len(hashes[-1]), len(items)))
+            short[name] += len(item) < words
+            items.append(" ".join(["", *item, ""]))
+        places[name] = range(first, len(items))
+    hashes_N, owners_N = np.concatenate(hashes), np.concatenate(owners)
+    order_N = np.argsort(hashes_N, kind="stable")
+    hashes_N, owners_N = hashes_N[order_N], owners_N[order_N]
+    seen: dict[int, str] = {}
     for document in documents:
         text = words_of(document)
         found = _hashes(text, known, words)
-        for place in np.flatnonzero(_among(found, hashes)).tolist():
-            gram = tuple(text[place : place + words])
-            for name, index in grams.get(gram, ()):  # a hash alone may be a coincidence
-                seen[name].setdefault(index, gram)
-    return [
-        Overlap(
-            name=name,
-            items=len(items),
-            short=sum(len(item) < words for item in items),
-            seen=tuple(sorted(seen[name])),
-            example=" ".join(seen[name][min(seen[name])]) if seen[name] else "",
+        begins, ends = np.searchsorted(hashes_N, found), np.searchsorted(hashes_N, found, side="right")
+        for place in np.flatnonzero((ends > begins) & (found != 0)).tolist():
+            run = " ".join(text[place : place + words])
+            for owner in owners_N[begins[place] : ends[place]].tolist():
+                if owner not in seen and f" {run} " in items[owner]:  # a hash alone may be a coincidence
+                    seen[owner] = run
+    overlaps = []
+    for name, owned in places.items():
+        those = [owner for owner in owned if owner in seen]
+        overlaps.append(
+            Overlap(
+                name=name,
+                items=len(owned),
+                short=short[name],
+                seen=tuple(owner - owned.start for owner in those),
+                example=seen[those[0]] if those else "",
+            )
         )
-        for name, items in sets.items()
-    ]
-
-
-def _grams(item: list[str], words: int) -> Iterable[tuple[str, ...]]:
-    return (tuple(item[place : place + words]) for place in range(len(item) - words + 1))
+    return overlaps
 
 
 def _hashes(text: Iterable[str], known: Mapping[str, int], words: int) -> npt.NDArray[np.uint64]:
@@ -100,11 +107,3 @@ def _hashes(text: Iterable[str], known: Mapping[str, int], words: int) -> npt.ND
         total = total * _BASE + part * (part ^ _BASE)
         strange |= part == 0
     return np.where(strange, np.uint64(0), total)
-
-
-def _among(values: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Whether each value is in the sorted array `known`; 0 never is."""
-    if not len(known):
-        return np.zeros(len(values), np.bool_)
-    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return (known[places] == values) & (values != 0)
