@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +45,7 @@ BENCHES = {
     "core": "CoreBench",
 }
 SHORT = {"-p": "--prompt", "--from": "--start"}
+BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
     "--fresh": "begin again: forget what the stage left in the run",
@@ -69,7 +71,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return dispatch(command, [word for word in rest if word != "--debug"])
     except KeyboardInterrupt as interrupt:
-        complain(f"interrupted{f': {interrupt}' if str(interrupt) else ''}. The same command goes on from there.")
+        again = "" if BEGINS_AGAIN.isdisjoint(rest) else f", without {', '.join(sorted(BEGINS_AGAIN))}"
+        complain(
+            f"interrupted{f': {interrupt}' if str(interrupt) else ''}. The same command{again} goes on from there."
+        )
         return 130
     except (ValueError, FileNotFoundError, OSError) as error:
         if debug:
@@ -107,7 +112,7 @@ def dispatch(command: str, words: list[str]) -> int:
     """Parse the settings of a command and call its `main(config)`."""
     if command not in COMMANDS:
         raise ValueError(f"{command!r} is not a command; there are: {', '.join(COMMANDS)}.{nearest(command, COMMANDS)}")
-    words = [SHORT.get(word, word) for word in words]
+    words = [part for word in words for part in long_form(word)]
     if command == "bench":
         return bench(words)
     fresh, dry = "--fresh" in words, "--dry-run" in words
@@ -115,6 +120,8 @@ def dispatch(command: str, words: list[str]) -> int:
     own = {field.name for field in dataclasses.fields(kind)}
     words = [word for word in words if word != "--dry-run" and (word != "--fresh" or "fresh" in own)]
     words = with_folder(command, words)
+    if "local" in own and "--local" not in words and (local := os.environ.get("FLEDGE_LOCAL")):
+        words += ["--local", local]
     config = parse(kind, f"fledge {command}", words)
     if config is None:
         return 0
@@ -132,6 +139,12 @@ def dispatch(command: str, words: list[str]) -> int:
 
         return run_recipe(config, dry=dry) or 0
     return importlib.import_module(f"fledge.stages.{command}").main(config) or 0
+
+
+def long_form(word: str) -> list[str]:
+    """--from=sft -> --start sft: settings under the names that the dataclasses have."""
+    name, equals, value = word.partition("=")
+    return [SHORT[name], *([value] if equals else [])] if name in SHORT else [word]
 
 
 def with_folder(command: str, words: list[str]) -> list[str]:

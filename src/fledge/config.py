@@ -91,7 +91,7 @@ class Stage:
     threads: int | None = None
     """CPU threads. None: one per core."""
     local: str | None = None
-    """Folder that holds data sets already downloaded; nothing is fetched for what lies there."""
+    """Folder that holds data sets already downloaded; nothing is fetched for what lies there. Or set FLEDGE_LOCAL."""
 
 
 @dataclass(frozen=True, kw_only=True)

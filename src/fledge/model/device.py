@@ -6,6 +6,7 @@ loss = compiled(nll_sum, device, wanted="auto")
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import shutil
@@ -85,6 +86,7 @@ def compiled(function: Function, device: torch.device, *, wanted: Compile) -> Fu
         return function
     # Inductor warns about its own internals; a user can do nothing about it.
     warnings.filterwarnings("ignore", module="torch._(inductor|dynamo)")
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     return torch.compile(function, dynamic=False)  # pyright: ignore[reportReturnType]
 
 
