@@ -75,6 +75,8 @@ class Traces:
     caller_bytes: int
     worker_bytes: int
     """Resident memory of all workers together, shared pages counted in each."""
+    cpu_seconds: float
+    """Of this process, its workers and the programs that have ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,8 @@ class Figures:
     programs_per_second: float
     isolation: str
     workers: int
+    cpu_seconds_per_check: float
+    """Independent of what else the machine does. 0: unknown."""
     before: Traces | None
     after: Traces | None
 
@@ -100,6 +104,7 @@ def main(config: SandboxBench) -> None:
         ("isolation", figures.isolation),
     ]
     if figures.before and figures.after:
+        rows.append(("processor time of one check", f"{figures.cpu_seconds_per_check * 1e3:.1f} ms"))
         rows.append(("memory of one worker", f"{figures.before.worker_bytes / figures.workers / 1e6:.1f} MB"))
         for name, word in (("open files", "open_files"), ("processes", "processes")):
             rows.append((name, f"{getattr(figures.before, word)} -> {getattr(figures.after, word)}"))
@@ -141,10 +146,12 @@ def measure(config: SandboxBench) -> Figures:
 
             list(pool.map(share, range(sandbox.workers)))
 
+        at_first = _traces()
         started = time.perf_counter()
         repeat(check, config.checks)
         checks_per_second = config.checks / (time.perf_counter() - started)
         before = _traces()
+        cpu_seconds = before.cpu_seconds - at_first.cpu_seconds if before and at_first else 0.0
         started = time.perf_counter()
         repeat(run, config.jobs)
         programs_per_second = config.jobs / (time.perf_counter() - started)
@@ -154,6 +161,7 @@ def measure(config: SandboxBench) -> Figures:
             programs_per_second=programs_per_second,
             isolation=sandbox.isolation,
             workers=sandbox.workers,
+            cpu_seconds_per_check=cpu_seconds / config.checks,
             before=before,
             after=_traces(),
         )
@@ -163,22 +171,26 @@ def _traces() -> Traces | None:
     """From /proc; None where there is none."""
     if not Path("/proc/self/statm").exists():
         return None
-    parents = {int(stat.parent.name): _parent(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
+    stats = {int(stat.parent.name): _stat(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
+    parents = {pid: int(fields[1]) for pid, fields in stats.items() if fields}
     workers = [pid for pid, parent in parents.items() if parent == os.getpid()]
     programs = [pid for pid, parent in parents.items() if parent in workers]
+    ticks = sum(int(ticks) for pid in [os.getpid(), *workers] for ticks in stats[pid][11:15])
     return Traces(
         open_files=len(os.listdir("/proc/self/fd")),
         processes=len(workers) + len(programs),
         caller_bytes=_resident(os.getpid()),
         worker_bytes=sum(map(_resident, workers)),
+        cpu_seconds=ticks / os.sysconf("SC_CLK_TCK"),
     )
 
 
-def _parent(stat: Path) -> int:
+def _stat(path: Path) -> list[str]:
+    """The fields after the name: 1 is the parent, 11 to 14 are times; none where the process ended meanwhile."""
     try:
-        return int(stat.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # it ended meanwhile
-        return 0
+        return path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _resident(pid: int) -> int:
