@@ -56,8 +56,21 @@ class Timing:
     """Items whose answers differ."""
 
 
-def main(config: CoreBench) -> list[Timing]:
+def main(config: CoreBench) -> None:
     """Measure and print the table."""
+    table = Table("task", "items", "batched s", "one by one s", "times faster", "answers that differ")
+    for timing in measure(config):
+        add(table, timing)
+    Console().print(table)
+
+
+def measure(config: CoreBench) -> list[Timing]:
+    """Time every task both ways; the last is the sum of all.
+
+    Raises:
+        ValueError: an unknown task.
+        FileNotFoundError: there is no bundle.
+    """
     torch.set_num_threads(config.threads)
     bundle = open_bundle(config.bundle)
     unknown = set(config.tasks) - {task.label for task in TASKS}
@@ -66,11 +79,7 @@ def main(config: CoreBench) -> list[Timing]:
     chosen = [task for task in TASKS if not config.tasks or task.label in config.tasks]
     tokenizer = Tokenizer.train(task_texts(bundle), vocab=config.vocab)
     scorer = Scorer(random_model(config, tokenizer.vocab), tokenizer)
-    table = Table("task", "items", "batched s", "one by one s", "times faster", "answers that differ")
-    timings = []
-    for task in chosen:
-        timings.append(time_task(scorer, task, bundle, config.examples))
-        add(table, timings[-1])
+    timings = [time_task(scorer, task, bundle, config.examples) for task in chosen]
     total = Timing(
         label="all",
         items=sum(timing.items for timing in timings),
@@ -78,8 +87,6 @@ def main(config: CoreBench) -> list[Timing]:
         single_seconds=sum(timing.single_seconds for timing in timings),
         differ=sum(timing.differ for timing in timings),
     )
-    add(table, total)
-    Console().print(table)
     return [*timings, total]
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.evals.likelihood import Likelihood, Row, common_prefix, likelihoods
-from fledge.evals.score import SHUFFLE_SEED, Scorer, mean_and_error
+from fledge.evals.score import SHUFFLE_SEED, Score, Scorer, mean_and_error
 from fledge.tasks.base import centered
 
 Kind = Literal["choice", "schema", "text"]
@@ -122,6 +122,28 @@ class CoreReport:
         """For metrics.jsonl: `core`, `core_v2`, `core_standard_error`, and `core/<task>` accuracies."""
         accuracies = {f"core/{label}": score.accuracy for label, score in self.tasks.items()}
         return {"core": self.core, "core_v2": self.core_v2, "core_standard_error": self.standard_error, **accuracies}
+
+    def scores(self) -> list[Score]:
+        """In the form of other tasks' scores: `core` (whose accuracy is the mean centered one), `core_v2`, `core/<task>`."""
+        count, error = sum(score.examples for score in self.tasks.values()), self.standard_error
+        seconds = sum(score.seconds for score in self.tasks.values())
+        chances = {task.label: task.chance for task in TASKS}
+        return [
+            Score(task="core", accuracy=self.core, standard_error=error, examples=count, chance=0.0, seconds=seconds),
+            Score(task="core_v2", accuracy=self.core_v2, standard_error=error, examples=count, chance=0.0, seconds=0.0),
+            *(
+                Score(
+                    task=f"core/{label}",
+                    accuracy=score.accuracy,
+                    standard_error=score.standard_error,
+                    examples=score.examples,
+                    chance=chances[label],
+                    seconds=score.seconds,
+                    halvings=score.halvings,
+                )
+                for label, score in self.tasks.items()
+            ),
+        ]
 
 
 def core_metric(accuracies: Mapping[str, float], *, version: Version = "v1") -> float:

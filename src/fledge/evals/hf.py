@@ -68,19 +68,24 @@ class HfTokenizer:
         return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
 
+def check(path: str | Path) -> None:
+    """Raise FileNotFoundError unless the folder looks like a model's."""
+    if not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(f"hf:{path}: no config.json there; give a local folder of a Hugging Face model")
+
+
 def load(path: str, *, device: str = "auto") -> tuple[HfModel, HfTokenizer]:
     """Model and tokenizer of a folder with config.json, weights (safetensors) and tokenizer files; bfloat16 on GPUs.
 
     Raises:
         FileNotFoundError: there is no such folder, or it holds no model.
-        ModuleNotFoundError: transformers is not installed.
+        ValueError: transformers is not installed.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise FileNotFoundError(f"hf:{path}: no config.json there; give a local folder of a Hugging Face model")
+    check(path)
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
+        raise ValueError(
             f"hf:{path} needs transformers: install fledge with its extra, `uv sync --extra hf`"
         ) from error
     place = find_device(device)

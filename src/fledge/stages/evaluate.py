@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ from fledge.evals.score import Score, Scorer
 from fledge.model.device import find_device, threads
 from fledge.runs import choose_stage, provenance, read_json, write_atomic
 from fledge.tasks import find_task
+from fledge.tasks.base import Task, centered
+from fledge.text.hub import locate
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.checkpoint import checkpoints, load_model, read_state
 
+CORE, FOREIGN = "core", "hf:"
 BASE_TASKS = ("world/choice",)
 CHAT_TASKS = (
     "world/facts",
@@ -37,37 +42,84 @@ CHAT_TASKS = (
 def main(config: Evaluate) -> None:
     """Score one or several stages of a run; tasks already scored with these weights and settings are not scored again."""
     check(config)
+    if config.run.startswith(FOREIGN):
+        evaluate_foreign(config)
+        return
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        names = config.tasks.split(",") if config.tasks else default_tasks(stage)
-        # Unknown names are found before a model is loaded.
-        tasks = [find_task(task, local=config.local) for task in names]
+        wanted = find(config.tasks.split(",") if config.tasks else default_tasks(stage), config)
         results = Results(run / "eval" / f"{stage}.json", weights=weights_hash(run / stage), config=config)
-        wanted = [task for task in tasks if not results.holds(task.name)]
-        if wanted:
-            threads(config.threads)
-            tokenizer = Tokenizer.load(run / "tokenizer")
+
+        def load(stage: str = stage) -> Scorer:
             model = load_model(run / stage, device=find_device(config.device))
-            scorer = Scorer(model, tokenizer, out=run / "eval", stage=stage)
-            with console.Live(f"evaluate {stage}", total=len(wanted)) as live:
-                for count, task in enumerate(wanted):
-                    live.show(count, task.name)
-                    results.add(
-                        scorer.score(
-                            task,
-                            split=config.split,
-                            limit=config.limit,
-                            samples=config.samples,
-                            temperature=config.temperature,
-                            seed=config.seed,
-                        )
-                    )
-                    live.show(count + 1, task.name)
-        rows = [results.row(task.name) for task in tasks]
-        console.table(
-            f"{stage} on the {config.split} split", ("task", "accuracy", "± s.e.", "chance", "examples"), rows
+            return Scorer(model, Tokenizer.load(run / "tokenizer"), out=run / "eval", stage=stage)
+
+        measure(load, wanted, results, config, title=stage)
+
+
+def evaluate_foreign(config: Evaluate) -> None:
+    """`hf:PATH` in place of a run: a Hugging Face model, its results under runs/hf-<folder>/eval/."""
+    from fledge.evals import hf
+
+    path = Path(config.run.removeprefix(FOREIGN))
+    hf.check(path)
+    wanted = find(config.tasks.split(",") if config.tasks else ("core",), config)
+    out = Path("runs") / f"hf-{path.name}" / "eval"
+    results = Results(out / "model.json", weights=str(path.resolve()), config=config)
+
+    def load() -> Scorer:
+        model, tokenizer = hf.load(str(path), device=config.device)
+        return Scorer(model, tokenizer, out=out)
+
+    measure(load, wanted, results, config, title=config.run)
+
+
+def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
+    """Name -> task, None for CORE; unknown names and missing files are found before a model is loaded."""
+    if CORE in names:
+        locate("eval_bundle", local=config.local)
+    return {name: None if name == CORE else find_task(name, local=config.local) for name in names}
+
+
+def measure(
+    load: Callable[[], Scorer], tasks: dict[str, Task | None], results: Results, config: Evaluate, *, title: str
+) -> None:
+    """Score what has no result yet, and print all."""
+    wanted = {name: task for name, task in tasks.items() if not results.holds(name if task is None else task.name)}
+    if wanted:
+        threads(config.threads)
+        scorer = load()
+        with console.Live(f"evaluate {title}", total=len(wanted)) as live:
+            for count, (name, task) in enumerate(wanted.items()):
+                live.show(count, name)
+                for score in score_one(scorer, task, config, show=lambda label, count=count: live.show(count, label)):
+                    results.add(score)
+                live.show(count + 1, name)
+    rows = [row for name, task in tasks.items() for row in results.rows(name if task is None else task.name)]
+    chat = [name for name, task in tasks.items() if task is not None]
+    if len(chat) > 1:
+        rows.append(("mean, 0 = guessing", f"{results.centered_mean(tasks):.3f}", "", "", ""))
+    console.table(f"{title} on the {config.split} split", ("task", "accuracy", "± s.e.", "chance", "examples"), rows)
+
+
+def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Callable[[str], None]) -> list[Score]:
+    """The scores of a task, or of CORE and its parts."""
+    if task is None:
+        from fledge.evals.core import evaluate_core, open_bundle
+
+        bundle = open_bundle(locate("eval_bundle", local=config.local))
+        return evaluate_core(scorer, bundle, limit=config.limit, report=lambda label, _: show(f"core/{label}")).scores()
+    return [
+        scorer.score(
+            task,
+            split=config.split,
+            limit=config.limit,
+            samples=config.samples,
+            temperature=config.temperature,
+            seed=config.seed,
         )
+    ]
 
 
 def default_tasks(stage: str) -> tuple[str, ...]:
@@ -114,12 +166,21 @@ class Results:
         record = {"key": self.key, "scores": self.scores, "provenance": provenance(), "finished": time.time()}
         write_atomic(self.path, json.dumps(record, indent=1))
 
-    def row(self, task: str) -> tuple[str, ...]:
-        found = self.scores[task]
-        return (
-            task,
-            f"{found['accuracy']:.3f}",
-            f"{found['standard_error']:.3f}",
-            f"{found['chance']:.2f}",
-            str(found["examples"]),
-        )
+    def centered_mean(self, tasks: Mapping[str, Task | None]) -> float:
+        """Over the tasks but CORE: ChatCORE, where those are the chat tasks."""
+        found = [self.scores[task.name] for task in tasks.values() if task is not None]
+        return statistics.fmean(centered(score["accuracy"], score["chance"]) for score in found)
+
+    def rows(self, task: str) -> list[tuple[str, ...]]:
+        """Lines of the table: one, or for CORE those of its parts too."""
+        named = [name for name in self.scores if name == task or (task == CORE and name.startswith(CORE))]
+        return [
+            (
+                name,
+                f"{found['accuracy']:.3f}",
+                f"{found['standard_error']:.3f}",
+                f"{found['chance']:.2f}",
+                str(found["examples"]),
+            )
+            for name, found in ((name, self.scores[name]) for name in named)
+        ]
