@@ -20,7 +20,7 @@ export class AnswerView {
   }
 
   /** Brings the page in line with the answer. `live`: it is still being written. `inspect`: as tokens. */
-  update({ live, inspect }) {
+  update({ live, inspect, isLast = false }) {
     const { answer, body } = this;
     if (this.inspect !== inspect) body.replaceChildren();
     this.inspect = inspect;
@@ -35,7 +35,7 @@ export class AnswerView {
       else render(element, group.text.text, live && index === groups.length - 1);
     });
     const notes = [!live && !answer.error && NOTES[answer.finish], answer.dropped && `${answer.dropped} earlier turns no longer fit and were left out.`];
-    if (inspect && !live && answer.parts.length && surprise(answer) === null) notes.push("Written without probabilities: ask again to see them.");
+    if (inspect && !live && isLast && answer.parts.length && surprise(answer) === null) notes.push("Written without probabilities: ask again to see them.");
     this.note.textContent = notes.filter(Boolean).join(" ");
     this.note.hidden = !this.note.textContent;
     this.figures.textContent = figures(answer, inspect).join(" · ");
@@ -74,7 +74,7 @@ function figures({ usage, seconds, wait, parts, written = 0 }, inspect) {
   const tokens = usage?.completion_tokens ?? written;
   if (!tokens) return [];
   const said = [`${tokens} token${tokens === 1 ? "" : "s"}`];
-  if (tokens > 1 && seconds > 0) said.push(`${((tokens - 1) / seconds).toFixed(seconds > tokens / 100 ? 1 : 0)} tokens/s`);
+  if (tokens > 1 && seconds > 0.01) said.push(`${((tokens - 1) / seconds).toFixed(seconds > tokens / 100 ? 1 : 0)} tokens/s`);
   if (usage && wait) said.push(`first after ${wait.toFixed(2)} s`);
   const bits = inspect ? surprise({ parts }) : null;
   if (bits !== null) said.push(`${bits.toFixed(2)} bits of surprise per token`);

@@ -167,7 +167,7 @@ function answerRow(node, isLast) {
   const lanes = node.answers.map((answer, index) => {
     const view = viewOf(answer);
     const live = state.running.has(answer);
-    view.update({ live, inspect: state.inspect });
+    view.update({ live, inspect: state.inspect, isLast });
     const label = node.answers.length > 1 && h("h3", {}, model(answer.model)?.stage ?? answer.model);
     const tools = live ? [] : [copyButton(`${node.id}-${index}`, () => plain(answer)), ...(index === 0 ? [again(node)] : [])];
     const footer = h("footer", {}, ...(index === 0 ? versions(node) : []), ...tools, view.figures);
@@ -207,7 +207,6 @@ export function draw() {
   const rows = nodes.map((node, index) => (node.role === "user" ? questionRow(node) : answerRow(node, index === nodes.length - 1)));
   hide();
   $("#turns").replaceChildren(...rows);
-  $("#log").classList.toggle("comparing", nodes.some((node) => node.answers?.length > 1));
   firstScreen();
   context();
   if (editing && !wasEditing) $("#edit-box")?.focus();

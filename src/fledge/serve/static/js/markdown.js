@@ -16,10 +16,10 @@ const coloured = (text, language) =>
   hljs.getLanguage(language) ? hljs.highlight(text, { language, ignoreIllegals: true }).value : escaped(text);
 
 // Formulas: $$...$$ and \[...\] stand alone, $...$ and \(...\) run in the text. "$5 and $6" are prices.
-const formula = (level, pattern) => ({
+const formula = (level, start, pattern) => ({
   name: `math-${level}`,
   level,
-  start: (source) => source.match(/\$|\\[([]/)?.index,
+  start: (source) => source.match(start)?.index,
   tokenizer(source) {
     const match = pattern.exec(source);
     if (!match) return undefined;
@@ -43,14 +43,15 @@ const markdown = new Marked({
     },
   },
   extensions: [
-    formula("block", /^(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])[ \t]*(?:\n|$)/),
-    formula("inline", /^(?:\$\$([^$]+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$(?!\s)((?:\\.|[^\\$\n])+?)(?<!\s)\$(?!\d))/),
+    formula("block", /\n(?=\$\$|\\\[)/, /^(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])[ \t]*(?:\n|$)/),
+    formula("inline", /\$|\\[([]/, /^(?:\$\$([^$]+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$(?!\s)((?:\\.|[^\\$\n])+?)(?<!\s)\$(?!\d))/),
   ],
 });
 
 const SAFE = {
   ALLOWED_TAGS: "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr input li ol p pre span strong table tbody td th thead tr ul".split(" "),
   ALLOWED_ATTR: ["href", "class", "start", "type", "checked", "disabled", "align", "data-language", "data-display"],
+  ADD_URI_SAFE_ATTR: ["start", "type", "checked", "disabled", "align", "data-language", "data-display"],
   ALLOW_DATA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
   RETURN_DOM_FRAGMENT: true,
