@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,15 +40,15 @@ def main(config: Rl) -> None:
         tokenizer = Tokenizer.load(stage.run / "tokenizer")
         model = load_model(stage.run / config.start)
         session = Session(stage, config, model)
-        rows, micro = rows_and_passes(config, model.config.context)
-        plan = session.plan(config.steps, micro)
+        passes = passes_per_step(config, model.config.context)
+        plan = session.plan(config.steps, passes)
         rollouts = Rollouts(model, tokenizer, task, config)
         console.say(
             f"rl: {config.steps} steps of {config.prompts} prompts x {config.samples} answers on {task.name}, from {config.start}"
         )
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
-            return rollouts.batches(first=cursor["step"] if cursor else 0, rows=rows, device=session.device)
+            return rollouts.batches(first=cursor["step"] if cursor else 0, passes=passes, device=session.device)
 
         def accuracy() -> dict[str, float]:
             score = Scorer(model, tokenizer).score(task, split="validation", limit=config.eval_examples)
@@ -62,11 +62,10 @@ def main(config: Rl) -> None:
         session.finish(task=task.name, steps=plan.steps, before=before, after=accuracy())
 
 
-def rows_and_passes(config: Rl, context: int) -> tuple[int, int]:
-    """Rollouts per forward pass and passes per step; together they are all rollouts of a step."""
-    answers = config.prompts * config.samples
-    rows = min(answers, max(1, (config.device_tokens or 65_536) // context))
-    return rows, -(-answers // rows)
+def passes_per_step(config: Rl, context: int) -> int:
+    """Forward passes that the rollouts of a step take. The shorter share a pass, so that little of it is padding."""
+    rows = max(1, (config.device_tokens or 16_384) // context)
+    return -(-config.prompts * config.samples // rows)
 
 
 @dataclass(frozen=True)
@@ -119,22 +118,34 @@ class Rollouts:
         self.last = Sampled(())
         self.engine: Engine | None = None
 
-    def batches(self, *, first: int, rows: int, device: torch.device) -> Iterator[Batch]:
-        """The rollouts of each step in batches of `rows`."""
+    def batches(self, *, first: int, passes: int, device: torch.device) -> Iterator[Batch]:
+        """The rollouts of each step in `passes` batches."""
         for step in range(first, self.config.steps):
             self.last = Sampled(self._sample(step))
-            requests = [request for group in self.last.groups for request in group.requests]
-            weights = [a for group in self.last.groups for a in group.advantages(self.config.normalise)]
-            yield from rollout_batch(
-                [[*request.prompt, *request.answer] for request in requests],
-                [[0] * len(request.prompt) + list(request.mask) for request in requests],
-                weights,
-                length=self.model.config.context,
-                pad=self.tokenizer.special["<|bos|>"],
-                rows=rows,
-                cursor={"step": step + 1},
-                device=device,
-            )
+            yield from self._step(passes, {"step": step + 1}, device)
+
+    def _step(self, passes: int, cursor: dict[str, Any], device: torch.device) -> list[Batch]:
+        weighted = [
+            (request, advantage)
+            for group in self.last.groups
+            for request, advantage in zip(group.requests, group.advantages(self.config.normalise), strict=True)
+        ]
+        # What has no advantage has no gradient: it counts as tokens and is not computed.
+        kept = [pair for pair in weighted if pair[1]] or weighted[:1]
+        batches = rollout_batch(
+            [[*request.prompt, *request.answer] for request, _ in kept],
+            [[0] * len(request.prompt) + list(request.mask) for request, _ in kept],
+            [advantage for _, advantage in kept],
+            length=self.model.config.context,
+            pad=self.tokenizer.special["<|bos|>"],
+            rows=-(-len(kept) // passes),
+            cursor=cursor,
+            device=device,
+        )
+        tokens = sum(sum(request.mask) for request, _ in weighted) - sum(batch.tokens for batch in batches)
+        batches[0] = replace(batches[0], tokens=batches[0].tokens + tokens)
+        idle = replace(batches[-1], weights_BT=torch.zeros_like(batches[-1].weights_BT), tokens=0)
+        return batches + [idle] * (passes - len(batches))
 
     def _sample(self, step: int) -> list[Group]:
         config = self.config
