@@ -8,7 +8,6 @@ Every stage is a folder of the run. A finished one is skipped, an interrupted on
 from __future__ import annotations
 
 import importlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from fledge import console
 from fledge.config import (
+    STAGES,
     Evaluate,
     Midtrain,
     ModelSettings,
@@ -102,16 +102,26 @@ def tiny(ask: RunRecipe) -> list[Item]:
     data = ask.data or "fineweb-edu"
     shared = common(ask) | {"local": ask.local or beside(data)}
     rates = OptimSettings(warmdown=0.5, final_share=0.1)
-    model = ModelSettings(depth=4, width=256, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic)
+    model = ModelSettings(
+        depth=4, width=256, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic
+    )
     checks = {"run": folder(ask), **machine(ask), "local": shared["local"], "limit": 100}
     chats = "arc-easy,arc-challenge,gsm8k,spelling,counting,identity"
     return [
         Item("tokenizer", Tokenizer(**shared, data=data, vocab=4096), 0.5),
-        Item("pretrain", Pretrain(**shared, data=data, model=model, tokens=6_000_000, batch_tokens=8192, optim=rates), 22.0),
+        Item(
+            "pretrain",
+            Pretrain(**shared, data=data, model=model, tokens=6_000_000, batch_tokens=8192, optim=rates),
+            22.0,
+        ),
         Item("evaluate pretrain", Evaluate(**checks, stage="pretrain", tasks="core"), 4.0),
         Item("midtrain", Midtrain(**shared, data="chat", tokens=1_500_000, batch_tokens=8192, optim=rates), 5.0),
         Item("evaluate midtrain", Evaluate(**checks, stage="midtrain", tasks=chats), 1.0),
-        Item("sft", Sft(**shared, data="chat", tokens=1_000_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)), 3.5),
+        Item(
+            "sft",
+            Sft(**shared, data="chat", tokens=1_000_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)),
+            3.5,
+        ),
         Item("evaluate sft", Evaluate(**checks, stage="sft", tasks=chats), 1.0),
         Item("report", Report(run=folder(ask)), 0.1),
     ]
@@ -129,16 +139,17 @@ def toy(ask: RunRecipe) -> list[Item]:
     for item in demo(ask):
         config = item.config
         if isinstance(config, Tokenizer):
-            config = replace(config, vocab=512, max_chars=200_000)
+            config = replace(config, vocab=512, max_chars=100_000)
         elif isinstance(config, Pretrain):
             small = replace(config.model, depth=2, width=32, head_channels=16, context=128)
-            config = replace(config, model=small, tokens=20_480, batch_tokens=1024, compile="no", eval_tokens=4096)
+            config = replace(config, model=small, tokens=20_480, batch_tokens=1024, compile="no", eval_tokens=2048)
         elif isinstance(config, Midtrain):
             config = replace(config, tokens=12_288, batch_tokens=1024, compile="no")
         elif isinstance(config, Rl):
             config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, eval_examples=4, compile="no")
         elif isinstance(config, Evaluate):
-            config = replace(config, limit=4)
+            tasks = "world/choice" if config.stage == "pretrain" else "world/choice,world/facts,world/problems_hard"
+            config = replace(config, limit=4, tasks=tasks)
         items.append(Item(item.name, config))
     return items
 
@@ -167,7 +178,8 @@ def main(ask: RunRecipe, *, dry: bool = False) -> int:
     items = choose(ask)
     run = Path(folder(ask))
     if ask.fresh and not dry:
-        shutil.rmtree(run, ignore_errors=True)
+        for name in STAGES:
+            begin_again(run, name)
     begun = forget(ask, items, run, dry=dry)
     announce(ask, items, run, begun)
     if dry:
@@ -195,6 +207,8 @@ def choose(ask: RunRecipe) -> list[Item]:
         raise ValueError(
             f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, tuple(RECIPES))}"
         )
+    if ask.only and ask.start:
+        raise ValueError(f"--only {ask.only} and --from {ask.start} contradict each other: give one of them")
     items = RECIPES[ask.recipe](ask)
     for asked in [*(ask.only.split(",") if ask.only else []), *([ask.start] if ask.start else [])]:
         names = [item.name for item in items]
@@ -217,10 +231,7 @@ def forget(ask: RunRecipe, items: list[Item], run: Path, *, dry: bool) -> set[st
     if ask.start:
         first = next(place for place, item in enumerate(items) if ask.start in (item.name, item.module))
     for item in items[first:] if not dry else []:
-        if item.module == "evaluate":
-            (run / "eval" / f"{item.name.split()[1]}.json").unlink(missing_ok=True)
-        else:
-            begin_again(run, item.name)
+        begin_again(run, item.name)
     return set(names[first:])
 
 
@@ -246,7 +257,8 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> N
     console.say(summary_of(RECIPES[ask.recipe]))
     stages = " > ".join(item.name for item in items)
     console.say(f"stages: {stages}")
-    console.say("Stop it whenever you like (Ctrl-C): the same command goes on where it was.")
+    again = " without --fresh, --from and --only" if begun or ask.fresh else ""
+    console.say(f"Stop it whenever you like (Ctrl-C): the same command{again} goes on where it was.")
 
 
 def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:

@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,17 +27,32 @@ from fledge.config import STAGES, TRAINED, Stage, nearest, to_json
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what.
 FREE = {"run", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every"}
+LOCK = "lock"
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Replace a file by `text`, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
+    with naming(path), partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """A full disk does not say which file it could not take: this does."""
+    try:
+        yield
+    except OSError as error:
+        partial = path.with_name(path.name + ".partial")
+        partial.unlink(missing_ok=True)
+        raise OSError(
+            f"{path}: could not be written ({error}). What was there before is untouched; "
+            "free some space and start again, or choose another --run."
+        ) from error
 
 
 def read_json(path: Path) -> Any:
@@ -58,7 +74,6 @@ class StageFolder:
 
     path: Path
     name: str
-    began: float
 
     @property
     def run(self) -> Path:
@@ -66,7 +81,8 @@ class StageFolder:
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
     def rewind(self, step: int) -> None:
@@ -113,7 +129,7 @@ def open_stage(config: Stage, *, folder: str | None = None) -> Iterator[StageFol
     path.mkdir(parents=True, exist_ok=True)
     with locked(path):
         _settle_config(path, config)
-        yield StageFolder(path, name, time.time())
+        yield StageFolder(path, name)
 
 
 def _settle_config(path: Path, config: Stage) -> None:
@@ -136,41 +152,59 @@ def _settle_config(path: Path, config: Stage) -> None:
 
 
 def begin_again(run: Path, name: str) -> None:
-    """Remove everything a stage left in the run."""
-    shutil.rmtree(run / name, ignore_errors=True)
+    """Remove everything a stage left in the run: its folder, or the results of `evaluate`, or the report.
+
+    Raises:
+        ValueError: another process is at work in it.
+    """
+    if name == "report":
+        for kind in ("md", "html", "json"):
+            (run / f"report.{kind}").unlink(missing_ok=True)
+        shutil.rmtree(run / "plots", ignore_errors=True)
+    elif name.split()[0] == "evaluate":
+        for stage in name.split()[1:] or TRAINED:
+            (run / "eval" / f"{stage}.json").unlink(missing_ok=True)
+    elif (run / name).exists():
+        with locked(run / name):
+            for path in (run / name).iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the folder for this process; a lock left by a dead process is taken over."""
-    lock = path / "lock"
-    while True:
+    """Hold the folder for this process. The system ends the hold with the process, however that dies.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with (path / LOCK).open("a+", encoding="utf-8") as file:
         try:
-            handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            break
-        except FileExistsError:
-            holder = lock.read_text(encoding="utf-8").strip() if lock.exists() else ""
-            if holder.isdigit() and int(holder) != os.getpid() and _alive(int(holder)):
-                raise ValueError(
-                    f"{path}: process {holder} is at work here. Wait for it, or use another --run."
-                ) from None
-            lock.unlink(missing_ok=True)
-    with os.fdopen(handle, "w") as file:
+            _hold(file.fileno())
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{path}: process {file.read().strip() or 'unknown'} is at work here. Wait for it, or use another --run."
+            ) from None
+        file.truncate(0)
         file.write(str(os.getpid()))
-    try:
+        file.flush()
         yield
-    finally:
-        lock.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _hold(handle: int) -> None:
+    """Lock an open file for this process, or raise OSError at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(handle, 1 << 20, os.SEEK_SET)  # a locked byte cannot be read there, so not one of the number's
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def provenance() -> dict[str, Any]:
@@ -196,13 +230,14 @@ def provenance() -> dict[str, Any]:
 
 def newest_run(root: Path = Path("runs")) -> Path | None:
     """The run folder under `root` that was worked on last."""
-    stages = [path for path in root.glob("*/*/config.json")]
+    stages = list(root.glob("*/*/config.json"))
     return max(stages, key=lambda path: path.stat().st_mtime).parents[1] if stages else None
 
 
 def trained_stages(run: Path) -> list[str]:
     """Stages of a run that have weights, in the order of training."""
-    return [name for name in TRAINED if any((run / name / "checkpoints").glob("step-*/state.json"))]
+    # Not `step-000012.partial`: a process was killed while it wrote that one.
+    return [name for name in TRAINED if any((run / name / "checkpoints").glob("step-*[0-9]/state.json"))]
 
 
 def choose_stage(run: Path, wanted: str | None) -> str:

@@ -148,14 +148,15 @@ def _problem_example(rng: Random, grade: Grade, split: Split) -> Example:
 
 
 def _drawn(name: str, draw: Draw, *, has_train: bool = True) -> Callable[[Split], Sequence[Example]]:
-    """A loader that draws different examples, always the same ones."""
+    """A loader that draws different examples, always the same ones, once: every stage is measured on them."""
 
+    @lru_cache
     def load(split: Split) -> Sequence[Example]:
         if split == "train" and not has_train:
             raise ValueError(
                 f"{name}: split 'train' does not exist, it is held out as a whole; allowed: validation, test"
             )
-        return list(islice(_different(draw, Random(f"{name} {split}"), split), EXAMPLES[split]))
+        return tuple(islice(_different(draw, Random(f"{name} {split}"), split), EXAMPLES[split]))
 
     return load
 

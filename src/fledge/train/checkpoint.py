@@ -45,11 +45,12 @@ def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress:
     root = stage / "checkpoints"
     final = root / f"step-{progress.step:06d}"
     partial = root / f"{final.name}{PARTIAL}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    for left in root.glob(f"*{PARTIAL}"):  # by a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     try:
+        partial.mkdir(parents=True)
         _write(partial, model, optimizer, progress)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"{final}: the checkpoint could not be written ({error}). Earlier ones are untouched; "
@@ -98,8 +99,10 @@ def file_hash(path: Path) -> str:
 
 def checkpoints(stage: Path) -> list[Path]:
     """Whole checkpoints of a stage, oldest first."""
-    found = (stage / "checkpoints").glob("step-*")
-    return sorted(path for path in found if path.suffix != PARTIAL and (path / "state.json").exists())
+    found = (stage / "checkpoints").glob("step-*/state.json")
+    return sorted(
+        (path.parent for path in found if path.parent.suffix != PARTIAL), key=lambda path: int(path.name.split("-")[1])
+    )
 
 
 def resume(stage: Path, model: Transformer, optimizer: MuonAdamW) -> Progress | None:

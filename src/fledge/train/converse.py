@@ -43,7 +43,7 @@ def converse(
             seed=config.seed,
         )
 
-    dropped = 0
-    for step in session.train(batches, plan):
-        dropped = step.cursor.get("dropped", 0)
+    for _ in session.train(batches, plan):
+        pass
+    dropped = session.cursor.get("dropped", 0)
     session.finish(tokens=plan.steps * rows * micro * length, steps=plan.steps, dropped_conversations=dropped)

@@ -15,13 +15,13 @@ weighs every token 1, fine-tuning the answers' tokens 1, policy gradient each to
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -81,6 +81,16 @@ class Step:
     cursor: dict[str, Any] = field(default_factory=dict)
 
 
+class Optimizer(Protocol):
+    """What the loop needs of an optimizer: `torch.optim.Optimizer` has it, and so has `MuonAdamW`."""
+
+    param_groups: list[dict[str, Any]]
+
+    def zero_grad(self, set_to_none: bool = True) -> None: ...
+
+    def step(self) -> Any: ...
+
+
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -102,7 +112,7 @@ def nll(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Float[Tensor
 
 def train(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     batches: Iterator[Batch],
     plan: Plan,
     *,
@@ -120,11 +130,16 @@ def train(
 
     Raises:
         FloatingPointError: the loss or the gradient is not finite. The weights are those before the step.
+        ValueError: the batches end before the steps do.
     """
     for index in range(start, plan.steps):
         clock = Stopwatch()
         model.train()
-        group = [next(batches) for _ in range(plan.micro)]
+        group = list(itertools.islice(batches, plan.micro))
+        if len(group) < plan.micro:
+            raise ValueError(
+                f"step {index}: the data ended, {plan.steps - index} steps are left. Give more, or plan fewer."
+            )
         clock.lap("data")
         tokens = max(1, sum(batch.tokens for batch in group))
         total = 0.0

@@ -9,7 +9,7 @@ matrix products instead of an SVD. Matrices of one shape are stacked and go thro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
 from typing import Any
 
 import torch
@@ -63,15 +63,29 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     return MuonAdamW(list(groups.values()))
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """One optimizer with two rules; a group's `kind` says which."""
+class MuonAdamW:
+    """One optimizer with two rules; a group's `kind` says which.
+
+    It has what the loop needs of a torch optimizer without being one: making one of those imports the compiler, which takes
+    longer than everything else a process does before its first step.
+    """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {})
+        self.param_groups = groups
+        self.state: defaultdict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad.zero_()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        assert closure is None
+    def step(self) -> None:
+        """Move every parameter that has a gradient, by the rate `lr` of its group."""
         for group in self.param_groups:
             if group["kind"] == "muon":
                 self._muon(group)

@@ -51,6 +51,8 @@ class Session:
             group["base_rate"] *= share
         self.seconds: dict[str, float] = {}
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
+        self.cursor: dict[str, Any] = {}
+        """Where the data stands after the last step."""
 
     def micro(self, rows_tokens: int) -> tuple[int, int]:
         """Rows per forward pass and passes per step, for rows of `rows_tokens` tokens."""
@@ -92,6 +94,7 @@ class Session:
         if progress.step:
             console.say(f"{self.stage.name}: goes on from step {progress.step} of {plan.steps}")
         loss = machine.compiled(nll_sum, self.device, wanted=self.config.compile if fixed_shapes else "no")
+        self.cursor = progress.cursor
         source = batches(progress.cursor or None)
         saved = ended = time.perf_counter()
         with (
@@ -99,6 +102,7 @@ class Session:
             console.Live(self.stage.name, total=plan.steps, done=progress.step) as self.live,
         ):
             for step in train(self.model, self.optimizer, source, plan, start=progress.step, loss=loss):
+                self.cursor = step.cursor
                 self._count(step)
                 self.stage.log(step=step.index + 1, **self._numbers(step))
                 self.live.show(
@@ -115,6 +119,8 @@ class Session:
                 ended = time.perf_counter()
                 yield step
                 self._add("other", time.perf_counter() - ended)
+            if stopped:  # while the stage was at work after its last step
+                raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {plan.steps}")
         self.model.eval()
 
     def save(self, step: Step) -> None:
