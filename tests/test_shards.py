@@ -104,6 +104,17 @@ def test_a_cursor_goes_on_with_the_next_document(corpus: str, stop: int) -> None
     assert list(itertools.islice(open_documents(corpus, seed=5, cursor=cursor), 5)) == whole[stop:]
 
 
+def test_the_world_is_endless_and_its_ranks_and_cursors_are_places() -> None:
+    whole = list(itertools.islice(open_documents("world", seed=3), 12))
+    assert list(itertools.islice(open_documents("world", seed=3, cursor=whole[4].cursor), 7)) == whole[5:]
+    for rank in range(3):
+        share = itertools.islice(open_documents("world", seed=3, rank=rank, ranks=3, cursor={"index": 2}), 3)
+        assert [one.cursor["index"] - 1 for one in share] == [index for index in range(2, 11) if index % 3 == rank]
+    pinned = validation_documents("world", seed=3, bytes_wanted=1000)
+    assert not {one.text for one in whole} & {one.text for one in pinned.documents}
+    assert 1000 <= pinned.bytes < 3000
+
+
 def test_train_repeats_with_the_files_in_another_order(corpus: str) -> None:
     size = len(train_epoch(corpus))
     stream = texts_of(open_documents(corpus, seed=1), 3 * size)
