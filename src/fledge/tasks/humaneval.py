@@ -61,8 +61,8 @@ def _indented(lines: list[str]) -> list[str]:
     if not lines or lines[0][0].isspace():
         inside = [place for place, line in enumerate(lines) if not line[0].isspace()]
         return lines[: inside[0]] if inside else lines
-    second = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else 0
-    if second >= (8 if lines[0].rstrip().endswith(":") else 4):  # only the first line was stripped
+    deep = [len(line) - len(line.lstrip()) for line in lines[1:]]
+    if deep and min(deep) >= 4 and (deep[0] > 4 or not lines[0].rstrip().endswith(":")):  # only the first was stripped
         return ["    " + lines[0], *lines[1:]]
     return ["    " + line for line in lines]
 
