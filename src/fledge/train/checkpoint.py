@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.runs import trained_stages
 from fledge.train.optim import MuonAdamW
 
 PARTIAL = ".partial"
@@ -124,7 +125,7 @@ def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transforme
         ValueError: the newest checkpoint is damaged.
     """
     if not (found := checkpoints(stage)):
-        trained = sorted({path.parent.parent.name for path in stage.parent.glob("*/checkpoints/step-*")})
+        trained = trained_stages(stage.parent)
         raise FileNotFoundError(
             f"{stage}: no checkpoint found. Stages of {stage.parent} that have one: {', '.join(trained) or 'none'}. "
             f"Train it with `fledge {stage.name} --run {stage.parent}` or choose another."

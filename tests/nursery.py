@@ -1,0 +1,176 @@
+"""Command lines in processes of their own that begin with torch imported: a kill test needs dozens, and importing takes seconds.
+
+    nursery = Nursery()
+    child = nursery.start("run", "toy", "--out", "somewhere", log=Path("log"))
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()                                       # exit code, or minus the signal that ended it
+
+Run as a script this file is the nursery itself: it imports once and forks a child for each request.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class Nursery:
+    """A process that forks others on request."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def start(self, *words: str, log: Path, cwd: Path | None = None, file_bytes: int | None = None) -> Child:
+        """Begin `fledge WORDS`; its output goes to `log`. With `file_bytes` no file may grow beyond: a full disk."""
+        request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "file_bytes": file_bytes}
+        return Child(self, self.ask(request), log)
+
+    def run(self, *words: str, log: Path, **settings: Any) -> tuple[int, str]:
+        """Exit code and output of `fledge WORDS`."""
+        child = self.start(*words, log=log, **settings)
+        return child.wait(), child.output()
+
+    def ask(self, request: dict[str, Any]) -> Any:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+@dataclass
+class Child:
+    nursery: Nursery
+    pid: int
+    log: Path
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """Exit code, minus the signal that ended it, or None while it lives."""
+        if self.code is None:
+            self.code = self.nursery.ask({"poll": self.pid})
+        return self.code
+
+    def wait(self, *, seconds: float = 240.0) -> int:
+        until = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"still at work after {seconds:.0f} s:\n{self.output()[-2000:]}")
+            time.sleep(0.02)
+        return code
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+
+def small(ask: Any) -> list[Any]:
+    """The recipe of the kill tests: the toy's stages with a handful of steps, saving after each, and a reward that varies."""
+    from dataclasses import replace
+
+    from fledge.config import Evaluate, Midtrain, Pretrain, Rl, TrainStage
+    from fledge.recipes import toy
+
+    items = []
+    for item in toy(ask):
+        config = item.config
+        if isinstance(config, Pretrain):
+            config = replace(config, tokens=8192, eval_every=3)
+        elif isinstance(config, Midtrain):
+            config = replace(config, tokens=6144)
+        elif isinstance(config, Rl):
+            config = replace(config, task="letters", steps=5)
+        elif isinstance(config, Evaluate):
+            config = replace(config, tasks="world/choice", limit=2)
+        if isinstance(config, TrainStage):
+            config = replace(config, save_every=1)
+        if item.module != "evaluate" or item.name == "evaluate sft":
+            items.append(replace(item, config=config))
+    return items
+
+
+def letters(example: Any, answer: str) -> float:
+    """A reward that a model which has learned nothing gets now and then: the share of a few letters in its answer."""
+    return sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
+
+
+def prepare() -> None:
+    """Import what any stage needs, and add the recipe and the task of the tests."""
+    from dataclasses import replace
+
+    import fledge.stages.evaluate
+    import fledge.stages.midtrain
+    import fledge.stages.pretrain
+    import fledge.stages.report
+    import fledge.stages.rl
+    import fledge.stages.sft
+    import fledge.stages.tokenizer
+    from fledge import recipes
+    from fledge.infer import engine
+    from fledge.tasks.world import TASKS
+
+    assert engine
+    assert fledge.stages
+    recipes.RECIPES["small"] = small
+    TASKS["letters"] = replace(TASKS["world/spelling"], name="letters", grade=letters, max_tokens=24)
+
+
+def be_child(request: dict[str, Any]) -> int:
+    from fledge.cli import run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    handle = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.chdir(request["cwd"])
+    if request["file_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
+    try:
+        return run(request["words"])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal belongs to pytest
+    prepare()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        elif pid := os.fork():
+            print(pid, flush=True)
+        else:
+            code = 99
+            try:
+                code = be_child(request)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

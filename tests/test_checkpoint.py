@@ -1,0 +1,158 @@
+"""Checkpoints: what goes in comes out bit for bit, and nothing half written is ever taken for whole."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fledge.config import OptimSettings
+from fledge.model.transformer import Transformer
+from fledge.runs import trained_stages
+from fledge.train import checkpoint
+from fledge.train.checkpoint import Progress, checkpoints, load_model, resume, save
+from fledge.train.loop import Plan, train
+from fledge.train.optim import MuonAdamW, build
+from test_loop import rows, tiny
+
+
+def trained(steps: int = 3, *, total: int = 6, seed: int = 0) -> tuple[Transformer, MuonAdamW]:
+    model = tiny(seed)
+    optimizer = build(model, OptimSettings())
+    go_on(model, optimizer, 0, steps, total)
+    return model, optimizer
+
+
+def go_on(model: Transformer, optimizer: MuonAdamW, begin: int, end: int, total: int) -> None:
+    steps = train(model, optimizer, itertools.repeat(rows(0, 8)), Plan(steps=total, warmdown=0.5), start=begin)
+    for _ in itertools.islice(steps, end - begin):
+        pass
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """A stage with checkpoints of steps 2 and 3."""
+    model, optimizer = trained(2)
+    save(tmp_path / "pretrain", model, optimizer, Progress(2), keep=2)
+    go_on(model, optimizer, 2, 3, 6)
+    save(tmp_path / "pretrain", model, optimizer, Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}}), keep=2)
+    return tmp_path / "pretrain"
+
+
+def test_what_is_saved_comes_back_bit_for_bit(stage: Path) -> None:
+    wanted, its_optimizer = trained(3)
+    model, optimizer = trained(1, seed=9)
+    assert resume(stage, model, optimizer) == Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}})
+    assert same(dict(model.state_dict()), dict(wanted.state_dict()))
+    assert same(optimizer.tensors(), its_optimizer.tensors())
+    assert same(dict(load_model(stage).state_dict()), dict(wanted.state_dict()))
+    assert load_model(stage).config == wanted.config
+
+
+def test_twice_n_steps_are_n_steps_resumed_for_n_more(stage: Path) -> None:
+    straight, _ = trained(6)
+    model, optimizer = tiny(seed=5), None
+    optimizer = build(model, OptimSettings())
+    progress = resume(stage, model, optimizer)
+    assert progress is not None
+    go_on(model, optimizer, progress.step, 6, 6)
+    assert same(dict(model.state_dict()), dict(straight.state_dict()))
+
+
+def test_nothing_to_resume_is_none(tmp_path: Path) -> None:
+    assert resume(tmp_path, *trained(0)) is None
+
+
+def test_only_the_newest_are_kept_in_the_order_of_steps(tmp_path: Path) -> None:
+    model, optimizer = trained(1)
+    for step in (8, 9, 10, 1_000_000):
+        save(tmp_path, model, optimizer, Progress(step), keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000010", "step-1000000"]
+
+
+def test_an_interrupted_write_is_ignored_and_cleared_away(stage: Path) -> None:
+    partial = stage / "checkpoints" / "step-000004.partial"
+    shutil.copytree(stage / "checkpoints" / "step-000003", partial)
+    (partial / "model.safetensors").write_bytes(b"half")
+    model, optimizer = trained(0)
+    assert [path.name for path in checkpoints(stage)] == ["step-000002", "step-000003"]
+    assert (resume(stage, model, optimizer) or Progress(0)).step == 3
+    save(stage, model, optimizer, Progress(5), keep=2)
+    assert sorted(path.name for path in (stage / "checkpoints").iterdir()) == ["step-000003", "step-000005"]
+
+
+def test_a_stage_whose_only_checkpoint_was_cut_short_has_no_weights(stage: Path) -> None:
+    for path in checkpoints(stage):
+        path.rename(path.with_name(path.name + ".partial"))
+    assert trained_stages(stage.parent) == []
+    with pytest.raises(
+        FileNotFoundError, match=r"pretrain: no checkpoint found.*have one: none.*`fledge pretrain --run"
+    ):
+        load_model(stage)
+
+
+def test_the_stages_that_have_weights_are_named_when_one_has_none(stage: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"sft: no checkpoint found.*have one: pretrain.*`fledge sft --run"):
+        load_model(stage.parent / "sft")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "model.json", "state.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "remove"])
+def test_damage_is_named_with_what_to_do(stage: Path, name: str, harm: str) -> None:
+    path = checkpoints(stage)[-1] / name
+    content = path.read_bytes()
+    if harm == "remove" and name == "state.json":
+        return  # then it is no checkpoint: see the test of interrupted writes
+    if harm == "flip":
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.unlink()
+    if harm == "flip" and name == "state.json":  # a digit of a hash: the file it belongs to looks damaged
+        name = ""
+    with pytest.raises(
+        ValueError, match=rf"step-000003/{name}.*(damaged|missing).*Delete .*step-000003 to go on from"
+    ) as error:
+        resume(stage, *trained(0))
+    assert "--fresh" in str(error.value)
+    with pytest.raises(ValueError, match="step-000003"):
+        load_model(stage)
+
+
+def test_after_the_advice_is_taken_the_checkpoint_before_is_resumed(stage: Path) -> None:
+    (checkpoints(stage)[-1] / "model.safetensors").write_bytes(b"")
+    shutil.rmtree(checkpoints(stage)[-1])
+    assert (resume(stage, *trained(0)) or Progress(0)).step == 2
+
+
+def test_a_checkpoint_is_safetensors_and_json_alone(stage: Path) -> None:
+    assert {path.suffix for path in checkpoints(stage)[-1].iterdir()} == {".safetensors", ".json"}
+    state = json.loads((checkpoints(stage)[-1] / "state.json").read_text())
+    assert set(state["sha256"]) == {"model.safetensors", "optimizer.safetensors", "model.json"}
+
+
+def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_says_so(
+    stage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that refuses to take the data; a file that may not grow is tried in test_cli.py."""
+    before = {path: path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(
+        OSError, match=r"step-000006: .*could not be written.*No space left.*Earlier ones are untouched"
+    ):
+        save(stage, *trained(6), Progress(6), keep=2)
+    assert {path: path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()} == before
