@@ -29,8 +29,9 @@ class World:
     """What hostile programs are after: a folder, a secret, a listener, a victim. Knows afterwards whether they got it."""
 
     def __init__(self) -> None:
-        os.environ["FLEDGE_SECRET"] = SECRET_OF_ENVIRONMENT
         self.held = ExitStack()
+        os.environ["FLEDGE_SECRET"] = SECRET_OF_ENVIRONMENT
+        self.held.callback(os.environ.pop, "FLEDGE_SECRET")
         self.folder = self.held.enter_context(tempfile.TemporaryDirectory())
         os.chmod(self.folder, 0o777)
         self.secret_file = Path(self.folder, "secret")

@@ -37,8 +37,8 @@ from fledge.infer.sandbox_wire import REPLY, REQUEST, pack, receive, send, unpac
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""
 
-# What programs may import: nothing can be loaded once the walls stand. Modules that need files, sockets or processes to
-# be of any use are left out.
+# What programs may import: nothing can be loaded once the walls stand. Modules that are of no use there (asyncio, sqlite3)
+# are left out; socket, subprocess and ctypes are in, so that an attack meets the walls and not a missing module.
 STANDARD_LIBRARY = """abc array ast base64 binascii bisect calendar cmath codecs collections collections.abc colorsys
 contextlib copy csv ctypes dataclasses datetime decimal difflib enum errno fnmatch fractions functools gc graphlib
 hashlib heapq hmac html html.parser importlib inspect io ipaddress itertools json keyword linecache locale logging math
