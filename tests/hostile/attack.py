@@ -79,7 +79,7 @@ def secrets_in(text: str) -> list[str]:
 def attack_with_programs() -> list[str]:
     lists = tomllib.loads((HERE / "programs.toml").read_text("utf-8"))
     broken: list[str] = []
-    with World() as world, Sandbox(workers=3) as sandbox, ThreadPoolExecutor(3) as pool:
+    with World() as world, Sandbox(workers=3, memory_bytes=160 << 20) as sandbox, ThreadPoolExecutor(3) as pool:
 
         def run(case: dict) -> Result:
             patience = 1.0 if "timeout" in case.get("status", ()) else PATIENCE_SECONDS
