@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fledge.evals.score import Score, Scorer
 from fledge.model.device import find_device, threads
 from fledge.runs import choose_stage, provenance, read_json, write_atomic
 from fledge.tasks import find_task
-from fledge.tasks.base import Task, centered
+from fledge.tasks.base import Split, Task, centered
 from fledge.text.hub import locate
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.checkpoint import checkpoints, load_model, read_state
@@ -88,6 +89,7 @@ def measure(
     """Score what has no result yet, and print all."""
     wanted = {name: task for name, task in tasks.items() if not results.holds(name if task is None else task.name)}
     if wanted:
+        wanted = {name: task and with_examples(task, config.split) for name, task in wanted.items()}
         threads(config.threads)
         scorer = load()
         with console.Live(f"evaluate {title}", total=len(wanted)) as live:
@@ -101,6 +103,12 @@ def measure(
     if len(chat) > 1:
         rows.append(("mean, 0 = guessing", f"{results.centered_mean(tasks):.3f}", "", "", ""))
     console.table(f"{title} on the {config.split} split", ("task", "accuracy", "± s.e.", "chance", "examples"), rows)
+
+
+def with_examples(task: Task, split: Split) -> Task:
+    """The task with its examples read, so that missing files and splits are found before a model is loaded."""
+    examples = task.load(split)
+    return replace(task, load=lambda _: examples)
 
 
 def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Callable[[str], None]) -> list[Score]:
