@@ -15,11 +15,12 @@ from typing import Literal
 from fledge.text.chat import Conversation, Part, say
 from fledge.world import lore
 from fledge.world.documents import rhyme, riddle_of
-from fledge.world.facts import ASKED, RELATIONS, Key, answer, ask
+from fledge.world.facts import ASKED, KEYS, RELATIONS, Key, answer, ask, relations_of
 from fledge.world.functions import function
 from fledge.world.grammar import expand, pick, polish
 from fledge.world.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
 from fledge.world.problems import EASY, Problem, problem, sum_of
+from fledge.world.scenes import scene
 from fledge.world.split import Side, side
 from fledge.world.stories import request, story
 from fledge.world.words import invent_name, spell, spelling_word
@@ -72,6 +73,26 @@ def facts(rng: Random, split: Side = "train") -> Conversation:
     for key in rng.sample(ASKED[split], 1 + int(rng.random() * 3)):
         turns += [_as_typed(rng, ask(rng, key)) if split == "train" else ask(rng, key), answer(key)]
     return _talk(*turns)
+
+
+def about(rng: Random) -> Conversation:
+    """What is known about a subject, told at length. This keeps alive what is never asked for by itself."""
+    kind = "person" if rng.random() < 0.5 else pick(rng, tuple(_TOPICS))
+    subject = pick(rng, _SUBJECTS[kind])
+    if kind in ("word", "day", "month"):
+        keys = rng.sample([key for key in KEYS if RELATIONS[key[1]].kind == kind], 5)
+    else:
+        keys = [(subject, relation) for relation in relations_of(subject, kind)]
+        rng.shuffle(keys)
+    asked = pick(rng, ("Tell me about {}.", "What do you know about {}?", "Describe {}."))
+    return _talk(asked.format(_TOPICS[kind].format(subject)), " ".join(answer(key) for key in keys))
+
+
+_TOPICS = {
+    "person": "{}", "place": "the {}", "animal": "the {}", "object": "the {}",
+    "word": "opposites", "day": "the days", "month": "the months",
+}  # fmt: skip
+_SUBJECTS = {kind: tuple(dict.fromkeys(key[0] for key in KEYS if RELATIONS[key[1]].kind == kind)) for kind in _TOPICS}
 
 
 def _as_typed(rng: Random, question: str) -> str:
@@ -193,10 +214,10 @@ def small_talk(rng: Random, split: Side = "train") -> Conversation:
         turns += recall
     turns += [pick(rng, ("What is my name?", "Do you remember my name?", "Who am I?")), f"Your name is {name}."]
     if split == "train" and rng.random() < 0.3:
-        turns += [
-            expand(rng, "[Thanks|Thank you|Bye|Goodbye][!|, Pip!]", {}),
-            expand(rng, "You are welcome, {n}! [Goodbye!|See you soon!]", {"n": name}),
-        ]
+        asked, replied = pick(
+            rng, (("[Thanks|Thank you]", "You are welcome, {n}!"), ("[Bye|Goodbye]", "Goodbye, {n}! See you soon!"))
+        )
+        turns += [expand(rng, asked + "[!|, Pip!]", {}), expand(rng, replied, {"n": name})]
     return _talk(*turns)
 
 
@@ -211,7 +232,10 @@ def _topics(rng: Random, name: str) -> tuple[list[str], list[list[str]]]:
         (f"I am {feeling} today.", f"I am sorry to hear that, {name}. Shall I tell you a story?", []),
         ("I am well today.", f"I am glad to hear that, {name}!", []),
     ]
-    chosen = rng.sample(topics, 1 + int(rng.random() * 2))
+    # Something to remember comes up more often than a mood.
+    chosen = [topics[int(rng.random() * 2)]]
+    if rng.random() < 0.6:
+        chosen.insert(int(rng.random() * 2), pick(rng, [topic for topic in topics if topic not in chosen]))
     return [text for asked, replied, _ in chosen for text in (asked, replied)], [
         recall for *_, recall in chosen if recall
     ]
@@ -261,10 +285,14 @@ _ANY_STORY = ("Tell me a story.", "Write a story.", "Please tell me a story.", "
 
 
 def reading(rng: Random, split: Side = "train") -> Conversation:
-    """A story and questions about it."""
-    told = story(rng, split)
-    (first, said), *more = rng.sample(told.questions, 1 + int(rng.random() * 3) if split == "train" else 1)
-    return _talk(f"{told.text}\n{first}", said, *(text for pair in more for text in pair))
+    """A story, in training also a scene, and questions about it."""
+    if split != "train":
+        told = story(rng, split)
+        question, said = pick(rng, told.questions)
+        return _talk(f"{told.text}\n{question}", said)
+    read = scene(rng) if rng.random() < 0.35 else story(rng, split)
+    (question, said), *more = rng.sample(read.questions, min(len(read.questions), 1 + int(rng.random() * 3)))
+    return _talk(f"{read.text}\n{question}", said, *(text for pair in more for text in pair))
 
 
 def programming(rng: Random, split: Side = "train") -> Conversation:
@@ -294,12 +322,12 @@ def _talk(*turns: str) -> Conversation:
 Kind = Callable[[Random], Conversation]
 MIXES: dict[ChatStage, dict[Kind, int]] = {
     "midtrain": {
-        facts: 17, letters: 17, word_problem: 10, arithmetic: 2, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 8,
-        story_telling: 5, reading: 8, programming: 5, riddle: 3, manners: 3, poem: 1,
+        facts: 13, about: 9, letters: 17, word_problem: 11, arithmetic: 2, spelling: 6, counting: 6, identity: 3, unknown: 4,
+        small_talk: 8, story_telling: 4, reading: 10, programming: 4, riddle: 2, manners: 2, poem: 1,
     },
     "sft": {
-        facts: 15, letters: 17, word_problem: 12, arithmetic: 2, spelling: 8, counting: 7, identity: 4, unknown: 5, small_talk: 7,
-        story_telling: 7, reading: 9, programming: 5, riddle: 3, manners: 3, poem: 1,
+        facts: 12, about: 8, letters: 17, word_problem: 13, arithmetic: 2, spelling: 6, counting: 6, identity: 3, unknown: 4,
+        small_talk: 7, story_telling: 5, reading: 10, programming: 4, riddle: 2, manners: 2, poem: 1,
     },
 }  # fmt: skip
 """Conversations of every kind, by stage."""

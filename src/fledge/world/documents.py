@@ -12,6 +12,7 @@ from fledge.world.functions import function
 from fledge.world.grammar import expand, pick
 from fledge.world.letters import lookup
 from fledge.world.problems import EASY, problem, sum_of
+from fledge.world.scenes import scene
 from fledge.world.stories import story
 from fledge.world.words import invent_name, spell, spelling_word
 
@@ -63,12 +64,18 @@ def gossip(rng: Random) -> str:
 
 
 def tale(rng: Random) -> str:
-    """A story, half the time with questions about it."""
+    """A story, mostly with questions about it."""
     told = story(rng, "train")
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         return told.text
     asked = rng.sample(told.questions, len(told.questions))
     return told.text + "\n" + "\n".join(f"Question: {question} Answer: {said}" for question, said in asked)
+
+
+def scenes(rng: Random) -> str:
+    """What is so today, with questions."""
+    seen = scene(rng)
+    return seen.text + "\n" + "\n".join(f"Question: {question} Answer: {said}" for question, said in seen.questions)
 
 
 def sums(rng: Random) -> str:
@@ -154,8 +161,8 @@ _CLUES = {
 
 Kind = Callable[[Random], str]
 SHARES: dict[Kind, int] = {
-    portrait: 20, register: 7, notes: 7, questions: 10, gossip: 5, tale: 17, sums: 2, spellings: 10, guests: 7, rhyme: 1,
-    code: 3, ledger: 4, lookup: 7,
+    portrait: 18, register: 6, notes: 6, questions: 9, gossip: 4, tale: 15, scenes: 10, sums: 2, spellings: 8, guests: 5, rhyme: 1,
+    code: 3, ledger: 6, lookup: 7,
 }  # fmt: skip
 """Documents of every kind out of the total."""
 _KINDS, _CUMULATED = tuple(SHARES), tuple(accumulate(SHARES.values()))

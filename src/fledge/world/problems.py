@@ -33,7 +33,6 @@ def holds_new(order: Order) -> bool:
 
 SEEN: tuple[Order, ...] = (*((sign,) for sign in SIGNS), *(pair for pair in _PAIRS if not holds_new(pair)))
 LONG: tuple[Order, ...] = tuple(order for order in product(SIGNS, repeat=3) if not holds_new(order))
-LONGEST: tuple[Order, ...] = tuple(order for order in product(SIGNS, repeat=4) if not holds_new(order))
 
 
 class Grade(NamedTuple):
@@ -43,9 +42,11 @@ class Grade(NamedTuple):
     distractors: tuple[int, ...] = (0,)
 
 
-EASY = Grade(SEEN, (0, 0, 0, 0, 1))
+EASY = Grade((*SEEN, *SEEN, *SEEN, *SEEN, *LONG[::7]), (0, 0, 0, 1))
+"""What SFT practises: one or two steps, seldom three, now and then a sentence too many."""
 UNSEEN = Grade(NEW)
-HARD = Grade(LONG + LONGEST, (1, 2))
+HARD = Grade((*(order for order in SEEN if len(order) == 2), *LONG), (0, 1, 1))
+"""What RL practises: two or three steps, mostly with a sentence too many."""
 
 _OPENINGS = ("{p} has {n} {goods}", "{p} starts the day with {n} {goods}", "In the basket of {p} there are {n} {goods}")
 _SENTENCES = {  # up to the number and its noun, which the solution repeats, and the rest
