@@ -138,7 +138,7 @@ class Engine:
         """
         assert self.thread is None, "the engine is serving; submit to it instead"
         for request in requests:
-            self._enqueue(request)
+            self.enqueue(request)
         while not all(request.finish for request in requests):
             if not self.step():
                 self._sleep()
@@ -161,7 +161,7 @@ class Engine:
     def submit(self, request: Request, on_event: Callable[[Request], None]) -> None:
         """Queue a request; `on_event` is called in the engine's thread whenever its answer grew or it finished."""
         request.on_event = on_event
-        self._enqueue(request)
+        self.enqueue(request)
         self._wake()
 
     def cancel(self, request: Request) -> None:
@@ -203,7 +203,7 @@ class Engine:
 
     # Scheduling
 
-    def _enqueue(self, request: Request) -> None:
+    def enqueue(self, request: Request) -> None:
         request.submitted = time.perf_counter()
         if request.stop:
             request.reader = Reader(self.tokenizer, request.stop)

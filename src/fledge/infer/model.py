@@ -39,8 +39,7 @@ class InferenceModel:
         self.device = model.embedding.device
         cos, sin = rotary_table(model.config, torch.arange(context, device=self.device))
         # rotate(x) = x * (cos, cos) + swap(x) * (sin, -sin), where swap exchanges the two halves of the channels.
-        self.cos = torch.cat((cos, cos), -1).to(dtype)
-        self.sin = torch.cat((sin, -sin), -1).to(dtype)
+        self.rotary = torch.cat((cos, cos, sin, -sin), -1).to(dtype)
         self.refresh()
 
     @torch.no_grad()
@@ -65,8 +64,8 @@ class InferenceModel:
         """Logits after the tokens `flat.last_R`, having put every token of `flat` into the cache."""
         config, channels = self.config, self.config.channels
         heads, keys = config.heads, config.kv_heads
-        cos, sin = self.cos[flat.positions_N], self.sin[flat.positions_N]
-        x = self.table[flat.tokens_N]
+        cos, sin = self.rotary.index_select(0, flat.positions_N).chunk(2, -1)
+        x = F.embedding(flat.tokens_N, self.table)
         if config.smear:
             seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
             x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
