@@ -2,6 +2,7 @@
 use crate::count::{cut, hash_key, key_of, prefetch, Key, Piece, AHEAD, SHORT};
 use crate::split::Splitter;
 use crate::train::Index;
+use crate::Map;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +10,9 @@ use std::sync::Mutex;
 
 /// Slots of a thread's cache at most: 32 MB for ids of 16 bits.
 const CACHE: usize = 1 << 20;
+/// Pieces of 16 bytes and more are kept apart from the others, up to this length and number.
+const LONG: usize = 128;
+const LONG_PIECES: usize = 1 << 16;
 /// Ids a slot holds; a piece of more tokens is merged anew each time.
 const HELD: usize = 7;
 /// Up to here the smallest rank is searched by scanning, which is quadratic but without any bookkeeping.
@@ -83,24 +87,21 @@ impl Encoder {
         }
         let mut count = ids.len();
         while count > 1 {
-            let (mut best, mut at) = (NONE, 0);
-            for (k, &rank) in ranks[..count - 1].iter().enumerate() {
-                if rank < best {
-                    (best, at) = (rank, k);
-                }
-            }
-            if best == NONE {
+            // Rank and place in one integer: the minimum is the leftmost of the lowest rank, found without a branch.
+            let lowest = ranks[..count - 1].iter().zip(0..).map(|(&rank, k)| (rank as u64) << 8 | k).min().unwrap();
+            let (rank, at) = ((lowest >> 8) as u32, (lowest & 255) as usize);
+            if rank == NONE {
                 break;
             }
-            ids[at] = best;
+            ids[at] = rank;
             ids.copy_within(at + 2..count, at + 1);
             ranks.copy_within(at + 1..count - 1, at);
             count -= 1;
             if at > 0 {
-                ranks[at - 1] = self.rank(ids[at - 1], best);
+                ranks[at - 1] = self.rank(ids[at - 1], rank);
             }
             if at + 1 < count {
-                ranks[at] = self.rank(best, ids[at + 1]);
+                ranks[at] = self.rank(rank, ids[at + 1]);
             }
         }
         ids.truncate(count);
@@ -155,16 +156,22 @@ impl Encoder {
                     written.cast::<[T; HELD]>().write_unaligned(slot.ids);
                     written = written.add(slot.count as usize);
                 } else {
-                    let mut ids = std::mem::take(&mut cache.scratch);
-                    self.merge(&text[start..piece.end], &mut ids);
-                    for &id in &ids {
+                    let text = &text[start..piece.end];
+                    let known = if piece.key == 0 { cache.long.get(text) } else { None };
+                    let merged: &[u32] = match known {
+                        Some(ids) => ids,
+                        None => {
+                            self.merge(text, &mut cache.scratch);
+                            &cache.scratch
+                        }
+                    };
+                    for &id in merged {
                         written.write(T::of(id));
                         written = written.add(1);
                     }
-                    if piece.key != 0 && ids.len() <= HELD {
-                        cache.insert(place, piece.key, &ids, &self.whole);
+                    if known.is_none() {
+                        cache.insert(place, piece.key, text, &self.whole);
                     }
-                    cache.scratch = ids;
                 }
                 start = piece.end;
             }
@@ -246,6 +253,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 #[derive(Clone, Copy)]
+#[repr(align(32))] // within one cache line, so that one prefetch brings it all
 struct Slot<T> {
     key: Key,
     ids: [T; HELD],
@@ -256,13 +264,14 @@ struct Slot<T> {
 pub struct Cache<T> {
     slots: Vec<Slot<T>>,
     used: usize,
+    long: Map<Box<[u8]>, Box<[u32]>>,
     scratch: Vec<u32>,
 }
 
 impl<T: Id> Cache<T> {
     fn new(whole: &[(Key, u32)]) -> Self {
-        let mut cache = Cache { slots: vec![], used: 0, scratch: vec![] };
-        cache.reset((whole.len() * 2).next_power_of_two().max(1 << 12), whole);
+        let mut cache = Cache { slots: vec![], used: 0, long: Map::default(), scratch: vec![] };
+        cache.reset((whole.len() * 4).next_power_of_two().max(1 << 12), whole);
         cache
     }
 
@@ -292,10 +301,23 @@ impl<T: Id> Cache<T> {
         }
     }
 
-    fn insert(&mut self, place: usize, key: Key, ids: &[u32], whole: &[(Key, u32)]) {
+    /// Keeps what `scratch` holds, the ids of this piece.
+    fn insert(&mut self, place: usize, key: Key, text: &[u8], whole: &[(Key, u32)]) {
+        if key == 0 {
+            if text.len() <= LONG {
+                if self.long.len() >= LONG_PIECES {
+                    self.long.clear();
+                }
+                self.long.insert(text.into(), self.scratch.as_slice().into());
+            }
+            return;
+        }
+        if self.scratch.len() > HELD {
+            return;
+        }
         let mut held = [T::of(0); HELD];
-        held.iter_mut().zip(ids).for_each(|(slot, &id)| *slot = T::of(id));
-        self.slots[place] = Slot { key, ids: held, count: ids.len() as u16 };
+        held.iter_mut().zip(&self.scratch).for_each(|(slot, &id)| *slot = T::of(id));
+        self.slots[place] = Slot { key, ids: held, count: self.scratch.len() as u16 };
         self.used += 1;
         if self.used * 2 <= self.slots.len() {
             return;

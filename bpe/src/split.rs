@@ -87,13 +87,41 @@ impl Splitter {
         }
     }
 
+    /// The same for letters, eight ASCII ones at a time: most words end within one step, which the processor predicts well.
+    #[inline(always)]
+    fn letters(&self, text: &[u8], mut i: usize) -> usize {
+        const EACH: u64 = 0x0101_0101_0101_0101;
+        loop {
+            if let Some(eight) = text.get(i..i + 8) {
+                let raw = u64::from_le_bytes(eight.try_into().unwrap());
+                let lower = (raw | EACH * 0x20) & (EACH * 0x7f);
+                let from_a = lower + EACH * (0x80 - b'a' as u64); // the top bit of each byte says whether it is at least "a"
+                let past_z = lower + EACH * (0x7f - b'z' as u64);
+                let others = (!from_a | past_z | raw) & (EACH * 0x80);
+                if others == 0 {
+                    i += 8;
+                    continue;
+                }
+                i += others.trailing_zeros() as usize / 8;
+                if text[i] < 0x80 {
+                    return i;
+                }
+            }
+            let (class, width) = self.at(text, i);
+            if class != LETTER {
+                return i;
+            }
+            i += width;
+        }
+    }
+
     /// Where the piece that starts at `i` ends. Requires i < text.len().
     #[inline(always)]
     pub fn end(&self, text: &[u8], i: usize) -> usize {
         let (class, width) = self.at(text, i);
         let after = i + width;
         match class {
-            LETTER => return self.run(text, after, LETTER),
+            LETTER => return self.letters(text, after),
             NUMBER => {
                 let mut end = after;
                 for _ in 1..self.digits {
@@ -110,7 +138,7 @@ impl Splitter {
         }
         let (next, next_width) = self.at(text, after);
         if next == LETTER && class != NEWLINE {
-            return self.run(text, after + next_width, LETTER);
+            return self.letters(text, after + next_width);
         }
         if class == OTHER || (text[i] == b' ' && next == OTHER) {
             let mut end = self.run(text, after, OTHER);
