@@ -43,6 +43,7 @@ BENCHES = {
     "sandbox": "SandboxBench",
     "infer": "InferBench",
     "core": "CoreBench",
+    "contamination": "ContaminationBench",
 }
 SHORT = {"-p": "--prompt", "--from": "--start"}
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
