@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fledge import console
 from fledge.config import (
@@ -100,7 +101,7 @@ def demo(ask: RunRecipe) -> list[Item]:
 def tiny(ask: RunRecipe) -> list[Item]:
     """Five million parameters on real text and real tasks: the whole way in about 40 minutes on 2 CPU cores."""
     data = ask.data or "fineweb-edu"
-    shared = common(ask) | {"local": ask.local or beside(data)}
+    shared: dict[str, Any] = common(ask) | {"local": ask.local or beside(data)}
     rates = OptimSettings(warmdown=0.5, final_share=0.1)
     model = ModelSettings(
         depth=4, width=256, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic
@@ -162,11 +163,11 @@ def folder(ask: RunRecipe) -> str:
     return ask.out or f"runs/{ask.recipe}{'-classic' if ask.classic else ''}"
 
 
-def machine(ask: RunRecipe) -> dict:
+def machine(ask: RunRecipe) -> dict[str, Any]:
     return {"device": ask.device, "threads": ask.threads, "local": ask.local}
 
 
-def common(ask: RunRecipe) -> dict:
+def common(ask: RunRecipe) -> dict[str, Any]:
     return {"run": folder(ask), "seed": ask.seed, **machine(ask)}
 
 

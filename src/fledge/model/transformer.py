@@ -241,10 +241,9 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():
-                fill = parameter.fill  # pyright: ignore[reportAttributeAccessIssue]
-                if fill is None:
-                    fill = torch.randn(parameter.shape, generator=generator) * parameter.std  # pyright: ignore[reportAttributeAccessIssue]
-                parameter.copy_(fill)
+                fill: Tensor | None = getattr(parameter, "fill")  # noqa: B009: our own attribute, unknown to the type
+                std: float = getattr(parameter, "std")  # noqa: B009
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std if fill is None else fill)
         return self
 
     def forward(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:

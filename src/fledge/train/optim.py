@@ -31,7 +31,7 @@ SAFETY = 1.01  # keeps the largest singular value below 1 in bfloat16
 
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     """The optimizer for a model whose parameters carry their group, with the rates of `settings`."""
-    width = model.config.width  # pyright: ignore[reportAttributeAccessIssue]
+    width: int = model.config.width  # pyright: ignore
     # AdamW's rates were tuned at width 768 and shrink with the root of the width (Yang et al. 2022, arXiv:2203.03466).
     wide = (width / 768) ** -0.5
     rates = {
@@ -98,7 +98,7 @@ class MuonAdamW:
             if parameter.grad is not None:
                 shapes.setdefault(parameter.shape, []).append(parameter)
         for shape, parameters in shapes.items():
-            grads = [p.grad for p in parameters]
+            grads = [p.grad for p in parameters if p.grad is not None]
             momenta = [self._tensor(p, "momentum") for p in parameters]
             torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: look one step ahead
@@ -107,7 +107,7 @@ class MuonAdamW:
             rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
             if group["weight_decay"]:
                 decay_where_agreed(parameters, updates, group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=-rate)
+            torch._foreach_add_([p.data for p in parameters], list(updates.to(parameters[0].dtype)), alpha=-rate)
 
     def _adamw(self, group: dict[str, Any]) -> None:
         """Loshchilov and Hutter 2019, arXiv:1711.05101."""
