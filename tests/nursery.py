@@ -33,6 +33,7 @@ class Nursery:
 
     def start(self, *words: str, log: Path, cwd: Path | None = None, file_bytes: int | None = None) -> Child:
         """Begin `fledge WORDS`; its output goes to `log`. With `file_bytes` no file may grow beyond: a full disk."""
+        log.touch()
         request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "file_bytes": file_bytes}
         return Child(self, self.ask(request), log)
 
@@ -170,6 +171,7 @@ def main() -> None:
             finally:
                 sys.stdout.flush()
                 os._exit(code)
+    os._exit(0)  # without torch's slow farewell
 
 
 if __name__ == "__main__":

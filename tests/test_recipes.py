@@ -1,0 +1,283 @@
+"""`fledge run`: a chain that can be cut anywhere and goes on, and does what its switches say."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fledge.config import RunRecipe, check
+from fledge.recipes import RECIPES, choose
+from fledge.runs import is_done, metrics, read_json
+from fledge.train.checkpoint import checkpoints
+from nursery import Child, Nursery
+
+TRAINED = ("pretrain", "midtrain", "sft", "rl")
+
+
+def weights(run: Path) -> dict[str, str]:
+    """A hash of each finished stage's newest weights, and of the tokenizer."""
+    found = {name: checkpoints(run / name)[-1] / "model.safetensors" for name in TRAINED if is_done(run / name)}
+    files = found | {"tokenizer": run / "tokenizer" / "tokenizer.json"}
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def losses(run: Path, stage: str) -> list[tuple[int, float]]:
+    return [(line["step"], line["loss_nats"]) for line in metrics(run / stage) if "loss_nats" in line]
+
+
+def until(child: Child, happened: Callable[[], bool], *, seconds: float = 120.0) -> bool:
+    """Wait for something; False when the child ended before."""
+    end = time.monotonic() + seconds
+    while not happened():
+        if child.poll() is not None:
+            return False
+        assert time.monotonic() < end, child.output()
+        time.sleep(0.001)
+    return True
+
+
+def kill(child: Child) -> None:
+    if child.poll() is None:
+        os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() in (-signal.SIGKILL, 0), child.output()
+
+
+def partials(run: Path) -> list[Path]:
+    return list(run.glob("*/checkpoints/*.partial"))
+
+
+@pytest.fixture(scope="module")
+def straight(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run from beginning to end without interruption."""
+    run = tmp_path_factory.mktemp("straight") / "small"
+    code, output = nursery.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
+    assert code == 0, output
+    return run
+
+
+def begun_from(straight: Path, run: Path, *stages: str) -> Path:
+    """A copy of a run as it was after some stages."""
+    for stage in stages:
+        shutil.copytree(straight / stage, run / stage)
+    return run
+
+
+def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
+    nursery: Nursery, straight: Path, tmp_path: Path
+) -> None:
+    """In every stage: at two random steps, and while a checkpoint is being written; also in the tokenizer and in between."""
+    run, log, rng = tmp_path / "small", tmp_path / "small.log", random.Random(time.time_ns())
+    steps = {stage: read_json(straight / stage / "done.json")["steps"] for stage in TRAINED}
+    kills, torn = 0, 0
+
+    def start() -> Child:
+        return nursery.start("run", "small", "--out", str(run), log=log)
+
+    def strike(happened: Callable[[], bool], delay: float = 0.0) -> None:
+        nonlocal kills, torn
+        child = start()
+        if until(child, happened):
+            time.sleep(rng.random() * delay)
+        kill(child)
+        kills += child.code == -signal.SIGKILL
+        torn += bool(partials(run))
+
+    strike((run / "tokenizer" / "config.json").exists, 0.3)
+    for stage in TRAINED:
+        folder = run / stage
+        for step in sorted(rng.sample(range(1, steps[stage]), 2)):
+            strike(lambda folder=folder, step=step: len(losses(folder.parent, folder.name)) >= step, 0.05)
+        attempts = 0
+        while not partials(run) and not is_done(folder) and attempts < 4:
+            strike(lambda: bool(partials(run)))
+            attempts += 1
+        strike((folder / "done.json").exists, 0.1)
+    child = start()
+    assert child.wait() == 0, child.output()
+    assert kills >= 2 * len(TRAINED)
+    assert torn >= 1
+    assert weights(run) == weights(straight)
+    assert set(weights(run)) == {"tokenizer", *TRAINED}
+    for stage in TRAINED:
+        assert losses(run, stage) == losses(straight, stage)
+    assert not partials(run)
+    assert (run / "report.md").exists()
+
+
+def test_the_runs_compared_here_learn_something_in_every_stage(straight: Path) -> None:
+    assert len(set(weights(straight).values())) == 5
+    rewards = [line["reward"] for line in metrics(straight / "rl") if "reward" in line]
+    assert len(rewards) == 5
+    assert len(set(rewards)) > 1
+    assert all(line["gradient_norm"] > 0 for line in metrics(straight / "rl") if "gradient_norm" in line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
+    nursery: Nursery, straight: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = begun_from(straight, tmp_path / "small", "tokenizer")
+    words, log = ("run", "small", "--out", str(run)), tmp_path / "log"
+    child = nursery.start(*words, log=log)
+    assert until(child, lambda: len(losses(run, "pretrain")) >= 2)
+    os.kill(child.pid, number)
+    assert child.wait() == 130
+    saved = re.search(r"interrupted: pretrain is saved at step (\d+) of 8. The same command goes on", child.output())
+    assert saved, child.output()
+    assert checkpoints(run / "pretrain")[-1].name == f"step-{int(saved[1]):06d}"
+    child = nursery.start(*words, log=log)
+    until(child, (run / "pretrain" / "done.json").exists)
+    kill(child)
+    assert f"pretrain: goes on from step {saved[1]} of 8" in child.output()
+    assert weights(run)["pretrain"] == weights(straight)["pretrain"]
+    assert losses(run, "pretrain") == losses(straight, "pretrain")
+
+
+def test_a_full_disk_loses_nothing_and_says_what_to_do(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+    run = begun_from(straight, tmp_path / "small", "tokenizer")
+    words, log = ("run", "small", "--out", str(run)), tmp_path / "log"
+    child = nursery.start(*words, log=log)
+    until(child, lambda: len(losses(run, "pretrain")) >= 2)
+    kill(child)
+    there = [path.name for path in checkpoints(run / "pretrain")]
+    code, output = nursery.run(*words, log=tmp_path / "full", file_bytes=100_000)
+    assert code == 2
+    assert "the checkpoint could not be written" in output
+    assert "free some space" in output
+    assert "Traceback" not in output
+    assert [path.name for path in checkpoints(run / "pretrain")] == there
+    child = nursery.start(*words, log=log)
+    until(child, (run / "pretrain" / "done.json").exists)
+    kill(child)
+    assert weights(run)["pretrain"] == weights(straight)["pretrain"]
+
+
+def test_a_disk_too_full_for_a_line_of_metrics_is_named(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+    run = begun_from(straight, tmp_path / "small", "tokenizer")
+    code, output = nursery.run("run", "small", "--out", str(run), log=tmp_path / "log", file_bytes=900)
+    assert code == 2
+    assert re.search(r"small/pretrain/\S+: could not be written \(.*free some space", output.replace("\n", " ")), output
+
+
+def test_a_second_process_in_the_same_stage_is_refused(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+    run = begun_from(straight, tmp_path / "small", "tokenizer")
+    first = nursery.start("run", "small", "--out", str(run), log=tmp_path / "first")
+    until(first, lambda: bool(losses(run, "pretrain")))
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        for extra in ([], ["--fresh"], ["--from", "pretrain"]):
+            code, output = nursery.run("run", "small", "--out", str(run), *extra, log=tmp_path / f"second{len(extra)}")
+            assert code == 2
+            assert f"pretrain: process {first.pid} is at work here. Wait for it, or use another --run." in output
+    finally:
+        os.kill(first.pid, signal.SIGCONT)
+    assert losses(run, "pretrain")
+    kill(first)
+
+
+def test_finished_stages_are_skipped(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "toy"
+    shutil.copytree(toy_run, run)
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*/*")}
+    code, output = nursery.run("run", "toy", "--out", str(run), log=tmp_path / "log")
+    assert code == 0
+    for stage in ("tokenizer", *TRAINED):
+        assert f"{stage}: done before, skipped" in output
+    assert {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*/*")} == before
+    assert "fledge chat" in output
+
+
+def test_a_changed_setting_is_refused_with_both_values(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    run = begun_from(toy_run, tmp_path / "toy", "tokenizer", "pretrain")
+    code, output = nursery.run("run", "toy", "--out", str(run), "--seed", "7", log=tmp_path / "log")
+    assert code == 2
+    assert "tokenizer: begun with other settings: seed was 0, now 7." in output
+    assert "--fresh to begin again" in output
+
+
+def test_only_does_those_stages_again_and_leaves_the_others(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "toy"
+    shutil.copytree(toy_run, run)
+    before = {stage: (run / stage / "done.json").stat().st_mtime_ns for stage in ("tokenizer", *TRAINED)}
+    code, output = nursery.run("run", "toy", "--out", str(run), "--only", "rl,report", log=tmp_path / "log")
+    assert code == 0, output
+    after = {stage: (run / stage / "done.json").stat().st_mtime_ns for stage in ("tokenizer", *TRAINED)}
+    assert [stage for stage in before if after[stage] != before[stage]] == ["rl"]
+    assert weights(run) == weights(toy_run)
+    assert "skipped" not in output
+
+
+def test_from_does_a_stage_and_those_after_it_again(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "toy"
+    shutil.copytree(toy_run, run)
+    before = (run / "eval" / "rl.json").stat().st_mtime_ns
+    code, output = nursery.run("run", "toy", "--out", str(run), "--from=rl", log=tmp_path / "log")
+    assert code == 0, output
+    assert [stage for stage in ("tokenizer", *TRAINED) if f"{stage}: done before" in output] == [
+        "tokenizer", "pretrain", "midtrain", "sft",
+    ]  # fmt: skip
+    assert (run / "eval" / "rl.json").stat().st_mtime_ns > before
+    assert weights(run) == weights(toy_run)
+
+
+def test_fresh_begins_again_and_spares_what_is_not_the_runs(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    run = begun_from(toy_run, tmp_path / "toy", "tokenizer", "pretrain", "eval")
+    (run / "notes.txt").write_text("mine")
+    words = ("run", "toy", "--out", str(run), "--fresh")
+    assert nursery.run(*words, "--dry-run", log=tmp_path / "dry")[0] == 0
+    assert is_done(run / "pretrain")
+    child = nursery.start(*words, log=tmp_path / "log")
+    until(child, lambda: "vocabulary" in child.output())
+    kill(child)
+    assert not checkpoints(run / "pretrain")
+    assert not is_done(run / "pretrain")
+    assert not list((run / "eval").glob("*.json"))
+    assert (run / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("classic", [False, True])
+def test_every_recipe_is_a_chain_of_valid_settings(name: str, classic: bool) -> None:
+    items = choose(RunRecipe(recipe=name, classic=classic, out="runs/x", seed=3))
+    for item in items:
+        check(item.config)
+        assert item.config.run == "runs/x"
+    names = [item.name for item in items]
+    assert names[0] == "tokenizer"
+    assert names[-1] == "report"
+    assert len(set(names)) == len(names)
+    starts = [item.config.start for item in items if hasattr(item.config, "start")]  # type: ignore[attr-defined]
+    assert starts == [name for name in TRAINED if name in names][: len(starts)]
+    assert {item.config.seed for item in items if item.module in TRAINED} == {3}
+
+
+def test_the_classic_recipe_has_no_extras() -> None:
+    [pretrain] = [item.config for item in choose(RunRecipe(classic=True)) if item.name == "pretrain"]
+    assert pretrain.run == "runs/demo-classic"
+    assert (pretrain.model.smear, pretrain.model.key_filter) == (False, False)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (RunRecipe(recipe="dmeo"), "recipe 'dmeo' is not one of demo, .*Did you mean 'demo'"),
+        (
+            RunRecipe(recipe="toy", only="sff"),
+            "stage 'sff' is not part of toy; it has: tokenizer, .*Did you mean 'sft'",
+        ),
+        (RunRecipe(recipe="toy", start="pretran"), "stage 'pretran' is not part of toy; .*Did you mean 'pretrain'"),
+        (RunRecipe(recipe="toy", only="sft", start="rl"), "--only sft and --from rl contradict each other"),
+    ],
+)
+def test_a_mistake_is_refused_with_the_nearest_valid_name(ask: RunRecipe, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        choose(ask)
