@@ -194,7 +194,7 @@ def test_a_zip_and_its_folder_hold_the_same_items(tmp_path) -> None:
 
 
 def test_the_bench_finds_no_difference(tmp_path) -> None:
-    timings = measure(CoreBench(bundle=str(bundle_of(tmp_path)), examples=6, layers=2, width=64, vocab=300))
+    timings = list(measure(CoreBench(bundle=str(bundle_of(tmp_path)), examples=6, layers=2, width=64, vocab=300)))
     assert len(timings) == 23
     assert [timing.differ for timing in timings] == [0] * 23
 
@@ -202,8 +202,8 @@ def test_the_bench_finds_no_difference(tmp_path) -> None:
 @needs_data
 def test_real_items_judged_together_are_answered_as_if_alone() -> None:
     """A few of each task with short prompts here; `fledge bench core` does 50 of each with the full ones."""
-    timings = measure(CoreBench(bundle=str(DATA / "mini"), examples=5, layers=1, width=64, vocab=2000))
-    assert timings[-1].items == 22 * 5
+    timings = list(measure(CoreBench(bundle=str(DATA / "mini"), examples=3, layers=1, width=64, vocab=2000)))
+    assert timings[-1].items == 22 * 3
     assert timings[-1].differ == 0
 
 

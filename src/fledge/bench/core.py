@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from fledge.evals.core import TASKS, CoreTask, Item, ask, item_rows, open_bundle, outcome, prompts, shuffled
 from fledge.evals.likelihood import evaluating, judge_rows
@@ -57,14 +55,17 @@ class Timing:
 
 
 def main(config: CoreBench) -> None:
-    """Measure and print the table."""
-    table = Table("task", "items", "batched s", "one by one s", "times faster", "answers that differ")
+    """Measure and print a line per task."""
+    print(
+        f"{'task':<34}{'items':>6}{'batched s':>11}{'one by one s':>14}{'times faster':>14}{'answers that differ':>21}"
+    )
     for timing in measure(config):
-        add(table, timing)
-    Console().print(table)
+        faster = timing.single_seconds / timing.batched_seconds
+        seconds = f"{timing.batched_seconds:>11.2f}{timing.single_seconds:>14.2f}{faster:>14.1f}"
+        print(f"{timing.label:<34}{timing.items:>6}{seconds}{timing.differ:>21}", flush=True)
 
 
-def measure(config: CoreBench) -> list[Timing]:
+def measure(config: CoreBench) -> Iterator[Timing]:
     """Time every task both ways; the last is the sum of all.
 
     Raises:
@@ -79,22 +80,17 @@ def measure(config: CoreBench) -> list[Timing]:
     chosen = [task for task in TASKS if not config.tasks or task.label in config.tasks]
     tokenizer = Tokenizer.train(task_texts(bundle), vocab=config.vocab)
     scorer = Scorer(random_model(config, tokenizer.vocab), tokenizer)
-    timings = [time_task(scorer, task, bundle, config.examples) for task in chosen]
-    total = Timing(
+    timings = []
+    for task in chosen:
+        timings.append(time_task(scorer, task, bundle, config.examples))
+        yield timings[-1]
+    yield Timing(
         label="all",
         items=sum(timing.items for timing in timings),
         batched_seconds=sum(timing.batched_seconds for timing in timings),
         single_seconds=sum(timing.single_seconds for timing in timings),
         differ=sum(timing.differ for timing in timings),
     )
-    return [*timings, total]
-
-
-def add(table: Table, timing: Timing) -> None:
-    """One line of the table."""
-    faster = timing.single_seconds / timing.batched_seconds
-    seconds = (f"{timing.batched_seconds:.2f}", f"{timing.single_seconds:.2f}", f"{faster:.1f}")
-    table.add_row(timing.label, str(timing.items), *seconds, str(timing.differ))
 
 
 def task_texts(bundle: Callable[[CoreTask], list[Item]]) -> Iterator[str]:
