@@ -203,11 +203,12 @@ def _conversation_rows(
         return encode_conversation(tokenizer, pick(index), max_tokens=capacity)
 
     cursor = cursor or {"next": 0, "carry": [], "window": 0, "row": 0, "dropped": 0}
-    index, carry, window, skip, dropped = (cursor[name] for name in ("next", "carry", "window", "row", "dropped"))
+    index, carry, window, skip = (cursor[name] for name in ("next", "carry", "window", "row"))
+    before = cursor["dropped"] - cursor.get("dropped_here", 0)
     while True:
-        begin = {"next": index, "carry": carry, "window": window, "dropped": dropped}
+        first, dropped, futile = index, 0, 0
         taken = {index: render(index) for index in carry}
-        tokens, futile = sum(len(one.ids) for one in taken.values()), 0
+        tokens = sum(len(one.ids) for one in taken.values())
         while tokens < WINDOW_ROWS * capacity:
             rendered = render(index)
             if rendered.targets:
@@ -221,13 +222,14 @@ def _conversation_rows(
                         "allowed are conversations whose first answer does: raise the length or shorten them"
                     )
             index += 1
+        begin = {"next": first, "carry": carry, "window": window, "dropped": before + dropped, "dropped_here": dropped}
         keys = list(taken)
         *groups, left = pack_whole([len(taken[key].ids) for key in keys], capacity)
         order = np.random.default_rng(window).permutation(len(groups))
         for row in range(skip, len(groups)):
             members = [taken[keys[member]] for member in groups[order[row]]]
             yield _conversation_row(members, {**begin, "row": row + 1}, capacity, tokenizer.special[BOS], learn_all)
-        carry, window, skip = [keys[member] for member in left], window + 1, 0
+        carry, window, skip, before = [keys[member] for member in left], window + 1, 0, before + dropped
 
 
 def _conversation_row(members: list[Rendered], cursor: Cursor, capacity: int, pad: int, learn_all: bool) -> _Row:
@@ -421,4 +423,4 @@ def in_background(items: Iterator[T], *, ahead: int = 4) -> Iterator[T]:
             yield item  # type: ignore[misc]
     finally:
         done.set()
-        thread.join()
+        thread.join(timeout=5)  # longer only in a download, which must not hold up a Ctrl-C
