@@ -322,12 +322,12 @@ def _talk(*turns: str) -> Conversation:
 Kind = Callable[[Random], Conversation]
 MIXES: dict[ChatStage, dict[Kind, int]] = {
     "midtrain": {
-        facts: 13, about: 9, letters: 17, word_problem: 11, arithmetic: 2, spelling: 6, counting: 6, identity: 3, unknown: 4,
-        small_talk: 8, story_telling: 4, reading: 10, programming: 4, riddle: 2, manners: 2, poem: 1,
+        facts: 13, about: 9, letters: 18, word_problem: 14, arithmetic: 2, spelling: 7, counting: 5, identity: 3, unknown: 4,
+        small_talk: 8, story_telling: 3, reading: 9, programming: 3, riddle: 2, manners: 2, poem: 1,
     },
     "sft": {
-        facts: 12, about: 8, letters: 17, word_problem: 13, arithmetic: 2, spelling: 6, counting: 6, identity: 3, unknown: 4,
-        small_talk: 7, story_telling: 5, reading: 10, programming: 4, riddle: 2, manners: 2, poem: 1,
+        facts: 12, about: 8, letters: 18, word_problem: 16, arithmetic: 2, spelling: 7, counting: 5, identity: 3, unknown: 4,
+        small_talk: 7, story_telling: 4, reading: 9, programming: 3, riddle: 2, manners: 2, poem: 1,
     },
 }  # fmt: skip
 """Conversations of every kind, by stage."""

@@ -162,7 +162,7 @@ _CLUES = {
 Kind = Callable[[Random], str]
 SHARES: dict[Kind, int] = {
     portrait: 18, register: 6, notes: 6, questions: 9, gossip: 4, tale: 15, scenes: 10, sums: 2, spellings: 8, guests: 5, rhyme: 1,
-    code: 3, ledger: 6, lookup: 7,
+    code: 2, ledger: 8, lookup: 7,
 }  # fmt: skip
 """Documents of every kind out of the total."""
 _KINDS, _CUMULATED = tuple(SHARES), tuple(accumulate(SHARES.values()))
