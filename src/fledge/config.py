@@ -160,6 +160,8 @@ class Midtrain(TrainStage):
     """Tokens of rows to train on."""
     learn: Literal["all", "answers"] = "all"
     """Learn every token, or only the assistant's."""
+    replay: float = 0.25
+    """Share of the batches that are text as in pretraining, so that what it knew is not forgotten."""
     context: int | None = None
     """Tokens of a row. None: the base model's."""
 
@@ -174,6 +176,8 @@ class Sft(Midtrain):
     """Tokens of rows to train on."""
     learn: Literal["all", "answers"] = "answers"
     """Learn every token, or only the assistant's."""
+    replay: float = 0.0
+    """Share of the batches that are text as in pretraining, so that what it knew is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,11 +355,33 @@ def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+POSITIVE = {
+    "batch_tokens",
+    "context",
+    "depth",
+    "doc_cap",
+    "head_channels",
+    "max_chars",
+    "max_tokens",
+    "prompts",
+    "samples",
+}
+POSITIVE |= {"steps", "vocab"}
+
+
 def check(config: Any) -> None:
     """Raise ValueError for what can be known to be wrong before anything expensive starts."""
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and value < 0:
-            raise ValueError(f"{name}={value} is negative; allowed: 0 and above")
+    settings = dataclasses.asdict(config)
+    for name, value in [*settings.items(), *settings.get("model", {}).items(), *settings.get("optim", {}).items()]:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value < 0:
+                raise ValueError(f"{name}={value} is negative; allowed: 0 and above")
+            if name in POSITIVE and value < 1:
+                raise ValueError(f"{name}={value} leaves nothing to do; allowed: 1 and above")
+    if isinstance(config, Midtrain) and not config.replay < 1:
+        raise ValueError(
+            f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
+        )
     if isinstance(config, TrainStage):
         context = getattr(getattr(config, "model", None), "context", None) or getattr(config, "context", None)
         if context and config.batch_tokens % context:

@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fledge import console
 from fledge.config import Midtrain
-from fledge.runs import StageFolder
+from fledge.runs import StageFolder, read_json
 from fledge.text.chat import Conversation
+from fledge.text.shards import open_documents
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.batches import conversation_batches
+from fledge.train.batches import conversation_batches, document_batches
 from fledge.train.checkpoint import load_model
 from fledge.train.loop import Batch
 from fledge.train.session import Session
+
+Cursor = dict[str, Any]
+Source = Callable[[Cursor | None], Iterator[Batch]]
 
 
 def converse(
     stage: StageFolder, config: Midtrain, conversations: Callable[[int], Conversation] | Sequence[Conversation]
 ) -> None:
-    """Train the model of `config.start` on conversations and save it in `stage`."""
+    """Train the model of `config.start` on conversations, with text between them, and save it in `stage`."""
     tokenizer = Tokenizer.load(stage.run / "tokenizer")
     model = load_model(stage.run / config.start)
     session = Session(stage, config, model)
     length = config.context or model.config.context
     rows, micro = session.micro(length)
     plan = session.plan(max(1, round(config.tokens / (rows * micro * length))), micro)
+    text = text_of(stage) if config.replay else ""
+    replay = f", {config.replay:.0%} text of {text}" if config.replay else ""
     console.say(
         f"{stage.name}: {plan.steps} steps of {rows * micro * length:,} tokens on conversations of {config.data}, "
-        f"learning {config.learn}, from {config.start}"
+        f"learning {config.learn}, from {config.start}{replay}"
     )
 
-    def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
+    def chats(cursor: Cursor | None) -> Iterator[Batch]:
         return conversation_batches(
             conversations,
             tokenizer,
@@ -43,7 +50,37 @@ def converse(
             seed=config.seed,
         )
 
-    for _ in session.train(batches, plan):
+    def texts(cursor: Cursor | None) -> Iterator[Batch]:
+        begin = cursor["documents"] if cursor else None
+        # Another seed than pretraining's: text it has not seen, or another order of the files.
+        documents = open_documents(text, seed=config.seed + 1, cursor=begin, local=config.local)
+        return document_batches(documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor)
+
+    for _ in session.train(lambda cursor: interleaved(chats, texts, share=config.replay, cursor=cursor), plan):
         pass
-    dropped = session.cursor.get("dropped", 0)
+    dropped = (session.cursor.get("chats") or {}).get("dropped", 0)
     session.finish(tokens=plan.steps * rows * micro * length, steps=plan.steps, dropped_conversations=dropped)
+
+
+def text_of(stage: StageFolder) -> str:
+    """The text the run was pretrained on; the embedded world where the run has no pretraining of its own."""
+    config = stage.run / "pretrain" / "config.json"
+    return read_json(config)["settings"]["data"] if config.exists() else "world"
+
+
+def interleaved(chats: Source, texts: Source, *, share: float, cursor: Cursor | None) -> Iterator[Batch]:
+    """Batches of conversations, a `share` of them replaced by batches of text, evenly: .25 -> chat chat chat text.
+
+    What is not rehearsed is forgotten: facts that no conversation mentions fell from .98 to .59 in the demo, and stay with a
+    quarter of text (docs/why.md).
+    """
+    count, places = (cursor["count"], cursor) if cursor else (0, {"chats": None, "texts": None})
+    sources: dict[str, Iterator[Batch]] = {}
+    makers = {"chats": chats, "texts": texts}
+    while True:
+        name = "texts" if int((count + 1) * share) > int(count * share) else "chats"
+        if name not in sources:
+            sources[name] = makers[name](places[name])
+        batch = next(sources[name])
+        count, places = count + 1, {**places, name: batch.cursor}
+        yield replace(batch, cursor={**places, "count": count})
