@@ -59,40 +59,55 @@ def demo(ask: RunRecipe) -> list[Item]:
         depth=3, width=128, head_channels=64, context=256, smear=not ask.classic, key_filter=not ask.classic
     )
     data = ask.data or "world"
+    shape: dict[str, Any] = {"device_tokens": 2048}  # one shape for all stages: it is compiled once
     return [
         Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000), 0.1),
         Item(
             "pretrain",
             Pretrain(
                 **shared,
+                **shape,
                 data=data,
                 model=model,
-                tokens=2_400_000,
+                tokens=2_000_000,
                 batch_tokens=4096,
-                optim=OptimSettings(warmdown=0.3, final_share=0.3),
+                optim=OptimSettings(warmdown=0.4, final_share=0.2),
                 eval_tokens=32_768,
             ),
-            4.0,
+            3.0,
         ),
         Item("evaluate pretrain", Evaluate(run=run, stage="pretrain", **machine(ask)), 0.1),
         Item(
             "midtrain",
             Midtrain(
                 **shared,
-                tokens=2_000_000,
-                batch_tokens=4096,
+                **shape,
+                tokens=2_400_000,
+                batch_tokens=2048,
+                replay=0.2,
                 optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2),
             ),
-            3.3,
+            3.5,
         ),
         Item("evaluate midtrain", Evaluate(run=run, stage="midtrain", **machine(ask)), 0.4),
         Item(
             "sft",
-            Sft(**shared, tokens=1_000_000, batch_tokens=4096, optim=OptimSettings(rate_share=0.3, warmdown=1.0)),
-            1.7,
+            Sft(
+                **shared,
+                **shape,
+                tokens=1_000_000,
+                batch_tokens=2048,
+                replay=0.1,
+                optim=OptimSettings(rate_share=0.3, warmdown=1.0),
+            ),
+            1.5,
         ),
         Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
-        Item("rl", Rl(**shared, optim=OptimSettings(rate_share=0.05, warmdown=1.0), steps=40), 2.0),
+        Item(
+            "rl",
+            Rl(**shared, optim=OptimSettings(rate_share=0.1, warmdown=1.0), steps=30, samples=8, eval_examples=100),
+            2.0,
+        ),
         Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
         Item("report", Report(run=run), 0.1),
     ]
