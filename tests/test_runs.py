@@ -1,0 +1,224 @@
+"""Run folders: whole files or none, one process at a time, no silent change of settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fledge.config import Midtrain, Pretrain, Tokenizer, TrainStage, check, nearest
+from fledge.runs import (
+    begin_again,
+    choose_stage,
+    is_done,
+    metrics,
+    newest_run,
+    open_stage,
+    read_json,
+    stage_name,
+    summary,
+    trained_stages,
+    write_atomic,
+)
+
+HOLD = """
+import sys, time
+from fledge.config import Tokenizer
+from fledge.runs import open_stage
+with open_stage(Tokenizer(run=sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def checkpoint(run: Path, stage: str, name: str = "step-000001") -> Path:
+    folder = run / stage / "checkpoints" / name
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text("{}")
+    return folder
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.json"
+    write_atomic(path, "one")
+    write_atomic(path, "two")
+    assert path.read_text() == "two"
+
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"file.json: could not be written \(.*No space left.*untouched.*free some space"):
+        write_atomic(path, "three")
+    assert path.read_text() == "two"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_stage_remembers_its_settings_metrics_and_summary(tmp_path: Path) -> None:
+    config = Tokenizer(run=str(tmp_path), vocab=300)
+    with open_stage(config) as stage:
+        assert stage.path == tmp_path / "tokenizer"
+        assert stage.run == tmp_path
+        stage.log(step=1, loss_nats=2.0)
+        stage.log(step=2, loss_nats=1.5)
+        assert not is_done(stage.path)
+        stage.finish(vocab=300)
+    assert read_json(tmp_path / "tokenizer" / "config.json")["settings"]["vocab"] == 300
+    assert "commit" in read_json(tmp_path / "tokenizer" / "config.json")["provenance"]
+    assert [line["loss_nats"] for line in metrics(tmp_path / "tokenizer")] == [2.0, 1.5]
+    assert is_done(tmp_path / "tokenizer")
+    assert summary(tmp_path / "tokenizer") == {"vocab": 300}
+    assert summary(tmp_path / "nothing") == {}
+
+
+def test_a_stage_is_called_like_its_command() -> None:
+    assert stage_name(Midtrain()) == "midtrain"  # and not sft, which inherits from it
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"vocab": 512}, "vocab was 300, now 512"),
+        ({"seed": 4, "digits": 3}, "digits was 1, now 3; seed was 0, now 4"),
+    ],
+)
+def test_changed_settings_are_refused_with_both_values(tmp_path: Path, changed: dict[str, int], words: str) -> None:
+    config = Tokenizer(run=str(tmp_path), vocab=300)
+    with open_stage(config):
+        pass
+    with (
+        pytest.raises(ValueError, match=f"tokenizer: begun with other settings: {words}.*another --run, or --fresh"),
+        open_stage(replace(config, **changed)),  # type: ignore[arg-type]
+    ):
+        pass
+
+
+def test_nested_settings_count_and_where_or_how_fast_does_not(tmp_path: Path) -> None:
+    config = Pretrain(run=str(tmp_path))
+    with open_stage(config):
+        pass
+    with open_stage(replace(config, threads=2, device="cpu", device_tokens=4096, save_every=5, keep=9, compile="no")):
+        pass
+    with (
+        pytest.raises(ValueError, match=r"optim was \{.*'matrix_rate': 0.02.*now \{.*'matrix_rate': 0.5"),
+        open_stage(replace(config, optim=replace(config.optim, matrix_rate=0.5))),
+    ):
+        pass
+
+
+def test_a_stage_belongs_to_one_process_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        words = f"tokenizer: process {holder.pid} is at work here"
+        with pytest.raises(ValueError, match=words), open_stage(Tokenizer(run=str(tmp_path))):
+            pass
+        with pytest.raises(ValueError, match=words):
+            begin_again(tmp_path, "tokenizer")
+        assert (tmp_path / "tokenizer" / "config.json").exists()
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+    with open_stage(Tokenizer(run=str(tmp_path))) as stage:
+        assert stage.name == "tokenizer"
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out_and_rewritten(tmp_path: Path) -> None:
+    with open_stage(Tokenizer(run=str(tmp_path))) as stage:
+        for step in range(1, 6):
+            stage.log(step=step, loss_nats=float(step))
+        with (stage.path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 6, "los')
+        assert [line["step"] for line in metrics(stage.path)] == [1, 2, 3, 4, 5]
+        stage.rewind(3)
+        stage.log(step=4, loss_nats=4.5)
+    lines = (tmp_path / "tokenizer" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_beginning_again_forgets_the_stage_alone(tmp_path: Path) -> None:
+    for name in ("pretrain", "sft"):
+        checkpoint(tmp_path, name)
+        write_atomic(tmp_path / name / "done.json", "{}")
+        write_atomic(tmp_path / "eval" / f"{name}.json", "{}")
+    write_atomic(tmp_path / "report.md", "")
+    begin_again(tmp_path, "sft")
+    assert trained_stages(tmp_path) == ["pretrain"]
+    assert not is_done(tmp_path / "sft")
+    begin_again(tmp_path, "evaluate pretrain")
+    assert [path.name for path in (tmp_path / "eval").iterdir()] == ["sft.json"]
+    begin_again(tmp_path, "evaluate")
+    assert not list((tmp_path / "eval").iterdir())
+    begin_again(tmp_path, "report")
+    assert not (tmp_path / "report.md").exists()
+    begin_again(tmp_path, "never-begun")
+
+
+def test_the_last_stage_with_weights_is_chosen_unless_one_is_named(tmp_path: Path) -> None:
+    for stage in ("sft", "pretrain"):
+        checkpoint(tmp_path / "run", stage)
+    checkpoint(tmp_path / "run", "rl", "step-000001.partial")
+    assert trained_stages(tmp_path / "run") == ["pretrain", "sft"]
+    assert choose_stage(tmp_path / "run", None) == "sft"
+    assert choose_stage(tmp_path / "run", "base") == "pretrain"
+    with pytest.raises(
+        FileNotFoundError, match=r"no weights of stage rl. Stages that have some: pretrain, sft.*`fledge rl"
+    ):
+        choose_stage(tmp_path / "run", "rl")
+    with pytest.raises(ValueError, match=r"stage 'stf' is not one of pretrain, midtrain, sft, rl. Did you mean 'sft'"):
+        choose_stage(tmp_path / "run", "stf")
+    with pytest.raises(
+        FileNotFoundError, match=r"rum: no such run. Did you mean '.*run'\? `fledge run demo` makes one"
+    ):
+        choose_stage(tmp_path / "rum", None)
+    shutil.rmtree(tmp_path / "run" / "sft")
+    shutil.rmtree(tmp_path / "run" / "pretrain")
+    with pytest.raises(FileNotFoundError, match=r"no weights. Stages that have some: none"):
+        choose_stage(tmp_path / "run", None)
+
+
+def test_the_newest_run_is_the_one_worked_on_last(tmp_path: Path) -> None:
+    assert newest_run(tmp_path) is None
+    for age, name in ((300, "old"), (100, "new"), (200, "middle")):
+        write_atomic(tmp_path / name / "pretrain" / "config.json", "{}")
+        os.utime(tmp_path / name / "pretrain" / "config.json", (1_000_000 - age,) * 2)
+    assert newest_run(tmp_path) == tmp_path / "new"
+
+
+def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config.json: not JSON"):
+        read_json(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (
+            Pretrain(batch_tokens=100_000),
+            "batch_tokens=100000 is not a multiple of context=2048; nearest that is: 100352",
+        ),
+        (
+            TrainStage(batch_tokens=8192, device_tokens=3000),
+            "not a multiple of device_tokens=3000; nearest that is: 9000",
+        ),
+        (Pretrain(tokens=-1), "tokens=-1 is negative"),
+        (Pretrain(batch_tokens=0), "batch_tokens=0"),
+        (Tokenizer(vocab=0), "vocab=0"),
+    ],
+)
+def test_what_can_be_known_to_be_wrong_is_found_before_anything_starts(config: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check(config)
+
+
+def test_the_nearest_name_is_proposed_only_where_there_is_one() -> None:
+    assert nearest("pretran", ("pretrain", "midtrain")) == " Did you mean 'pretrain'?"
+    assert nearest("xyz", ("pretrain", "midtrain")) == ""
