@@ -113,7 +113,7 @@ def test_rollouts_of_one_question_compute_its_prompt_once() -> None:
 def test_forgetting_takes_over_changed_weights() -> None:
     model, other = tiny_model(), tiny_model(seed=1)
     engine = tiny_engine(model)
-    request = {"prompt": [BOS, *range(20)], "max_tokens": 8, "temperature": 0.0}
+    request: dict[str, Any] = {"prompt": [BOS, *range(20)], "max_tokens": 8, "temperature": 0.0}
     before = engine.generate([Request(**request)])[0]
     model.load_state_dict(other.state_dict())
     engine.forget()
@@ -221,7 +221,8 @@ def test_a_long_tool_result_fills_what_room_is_left(monkeypatch: pytest.MonkeyPa
 
 def test_stop_strings_and_stop_tokens_end_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny_engine(slots=1)
-    for settings in ({"stop": ("cd",)}, {"stop": ("x", "bcd")}, {"stop_tokens": (ord("d"),)}):
+    ways: list[dict[str, Any]] = [{"stop": ("cd",)}, {"stop": ("x", "bcd")}, {"stop_tokens": (ord("d"),)}]
+    for settings in ways:
         script = iter(b"abcdefg")
         scripted(engine, monkeypatch, lambda request, script=script: next(script))
         request = engine.generate([Request(prompt=[BOS], max_tokens=7, **settings)])[0]

@@ -15,7 +15,7 @@ BYTES = Tokenizer([])
 
 def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transformer:
     """Two layers, every weight drawn at random: a fresh model would answer all tokens with equal probability."""
-    shape = {"vocab": BYTES.vocab, "layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "context": 96} | settings
+    shape: dict[str, Any] = {"vocab": BYTES.vocab, "layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "context": 96} | settings
     model = Transformer(ModelConfig(**shape)).init(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -25,4 +25,5 @@ def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transf
 
 
 def tiny_engine(model: Transformer | None = None, **settings: Any) -> Engine:
-    return Engine(model or tiny_model(), BYTES, **({"slots": 8} | settings))
+    settings.setdefault("slots", 8)
+    return Engine(model or tiny_model(), BYTES, **settings)

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,67 +216,96 @@ def show(title: str, rows: list[Row]) -> None:
 # Comparison with others
 
 
+@dataclass(frozen=True)
+class Work:
+    """Greedy answers to compare on: `new[r]` tokens are wanted after `prompts[r]`."""
+
+    name: str
+    prompts: list[list[int]]
+    new: list[int]
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.new)
+
+
+Way = Callable[[Work], list[list[int]]]
+
+
 def compare(model: Transformer, config: InferBench, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Greedy answers to the same prompts, in turns on one machine: the engine, full forward passes, transformers."""
-    peer = hugging_face(model)
-    results = []
-    for batch in (1, 32):
-        rng = random.Random(1)
-        prompts = torch.tensor([[rng.randrange(256) for _ in range(32)] for _ in range(batch)])
-        engine = make_engine(model, slots=batch, context=32 + config.new)
-        ways: dict[str, Callable[[], torch.Tensor]] = {
-            "engine": lambda engine=engine, prompts=prompts: by_engine(engine, prompts, config.new),
-            "full forward passes": lambda prompts=prompts: by_forward(model, prompts, config.new),
-            "transformers": lambda prompts=prompts: by_transformers(peer, prompts, config.new),
-        }
+    peer, rng, results = hugging_face(model), random.Random(1), []
+
+    def work(name: str, prompts: list[int], new: list[int]) -> Work:
+        return Work(name, [[rng.randrange(256) for _ in range(length)] for length in prompts], new)
+
+    mixed = [rng.randint(8, 2 * config.new) for _ in range(32)], [rng.randint(8, 2 * config.new) for _ in range(32)]
+    for todo in (
+        work("1", [32], [config.new]),
+        work("32", [32] * 32, [config.new] * 32),
+        work(f"32 of 8-{2 * config.new}", *mixed),
+    ):
+        engine = make_engine(model, slots=32, context=4 * config.new + 32)
+        ways: dict[str, Way] = {"engine": partial(by_engine, engine), "transformers": partial(by_transformers, peer)}
+        if len(set(todo.new)) == 1:
+            ways["full forward passes"] = partial(by_forward, model)
         seconds = {name: float("inf") for name in ways}
-        answers: dict[str, torch.Tensor] = {}
+        answers: dict[str, list[list[int]]] = {}
         for _ in range(config.repeats):
             for name, way in ways.items():
                 begin = clock()
-                answers[name] = way()
+                answers[name] = way(todo)
                 seconds[name] = min(seconds[name], clock() - begin)
         for name in ways:
-            same = (answers[name] == answers["engine"]).float().mean().item()
-            rate = batch * config.new / seconds[name]
-            ratio = seconds[name] / seconds["engine"]
-            results.append(
-                {"batch": batch, "way": name, "tokens_per_second": rate, "engine_is_faster_by": ratio, "same": same}
-            )
+            pairs = zip(answers[name], answers["engine"], strict=True)
+            result = {
+                "work": todo.name,
+                "way": name,
+                "tokens_per_second": todo.tokens / seconds[name],
+                "engine_is_faster_by": seconds[name] / seconds["engine"],
+                "same_answers": sum(mine == theirs for mine, theirs in pairs) / len(todo.new),
+            }
+            results.append(result)
     lines = [
         (
-            str(r["batch"]),
+            r["work"],
             r["way"],
             f"{r['tokens_per_second']:,.0f}",
             f"{r['engine_is_faster_by']:.2f}",
-            f"{r['same']:.1%}",
+            f"{r['same_answers']:.0%}",
         )
         for r in results
     ]
-    header = ("requests", "way", "tokens/s", "engine is faster by", "same tokens")
-    table(f"greedy, 32 prompt and {config.new} new tokens, best of {config.repeats}", header, lines)
+    header = ("requests", "way", "tokens/s", "engine is faster by", "same answers")
+    table(f"greedy, 32 prompt and {config.new} new tokens or as said, best of {config.repeats}", header, lines)
     return results
 
 
-def by_engine(engine: Engine, prompts: torch.Tensor, new: int) -> torch.Tensor:
+def by_engine(engine: Engine, work: Work) -> list[list[int]]:
     engine.forget()  # or the prompts would be found in the cache
-    requests = [Request(prompt=prompt, max_tokens=new, temperature=0, tools=False) for prompt in prompts.tolist()]
-    return torch.tensor([request.answer for request in engine.generate(requests)])
+    requests = [
+        Request(prompt=prompt, max_tokens=new, temperature=0, tools=False)
+        for prompt, new in zip(work.prompts, work.new, strict=True)
+    ]
+    return [request.answer for request in engine.generate(requests)]
 
 
 @torch.inference_mode()
-def by_forward(model: Transformer, prompts: torch.Tensor, new: int) -> torch.Tensor:
-    tokens = prompts
-    for _ in range(new):
+def by_forward(model: Transformer, work: Work) -> list[list[int]]:
+    tokens = torch.tensor(work.prompts)
+    for _ in range(work.new[0]):
         tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
-    return tokens[:, prompts.size(1) :]
+    return tokens[:, -work.new[0] :].tolist()
 
 
 @torch.inference_mode()
-def by_transformers(peer: Any, prompts: torch.Tensor, new: int) -> torch.Tensor:
-    mask = torch.ones_like(prompts)
+def by_transformers(peer: Any, work: Work) -> list[list[int]]:
+    """One batch: shorter prompts are padded on the left, and all rows go on until the longest answer has ended."""
+    longest, new = max(map(len, work.prompts)), max(work.new)
+    prompts = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in work.prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in work.prompts])
     told = peer.generate(prompts, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new)
-    return told[:, prompts.size(1) :]
+    return [row[:wanted] for row, wanted in zip(told[:, longest:].tolist(), work.new, strict=True)]
 
 
 def hugging_face(model: Transformer) -> Any:
