@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from web_files import POLICY, STATIC
 
 Event = dict[str, Any]
@@ -63,8 +64,8 @@ class Reply:
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     error: str = ""
-    bytewise: bool = False
-    """Write every byte on its own."""
+    pause: float = 0.0
+    """Seconds between two events."""
     hold: threading.Event | None = None
     """Wait for it before the event number `hold_at`."""
     hold_at: int = 1
@@ -135,10 +136,8 @@ class ScriptedServer:
                 if event is None and reply.breaks:
                     return
                 text = "[DONE]" if event is None else json.dumps(event, ensure_ascii=False)
-                data = f"data: {text}\n\n".encode()
-                for piece in [data[i : i + 1] for i in range(len(data))] if reply.bytewise else [data]:
-                    yield piece
-                    await asyncio.sleep(0)
+                yield f"data: {text}\n\n".encode()
+                await asyncio.sleep(reply.pause)
         except (asyncio.CancelledError, GeneratorExit):
             self.cancelled += 1
             raise
@@ -148,7 +147,9 @@ class ScriptedServer:
 def serving() -> Iterator[ScriptedServer]:
     """The server on a free port of 127.0.0.1, in a thread."""
     scripted = ScriptedServer()
-    config = uvicorn.Config(scripted.app, port=0, log_level="error", ws="none", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        scripted.app, port=0, log_level="error", ws="none", lifespan="off", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -1,0 +1,747 @@
+"""The web page in a real Chromium, against a server that answers from a script."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
+Page, expect = playwright.Page, playwright.expect
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)"
+)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+Open = Callable[..., Any]
+expect.set_options(timeout=15_000)  # on a machine that is busy with other tests
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ScriptedServer]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: ScriptedServer) -> ScriptedServer:
+    running.reset()
+    return running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        launched = started.chromium.launch(executable_path=CHROMIUM, headless=True, args=QUIET)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, server: ScriptedServer) -> Iterator[Open]:
+    """Opens the page in a fresh profile; afterwards no script failed and nothing but the server was asked."""
+    contexts, wrong = [], []
+
+    def open_it(ready: bool = True, **options: Any) -> Any:
+        context = browser.new_context(
+            reduced_motion="reduce", **({"viewport": {"width": 1100, "height": 760}} | options)
+        )
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
+        page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith((server.url, "blob:")) else wrong.append(request.url),
+        )
+        page.goto(server.url)
+        if ready:
+            page.wait_for_selector("body.ready")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def page(open_page: Open) -> Any:
+    return open_page()
+
+
+def ask(page: Any, text: str) -> None:
+    page.fill("#prompt", text)
+    page.press("#prompt", "Enter")
+
+
+def answered(page: Any, count: int = 1) -> Any:
+    """The last answer, once `count` answers are complete."""
+    expect(page.locator("#turns .answer")).to_have_count(count)
+    expect(page.locator("#send")).to_have_attribute("title", "Send")
+    return page.locator("#turns .answer").last
+
+
+# ---- The first screen
+
+
+def test_the_first_screen_greets_and_asks_a_suggestion_on_a_click(page: Any, server: ScriptedServer) -> None:
+    expect(page.locator("#greeting")).to_have_text("Hello, I’m Pip.")
+    page.get_by_role("button", name="Who is the baker?").click()
+    expect(answered(page)).to_contain_text("sft heard: Who is the baker?")
+    assert server.requests[0]["model"] == "sft"
+    expect(page.locator("#first")).to_be_hidden()
+
+
+def test_the_default_stage_answers_and_another_one_can_be_chosen(page: Any, server: ScriptedServer) -> None:
+    expect(page.locator("#stage")).to_have_value("sft")
+    page.locator("#stage").select_option("base")
+    ask(page, "Hello")
+    answered(page)
+    assert server.requests[0]["model"] == "base"
+    page.reload()
+    expect(page.locator("#stage")).to_have_value("base")
+
+
+# ---- Streaming
+
+
+CUT = """async ({events, ends, size}) => {
+    // What fetch returns, cut to pieces of `size` bytes: TCP gives no test a say in that.
+    window.fetch = async () => {
+        const bytes = new TextEncoder().encode(events.map((event) => 'data: ' + event + ends + ends).join(': note' + ends));
+        return new Response(new ReadableStream({start(stream) {
+            for (let at = 0; at < bytes.length; at += size) stream.enqueue(bytes.slice(at, at + size));
+            stream.close();
+        }}));
+    };
+}"""
+
+
+@pytest.mark.parametrize(("size", "ends"), [(1, "\n"), (1, "\r\n"), (7, "\r\n"), (1 << 20, "\n")])
+def test_an_answer_of_200_chunks_cut_at_every_byte_arrives_whole(page: Any, size: int, ends: str) -> None:
+    words = [f"wörd{i} 🐣 “{i}” " for i in range(200)]
+    events = [*(json.dumps(event, ensure_ascii=False) for event in says(*words)), "[DONE]"]
+    page.evaluate(CUT, {"events": events, "ends": ends, "size": size})
+    ask(page, "Go")
+    assert answered(page).locator(".prose").inner_text().strip() == "".join(words).strip()
+
+
+def test_nothing_on_the_page_jumps_while_an_answer_streams(page: Any, server: ScriptedServer) -> None:
+    text = (
+        "First **bold** words and `code`.\n\n- one\n- two\n\n```python\nprint(1)\n```\n\nThe last paragraph is here.\n"
+    )
+    pieces = [text[i : i + 3] for i in range(0, len(text), 3)]
+    server.replies += [Reply(says(text)), Reply(says(*pieces), pause=0.005)]
+    ask(page, "Short")
+    answered(page)
+    page.evaluate("""() => {
+        window.jumps = 0;
+        new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.jumps += entry.value)))
+            .observe({type: 'layout-shift'});
+    }""")
+    ask(page, "Long")
+    answered(page, 2)
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.jumps") < 0.05
+
+
+def test_a_block_that_is_complete_keeps_its_element_while_the_next_one_grows(page: Any, server: ScriptedServer) -> None:
+    hold = threading.Event()
+    server.replies.append(Reply(says("One.\n\n", "Two", " and **three"), hold=hold, hold_at=2))
+    ask(page, "Go")
+    expect(page.locator(".block")).to_have_count(2)
+    page.evaluate("document.querySelector('.block').mark = true")
+    hold.set()
+    answered(page)
+    assert page.evaluate("document.querySelector('.block').mark")
+
+
+def test_the_end_stays_in_view_until_the_reader_scrolls_up(page: Any, server: ScriptedServer) -> None:
+    hold = threading.Event()
+    lines = [f"Line {i}\n\n" for i in range(60)]
+    server.replies.append(Reply(says(*lines), hold=hold, hold_at=50))
+    ask(page, "Go")
+    expect(page.get_by_text("Line 49")).to_be_in_viewport()
+    page.hover("#log")
+    page.mouse.wheel(0, -600)
+    expect(page.locator("#to-end")).to_be_visible()
+    top = page.evaluate("document.querySelector('#log').scrollTop")
+    hold.set()
+    answered(page)
+    assert page.evaluate("document.querySelector('#log').scrollTop") == top
+    page.click("#to-end")
+    expect(page.get_by_text("Line 59")).to_be_in_viewport()
+
+
+@pytest.mark.parametrize("way", ["button", "Escape"])
+def test_stop_cancels_the_request_and_keeps_what_was_written(page: Any, server: ScriptedServer, way: str) -> None:
+    server.replies.append(Reply(says("So far", " never"), hold=threading.Event()))
+    ask(page, "Go")
+    expect(page.locator(".prose")).to_contain_text("So far")
+    if way == "button":
+        page.get_by_role("button", name="Stop").click()
+    else:
+        page.keyboard.press("Escape")
+    expect(answered(page)).to_contain_text("You stopped this answer.")
+    for _ in range(100):
+        if server.cancelled:
+            break
+        page.wait_for_timeout(20)
+    assert server.cancelled == 1
+    ask(page, "And now?")
+    answered(page, 2)
+    assert [message["content"] for message in server.requests[1]["messages"]] == ["Go", "So far", "And now?"]
+
+
+def test_the_answer_says_its_speed_and_how_much_context_is_left(page: Any, server: ScriptedServer) -> None:
+    server.replies.append(Reply(says(*["word "] * 40, usage=(100, 40)), pause=0.001))
+    ask(page, "Go")
+    expect(answered(page).locator(".figures")).to_contain_text("40 tokens")
+    expect(page.locator(".figures")).to_contain_text("tokens/s")
+    expect(page.locator("#context")).to_contain_text("372 of 512 tokens left")
+
+
+def test_turns_that_no_longer_fit_are_mentioned(page: Any, server: ScriptedServer) -> None:
+    server.replies.append(Reply(says("Yes", finish="length", fledge={"dropped_turns": 2})))
+    ask(page, "Go")
+    expect(answered(page).locator(".note")).to_contain_text("2 earlier turns no longer fit")
+    expect(page.locator(".note")).to_contain_text("ran out of room")
+
+
+# ---- Branches
+
+
+def test_asking_again_adds_a_version_and_the_arrows_go_between_them(page: Any, server: ScriptedServer) -> None:
+    server.replies += [Reply(says("first answer")), Reply(says("second answer"))]
+    ask(page, "Go")
+    answered(page)
+    page.get_by_role("button", name="Ask again").click()
+    expect(answered(page)).to_contain_text("second answer")
+    expect(page.locator(".count")).to_have_text("2/2")
+    page.get_by_role("button", name="Previous version").click()
+    expect(page.locator(".prose")).to_have_text("first answer")
+    page.reload()
+    expect(page.locator(".prose")).to_have_text("first answer")
+    page.get_by_role("button", name="Next version").click()
+    expect(page.locator(".prose")).to_have_text("second answer")
+
+
+def test_an_edited_question_branches_and_the_old_branch_stays(page: Any, server: ScriptedServer) -> None:
+    for text in ("One", "Two"):
+        ask(page, text)
+        answered(page, 1 if text == "One" else 2)
+    page.locator(".question").first.hover()
+    page.get_by_role("button", name="Edit message").first.click()
+    expect(page.locator("#edit-box")).to_be_focused()
+    page.fill("#edit-box", "Uno")
+    page.press("#edit-box", "Enter")
+    expect(answered(page, 1)).to_contain_text("heard: Uno")
+    assert [message["content"] for message in server.requests[-1]["messages"]] == ["Uno"]
+    page.locator(".question").first.get_by_role("button", name="Previous version").click()
+    expect(page.locator(".bubble")).to_have_text(["One", "Two"])
+
+
+def test_the_arrow_up_edits_the_last_message_and_escape_leaves_it(page: Any) -> None:
+    ask(page, "Ring")
+    answered(page)
+    page.press("#prompt", "ArrowUp")
+    expect(page.locator("#edit-box")).to_have_value("Ring")
+    page.keyboard.press("Escape")
+    expect(page.locator("#edit-box")).to_have_count(0)
+    expect(page.locator("#prompt")).to_be_focused()
+
+
+# ---- Comparison
+
+
+def test_two_stages_answer_side_by_side_and_each_remembers_its_own_words(page: Any, server: ScriptedServer) -> None:
+    page.click("#compare")
+    page.locator("#other").select_option("base")
+    ask(page, "One")
+    lanes = answered(page).locator(".lane")
+    expect(lanes).to_have_count(2)
+    expect(lanes.nth(0)).to_contain_text("sft heard: One")
+    expect(lanes.nth(1)).to_contain_text("base heard: One")
+    left, right = lanes.nth(0).bounding_box(), lanes.nth(1).bounding_box()
+    assert left["y"] == right["y"]
+    assert left["x"] + left["width"] < right["x"]
+    ask(page, "Two")
+    answered(page, 2)
+    said = {body["model"]: body["messages"][1]["content"] for body in server.requests[2:]}
+    assert said == {"sft": "sft heard: One", "base": "base heard: One"}
+    page.click("#compare")
+    ask(page, "Three")
+    expect(answered(page, 3).locator(".lane")).to_have_count(1)
+
+
+# ---- Inspection
+
+
+def test_inspection_colours_tokens_and_shows_five_alternatives_on_hover_and_focus(
+    page: Any, server: ScriptedServer
+) -> None:
+    others = {" cat": -0.1, " dog": -2.5, " hen": -3.0, " cow": -4.0, " owl": -5.0}
+    sampled = [token("The", -0.001, The=-0.001), token(" owl", -5.0, **others)]
+    events = [delta(content=each["token"], logprobs=[each]) for each in sampled]
+    server.replies.append(Reply([*events, *says()]))
+    page.click("#inspect")
+    ask(page, "Who?")
+    tokens = answered(page).locator(".token")
+    expect(tokens).to_have_text(["The", " owl"])
+    assert (server.requests[0]["logprobs"], server.requests[0]["top_logprobs"]) == (True, 5)
+    colours = [tokens.nth(i).evaluate("token => getComputedStyle(token).backgroundColor") for i in (0, 1)]
+    assert colours[0] != colours[1]
+    tokens.nth(1).hover()
+    expect(page.locator("#alternatives li")).to_have_count(5)
+    expect(page.locator("#alternatives li").first).to_contain_text("␣cat")
+    expect(page.locator("#alternatives li").first).to_contain_text("90.5 %")
+    expect(page.locator("#alternatives .chosen")).to_contain_text("␣owl")
+    page.mouse.move(5, 5)
+    expect(page.locator("#alternatives")).to_be_hidden()
+    tokens.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    expect(tokens.nth(1)).to_be_focused()
+    expect(page.locator("#alternatives")).to_be_visible()
+    page.click("#inspect")
+    expect(page.locator(".prose")).to_have_text("The owl")
+
+
+# ---- Tools
+
+
+def test_a_tool_call_is_a_fold_with_its_code_and_its_result(page: Any, server: ScriptedServer) -> None:
+    call = [delta(content="So: "), *(delta(fledge={"part": "python", "text": text}) for text in ("12", "*3"))]
+    server.replies.append(Reply([*call, delta(fledge={"part": "output", "text": "36"}), *says("It is 36.")]))
+    ask(page, "12 times 3?")
+    fold = answered(page).locator("details")
+    expect(fold.locator("summary")).to_contain_text("Ran")
+    expect(fold.locator("summary")).to_contain_text("= 36")
+    expect(fold.locator(".result")).to_be_hidden()
+    fold.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(fold.locator("figure code")).to_have_text("12*3")
+    expect(fold.locator(".result")).to_have_text("36")
+    ask(page, "Thanks")
+    answered(page, 2)
+    parts = [("text", "So: "), ("python", "12*3"), ("output", "36"), ("text", "It is 36.")]
+    assert server.requests[1]["messages"][1]["content"] == [{"type": kind, "text": text} for kind, text in parts]
+
+
+# ---- Markdown
+
+HOSTILE = """<script>window.hit = 1</script> <img src=x onerror="window.hit=1">
+<svg onload=window.hit=1></svg> <iframe srcdoc="<script>parent.hit=1</script>"></iframe>
+
+[a](javascript:window.hit=1) [b](JaVaScRiPt&colon;window.hit=1) [c](data:text/html,<script>hit=1</script>) [d](vbscript:x)
+<a href="javascript:window.hit=1">e</a> <javascript:window.hit=1> ![f](x" onerror="window.hit=1) [g](<java\nscript:hit=1>)
+
+```html" onmouseover="window.hit=1
+<script>window.hit=1</script>
+```
+
+| <img src=x onerror=window.hit=1> | `<b onclick=window.hit=1>` |
+|--|--|
+| <style>*{display:none}</style> | <math><mtext><style><img src onerror=window.hit=1> |
+
+$\\href{javascript:window.hit=1}{x}$ $$\\text{<img src=x onerror=window.hit=1>}$$
+<form action=/><input autofocus onfocus=window.hit=1></form>
+"""
+
+
+@pytest.mark.parametrize("inspect", [False, True])
+def test_no_markdown_a_model_writes_is_ever_executed(page: Any, server: ScriptedServer, inspect: bool) -> None:
+    pieces = [HOSTILE[i : i + 5] for i in range(0, len(HOSTILE), 5)]
+    logprobs = [[token(piece, -0.5, **{piece: -0.5})] if inspect else None for piece in pieces]
+    written = [delta(content=piece, logprobs=lp) for piece, lp in zip(pieces, logprobs, strict=True)]
+    called = [delta(fledge={"part": "python", "text": HOSTILE}), delta(fledge={"part": "output", "text": HOSTILE})]
+    server.replies.append(Reply([*written, *called, *says()]))
+    if inspect:
+        page.click("#inspect")
+    ask(page, HOSTILE)
+    answer = answered(page)
+    answer.locator("summary").click()
+    for link in answer.locator(".prose a").all():
+        assert (link.get_attribute("href") or "http:").startswith(("http", "mailto:"))
+        link.click(modifiers=["Control"], force=True) if link.get_attribute("href") is None else None
+    page.wait_for_timeout(150)
+    assert page.evaluate("window.hit") is None
+    assert page.locator("#turns :is(script, img, iframe, style, form, input, object, embed)").count() == 0
+    assert page.locator("#turns :is([onerror], [onclick], [onload], [onfocus], [srcdoc])").count() == 0
+    assert not any("javascript:" in (link.get_attribute("href") or "") for link in page.locator("#turns [href]").all())
+
+
+def test_markdown_becomes_elements_and_tags_show_as_written(page: Any, server: ScriptedServer) -> None:
+    text = "# Head\n\n**bold** *it* `x<y` <b>tag</b>\n\n- one\n- two\n\n1. a\n\n> said\n\n| a | b |\n|--|--:|\n| 1 | 2 |\n\n[out](https://example.org)\n\nno\n--\n"
+    server.replies.append(Reply(says(*text)))
+    ask(page, "Go")
+    prose = answered(page).locator(".prose")
+    for selector, shown in {
+        "h1": "Head",
+        "strong": "bold",
+        "em": "it",
+        "p > code": "x<y",
+        "blockquote": "said",
+    }.items():
+        expect(prose.locator(selector)).to_have_text(shown)
+    expect(prose.locator("ul li")).to_have_count(2)
+    expect(prose.locator("td").nth(1)).to_have_css("text-align", "right")
+    expect(prose).to_contain_text("<b>tag</b>")
+    expect(prose.locator("a")).to_have_attribute("rel", "noopener noreferrer")
+    expect(prose.locator("h2")).to_have_count(0)
+
+
+def test_formulas_become_mathml_and_prices_stay_prices(page: Any, server: ScriptedServer) -> None:
+    server.replies.append(Reply(says("Prices: $5 and $6. Then $x^2$ and \\(y\\).\n\n$$\\frac{1}{2}$$\n")))
+    ask(page, "Go")
+    expect(answered(page).locator("math")).to_have_count(3)
+    expect(page.locator("math[display=block] mfrac")).to_have_count(1)
+    expect(page.locator(".prose")).to_contain_text("Prices: $5 and $6.")
+
+
+def test_code_is_coloured_and_copied_and_so_is_a_message(open_page: Open, server: ScriptedServer) -> None:
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    server.replies.append(Reply(says("See:\n\n```py\ndef f():\n    return '<1>'\n```\n")))
+    ask(page, "Go")
+    answer = answered(page)
+    expect(answer.locator(".hljs-keyword")).to_have_text(["def", "return"])
+    answer.get_by_role("button", name="Copy code").click()
+    assert page.evaluate("navigator.clipboard.readText()") == "def f():\n    return '<1>'"
+    answer.get_by_role("button", name="Copy message").click()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("See:\n\n```py")
+
+
+# ---- The list of conversations
+
+
+def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page: Any, server: ScriptedServer) -> None:
+    for text in ("Apples", "Pears"):
+        page.click("#new")
+        ask(page, text)
+        answered(page)
+    titles = page.locator("#list .title")
+    expect(titles).to_have_text(["Pears", "Apples"])
+    titles.nth(1).click()
+    expect(page.locator(".bubble")).to_have_text("Apples")
+    page.keyboard.press("Control+k")
+    expect(page.locator("#search")).to_be_focused()
+    page.keyboard.type("heard: pea")
+    expect(titles).to_have_text(["Pears"])
+    page.keyboard.press("Enter")
+    expect(page.locator(".bubble")).to_have_text("Pears")
+    page.fill("#search", "")
+    page.locator("#list li").first.hover()
+    page.get_by_role("button", name="Rename “Pears”").click()
+    page.fill("#rename", "Fruit")
+    page.keyboard.press("Enter")
+    expect(titles.first).to_have_text("Fruit")
+    page.reload()
+    expect(titles).to_have_text(["Fruit", "Apples"])
+    page.locator("#list li").first.hover()
+    page.get_by_role("button", name="Delete “Fruit”").click()
+    expect(titles).to_have_text(["Apples"])
+    expect(page.locator("#first")).to_be_visible()
+    page.get_by_role("button", name="Undo").click()
+    expect(titles).to_have_text(["Fruit", "Apples"])
+
+
+def test_exported_conversations_come_back_in_another_browser(
+    open_page: Open, server: ScriptedServer, tmp_path: Path
+) -> None:
+    page = open_page()
+    ask(page, "Keep this")
+    answered(page)
+    page.get_by_role("button", name="Ask again").click()
+    answered(page)
+    with page.expect_download() as download:
+        page.click("#export")
+    download.value.save_as(tmp_path / "chats.json")
+    other = open_page()
+    other.set_input_files("#file", tmp_path / "chats.json")
+    expect(other.locator("#toast")).to_contain_text("Imported 1 conversation.")
+    other.locator("#list .title").click()
+    expect(other.locator(".bubble")).to_have_text("Keep this")
+    expect(other.locator(".count")).to_have_text("2/2")
+
+
+NO_CHATS = [
+    "no json",
+    '{"format": "other"}',
+    '{"format": "fledge-chats", "chats": [{"nodes": {"a": {"parent": "b"}}}]}',
+]
+
+
+@pytest.mark.parametrize("content", NO_CHATS)
+def test_a_file_that_is_no_export_is_refused_with_the_reason(page: Any, tmp_path: Path, content: str) -> None:
+    (tmp_path / "wrong.json").write_text(content)
+    page.set_input_files("#file", tmp_path / "wrong.json")
+    expect(page.locator("#toast")).to_contain_text("wrong.json was not imported:")
+
+
+def test_an_imported_file_cannot_run_anything_or_lead_in_circles(page: Any, tmp_path: Path) -> None:
+    nodes = {
+        "a": {"parent": "root", "role": "user", "text": "<img src=x onerror=window.hit=1>"},
+        "b": {
+            "parent": "a",
+            "role": "assistant",
+            "answers": [{"model": "x", "parts": [{"type": "text", "text": HOSTILE}]}],
+        },
+        "__proto__": {"parent": "b", "role": "user", "text": "loop"},
+    }
+    chat = {"title": "<b>x</b>", "nodes": nodes, "chosen": {"root": "a", "a": "b", "b": "a"}}
+    (tmp_path / "bad.json").write_text(json.dumps({"format": "fledge-chats", "chats": [chat]}))
+    page.set_input_files("#file", tmp_path / "bad.json")
+    page.locator("#list .title", has_text="<b>x</b>").click()
+    expect(page.locator(".bubble")).to_have_count(1)
+    assert page.evaluate("window.hit") is None
+
+
+def test_an_answer_goes_on_while_another_conversation_is_on_show(page: Any, server: ScriptedServer) -> None:
+    hold = threading.Event()
+    server.replies.append(Reply(says("begun", " and done"), hold=hold))
+    ask(page, "Slow")
+    expect(page.locator(".prose")).to_have_text("begun")
+    page.keyboard.press("Control+Shift+O")
+    expect(page.locator("#list .running")).to_have_count(1)
+    ask(page, "Fast")
+    expect(answered(page)).to_contain_text("heard: Fast")
+    hold.set()
+    expect(page.locator("#list .running")).to_have_count(0)
+    page.locator("#list .title", has_text="Slow").click()
+    expect(page.locator(".prose")).to_have_text("begun and done")
+
+
+# ---- Settings and commands
+
+
+def test_the_settings_and_the_system_prompt_reach_the_request_and_survive_a_reload(
+    page: Any, server: ScriptedServer
+) -> None:
+    page.click("#settings-open")
+    page.get_by_label("System prompt").fill("Be brief.")
+    values = {"Temperature": "0.2", "Top-k": "7", "Top-p": "0.9", "Longest answer": "33", "Seed": "5"}
+    for label, value in values.items():
+        page.get_by_label(label, exact=True).fill(value)
+    page.keyboard.press("Escape")
+    ask(page, "Go")
+    answered(page)
+    body = server.requests[0]
+    assert {key: body[key] for key in ("temperature", "top_k", "top_p", "max_tokens", "seed")} == {
+        "temperature": 0.2, "top_k": 7, "top_p": 0.9, "max_tokens": 33, "seed": 5,
+    }  # fmt: skip
+    assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    page.reload()
+    page.click("#settings-open")
+    expect(page.get_by_label("Top-k")).to_have_value("7")
+    expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
+    page.get_by_label("Top-k").fill("5000")
+    page.keyboard.press("Tab")
+    expect(page.locator("#set-top_k-about")).to_have_text("Top-k is a whole number from 0 to 1000, not “5000”.")
+    page.get_by_role("button", name="Restore the defaults").click()
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
+
+
+def test_slash_commands_are_offered_completed_and_carried_out(page: Any, server: ScriptedServer) -> None:
+    page.fill("#prompt", "/te")
+    expect(page.locator("#commands li")).to_have_count(1)
+    page.press("#prompt", "Tab")
+    expect(page.locator("#prompt")).to_have_value("/temperature ")
+    page.locator("#prompt").press_sequentially("0.3")
+    page.press("#prompt", "Enter")
+    expect(page.locator("#toast")).to_contain_text("Temperature is 0.3.")
+    for command, said in {
+        "/temperature hot": "Temperature is a number from 0 to 2, not “hot”.",
+        "/nonsense": "There is no command /nonsense.",
+        "/stage moon": "There is no stage “moon”. This run has base, midtrain, sft.",
+        "/stage base": "base answers from now on.",
+        "/system Be kind.": "The system prompt is set.",
+        "/compare sft": "base and sft answer side by side.",
+    }.items():
+        ask(page, command)
+        expect(page.locator("#toast")).to_contain_text(said)
+    ask(page, "/help")
+    expect(page.get_by_role("heading", name="Commands")).to_be_visible()
+    page.keyboard.press("Escape")
+    ask(page, "Hi")
+    answered(page)
+    assert server.requests[0]["temperature"] == 0.3
+    ask(page, "/retry")
+    expect(page.locator(".count")).to_have_text("2/2")
+    ask(page, "/clear ")
+    expect(page.locator("#first")).to_be_visible()
+
+
+def test_enter_sends_and_shift_enter_breaks_the_line(page: Any, server: ScriptedServer) -> None:
+    page.locator("#prompt").press_sequentially("one")
+    low = page.locator("#prompt").bounding_box()["height"]
+    page.keyboard.press("Shift+Enter")
+    page.locator("#prompt").press_sequentially("two")
+    assert page.locator("#prompt").bounding_box()["height"] > low
+    page.keyboard.press("Enter")
+    answered(page)
+    assert server.requests[0]["messages"][0]["content"] == "one\ntwo"
+    expect(page.locator("#prompt")).to_have_value("")
+
+
+@pytest.mark.parametrize("system", ["light", "dark"])
+def test_the_theme_follows_the_system_until_one_is_chosen(open_page: Open, system: str) -> None:
+    page = open_page(color_scheme=system)
+    paper = {"light": "rgb(253, 252, 250)", "dark": "rgb(27, 28, 27)"}
+    root = page.locator(":root")
+    expect(root).to_have_css("background-color", paper[system])
+    for theme, shown in (("light", "light"), ("dark", "dark")):
+        page.click("#theme")
+        expect(page.get_by_role("button", name=f"Theme: {theme}")).to_be_visible()
+        expect(root).to_have_css("background-color", paper[shown])
+    page.reload()
+    expect(root).to_have_css("background-color", paper["dark"])
+
+
+# ---- Errors
+
+
+def test_a_busy_server_is_named_and_retry_works_after_the_wait(page: Any, server: ScriptedServer) -> None:
+    server.replies += [
+        Reply(status=429, error="The queue is full.", headers={"Retry-After": "1"}),
+        Reply(says("Here.")),
+    ]
+    ask(page, "Go")
+    expect(page.locator("#turns .problem")).to_contain_text("The queue is full.")
+    expect(page.get_by_role("button", name="Retry in 1 s")).to_be_disabled()
+    page.get_by_role("button", name="Retry", exact=True).click()
+    expect(answered(page).locator(".prose")).to_have_text("Here.")
+    expect(page.locator(".problem:visible")).to_have_count(0)
+    expect(page.locator(".count")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        (Reply(status=400, error="max_tokens is 9, allowed is 1 to 4."), "max_tokens is 9"),
+        (Reply([delta(content="half"), {"error": {"message": "The engine stopped."}}]), "The engine stopped."),
+        (Reply([delta(content="half")], breaks=True), "The connection broke off"),
+        (Reply(status=503, error="Shutting down."), "Shutting down."),
+    ],
+)
+def test_every_failure_says_why_and_offers_a_retry(page: Any, server: ScriptedServer, reply: Reply, said: str) -> None:
+    server.replies += [reply, Reply(says("Whole."))]
+    ask(page, "Go")
+    expect(page.get_by_role("alert").filter(has_text=said)).to_be_visible()
+    page.get_by_role("button", name="Retry", exact=True).click()
+    expect(answered(page).locator(".prose")).to_have_text("Whole.")
+
+
+def test_a_server_that_is_gone_is_noticed_and_the_failed_question_is_not_sent_twice(
+    page: Any, server: ScriptedServer
+) -> None:
+    page.route("**/v1/chat/completions", lambda route: route.abort())
+    ask(page, "Lost")
+    expect(page.locator("#turns .problem")).to_contain_text("The server does not answer.")
+    page.unroute("**/v1/chat/completions")
+    ask(page, "Found")
+    answered(page, 2)
+    assert [message["content"] for message in server.requests[0]["messages"]] == ["Found"]
+
+
+def test_a_server_with_a_key_is_asked_with_it(open_page: Open, server: ScriptedServer) -> None:
+    server.key = "secret"
+    page = open_page(ready=False)
+    expect(page.locator("#key")).to_be_visible()
+    page.fill("#key-box", "wrong")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key-wrong")).to_be_visible()
+    page.fill("#key-box", "secret")
+    page.keyboard.press("Enter")
+    expect(page.locator("#key")).to_be_hidden()
+    expect(page.locator("#greeting")).to_contain_text("Pip")
+    ask(page, "Go")
+    expect(answered(page)).to_contain_text("heard: Go")
+    assert "secret" not in page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_a_list_of_stages_that_fails_can_be_asked_for_again(open_page: Open, server: ScriptedServer) -> None:
+    server.key = "secret"
+    page = open_page(ready=False)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#first-error")).to_contain_text("This server needs an API key.")
+    server.key = None
+    page.locator("#first-error button").click()
+    expect(page.locator("#greeting")).to_contain_text("Pip")
+
+
+# ---- Phones, screen readers, other runs
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_list_slides_in(
+    open_page: Open, server: ScriptedServer
+) -> None:
+    page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    code = "```python\n" + "x = " + "1 + " * 60 + "1\n```\n\n" + "w" * 200
+    server.replies.append(Reply(says(code, usage=(3, 4))))
+    page.click("#compare")
+    ask(page, "Wide?")
+    answered(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.querySelector('#log').scrollWidth <= document.querySelector('#log').clientWidth")
+    rects = "[...document.querySelectorAll('main button')].map((item) => item.getBoundingClientRect().toJSON())"
+    assert all(box["left"] >= 0 and box["right"] <= 360 for box in page.evaluate(rects))
+    expect(page.locator("#sidebar")).not_to_be_in_viewport()
+    page.click("#menu")
+    expect(page.locator("#sidebar")).to_be_in_viewport()
+    page.click("#new")
+    expect(page.locator("#sidebar")).not_to_be_in_viewport()
+
+
+def test_every_control_has_a_name_and_the_focus_goes_from_list_to_bar_to_message(page: Any) -> None:
+    ask(page, "Go")
+    answered(page)
+    nameless = page.evaluate("""() => [...document.querySelectorAll('button, input, select, textarea, summary')]
+        .filter((item) => item.checkVisibility() && item.closest('selectedcontent, select') !== item.parentElement)
+        .filter((item) => !(item.ariaLabel || item.textContent.trim() || item.labels?.length)).map((item) => item.outerHTML)""")
+    assert nameless == []
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((item) => item.id)")
+    assert len(ids) == len(set(ids))
+    expect(page.locator("#announce")).to_contain_text("Pip answered: sft heard: Go")
+    page.locator(".skip").focus()
+    seen = ["skip"]
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        seen.append(page.evaluate("document.activeElement.id || document.activeElement.className"))
+    order = [
+        "skip",
+        "new",
+        "search",
+        "title",
+        "import",
+        "menu",
+        "stage",
+        "inspect",
+        "settings-open",
+        "log",
+        "prompt",
+        "send",
+    ]
+    places = [seen.index(name) for name in order]
+    assert places == sorted(places)
+
+
+def test_a_run_with_one_stage_offers_no_comparison(open_page: Open, server: ScriptedServer) -> None:
+    server.stages = [stage("sft", default=True)]
+    page = open_page()
+    expect(page.locator("#stage")).to_have_value("sft")
+    expect(page.locator("#compare")).to_be_hidden()
