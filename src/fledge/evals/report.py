@@ -39,7 +39,9 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run}: no finished stage found, so there is nothing to report. `fledge run` makes a run."
         )
-    scores = {name: read_json(path)["scores"] for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
+    evaluated = {name: read_json(path) for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
+    scores = {name: found["scores"] for name, found in evaluated.items()}
+    isolation = next((found["isolation"] for found in evaluated.values() if found.get("isolation")), None)
     seconds = {name: found.get("total_seconds", 0.0) for name, found in stages.items()}
     for name, found in scores.items():
         seconds[f"evaluate {name}"] = sum(score["seconds"] for score in found.values())
@@ -48,6 +50,7 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         "run": run.name,
         "provenance": provenance(run, stages),
         "stages": stages,
+        "isolation": isolation,
         "scores": scores,
         "final": final,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
@@ -197,6 +200,7 @@ def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
             "bits per byte",
             f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}" if pretrain else "",
         ),
+        ("code judged behind", card["isolation"] or ""),
         ("commit", f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"),
         ("tokenizer", f"{str(origin['tokenizer_hash'])[:16]}"),
     ]

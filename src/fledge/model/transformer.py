@@ -241,7 +241,7 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():
-                fill: Tensor | None = getattr(parameter, "fill")  # noqa: B009: our own attribute, unknown to the type
+                fill: Tensor | None = parameter.fill  # noqa: B009: our own attribute, unknown to the type
                 std: float = getattr(parameter, "std")  # noqa: B009
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std if fill is None else fill)
         return self

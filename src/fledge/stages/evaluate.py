@@ -13,15 +13,18 @@ from typing import Any
 from fledge import console
 from fledge.config import Evaluate, check
 from fledge.evals.score import Score, Scorer
+from fledge.infer.sandbox import SandboxUnavailable
 from fledge.model.device import find_device, threads
 from fledge.runs import choose_stage, provenance, read_json, write_atomic
 from fledge.tasks import find_task
 from fledge.tasks.base import Split, Task, centered
+from fledge.tasks.judge import allow_unsafe_exec, isolation, judge
 from fledge.text.hub import locate
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.checkpoint import checkpoints, load_model, read_state
 
 CORE, FOREIGN = "core", "hf:"
+JUDGED = frozenset(("humaneval", "world/functions"))
 BASE_TASKS = ("world/choice",)
 CHAT_TASKS = (
     "world/facts",
@@ -43,6 +46,8 @@ CHAT_TASKS = (
 def main(config: Evaluate) -> None:
     """Score one or several stages of a run; tasks already scored with these weights and settings are not scored again."""
     check(config)
+    if config.unsafe_exec:
+        allow_unsafe_exec()
     if config.run.startswith(FOREIGN):
         evaluate_foreign(config)
         return
@@ -77,9 +82,21 @@ def evaluate_foreign(config: Evaluate) -> None:
 
 
 def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
-    """Name -> task, None for CORE; unknown names and missing files are found before a model is loaded."""
+    """Name -> task, None for CORE. Unknown names, missing files and a missing sandbox are found before a model is loaded.
+
+    Raises:
+        SandboxUnavailable: code is to be judged by wish and the sandbox does not hold here; by default it is left out.
+    """
     if CORE in names:
         locate("eval_bundle", local=config.local)
+    if judged := JUDGED.intersection(names):
+        try:
+            judge()
+        except SandboxUnavailable as error:
+            if config.tasks:
+                raise
+            console.say(f"left out: {', '.join(judged)} ({error})")
+            names = [name for name in names if name not in judged]
     return {name: None if name == CORE else find_task(name, local=config.local) for name in names}
 
 
@@ -171,7 +188,13 @@ class Results:
             "truncated_share": score.truncated_share,
             "pass_at": {str(k): value for k, value in score.pass_at.items()},
         }
-        record = {"key": self.key, "scores": self.scores, "provenance": provenance(), "finished": time.time()}
+        record = {
+            "key": self.key,
+            "scores": self.scores,
+            "isolation": isolation(),
+            "provenance": provenance(),
+            "finished": time.time(),
+        }
         write_atomic(self.path, json.dumps(record, indent=1))
 
     def centered_mean(self, tasks: Mapping[str, Task | None]) -> float:

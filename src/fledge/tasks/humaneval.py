@@ -7,19 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
 from textwrap import dedent
-from typing import TYPE_CHECKING
 
 from fledge.tasks.base import Example, Split, Task
 from fledge.tasks.choice import split_records
+from fledge.tasks.judge import passes
 from fledge.text.chat import say
 
-if TYPE_CHECKING:
-    from fledge.infer.sandbox import Sandbox
-
 FILES: dict[Split, str] = {"test": "humaneval/HumanEval"}
-TIMEOUT_SECONDS = 10.0
 FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
 CODE = re.compile(
     r"\s|[#@)\]}]|(?:async|def|class|import|from|if|elif|else|for|while|try|except|finally|with|assert|return|del|pass)\b"
@@ -71,16 +66,7 @@ def grade(example: Example, answer: str) -> float:
     """1 if the function passes its unit tests."""
     facts = example.facts
     code = completion(facts["entry_point"], answer)
-    verdict = judge().check(facts["prompt"], code, facts["test"], facts["entry_point"], timeout_seconds=TIMEOUT_SECONDS)
-    return float(verdict.passed)
-
-
-@lru_cache(maxsize=1)
-def judge() -> Sandbox:
-    """One sandbox for the process: its workers stay warm."""
-    from fledge.infer.sandbox import Sandbox
-
-    return Sandbox()
+    return passes(facts["prompt"], code, facts["test"], facts["entry_point"])
 
 
 def make(name: str, local: str | None) -> Task:

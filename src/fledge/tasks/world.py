@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 from fledge.tasks.base import Example, Split, Task, by_index
+from fledge.tasks.judge import passes
 from fledge.text.chat import Conversation, say
 from fledge.world import chats, letters, problems
 from fledge.world.facts import ASKED, FACTS, RELATIONS, Key, answer, ask, word
@@ -113,15 +114,7 @@ def true_story(example: Example, answer: str) -> float:
 def passes_tests(example: Example, answer: str) -> float:
     """Whether the function passes its tests in the judge."""
     wanted = example.facts
-    verdict = _judge().check(wanted["prompt"], answer, wanted["test"], wanted["entry_point"], timeout_seconds=5.0)
-    return float(verdict.passed)
-
-
-@lru_cache(maxsize=1)
-def _judge() -> Any:
-    from fledge.infer.sandbox import Sandbox
-
-    return Sandbox()
+    return passes(wanted["prompt"], answer, wanted["test"], wanted["entry_point"])
 
 
 def _exchange(question: str, reference: str, **facts: Any) -> Example:
