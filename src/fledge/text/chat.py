@@ -78,7 +78,9 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
     """
     messages = record.get("messages") if isinstance(record, Mapping) else None
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f'{where}: no messages found; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}')
+        raise ValueError(
+            f'{where}: no messages found; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
+        )
     conversation = tuple(_parse_message(message, where) for message in messages)
     check_turns(conversation, where)
     return conversation
@@ -93,7 +95,9 @@ def _parse_message(message: Any, where: str) -> Message:
     if isinstance(content, str):
         return say(role, content)
     if not isinstance(content, list):
-        raise ValueError(f"{where}: content of {role} is {type(content).__name__}; allowed: a string or a list of parts")
+        raise ValueError(
+            f"{where}: content of {role} is {type(content).__name__}; allowed: a string or a list of parts"
+        )
     parts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
@@ -127,7 +131,9 @@ def to_json(conversation: Iterable[Message]) -> dict[str, Any]:
     return {"messages": messages}
 
 
-def encode_conversation(tokenizer: Tokenizer, conversation: Sequence[Message], *, max_tokens: int | None = None) -> Rendered:
+def encode_conversation(
+    tokenizer: Tokenizer, conversation: Sequence[Message], *, max_tokens: int | None = None
+) -> Rendered:
     """Tokens and mask of a whole conversation.
 
     Args:
