@@ -37,7 +37,8 @@ SPECIAL = (
     "<|output_start|>",
     "<|output_end|>",
 )
-DIGITS = 3
+DIGITS = 1
+"""Numbers are spelled digit by digit: docs/why.md has the reasons."""
 FORMAT = 1
 CHUNK_CHARS = 16 << 20
 CHUNK_DOCUMENTS = 8192
