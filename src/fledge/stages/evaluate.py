@@ -25,6 +25,7 @@ from fledge.train.checkpoint import checkpoints, load_model, read_state
 
 CORE, FOREIGN = "core", "hf:"
 JUDGED = frozenset(("humaneval", "world/functions"))
+REAL_TASKS = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spelling", "counting", "identity")
 BASE_TASKS = ("world/choice",)
 CHAT_TASKS = (
     "world/facts",
@@ -54,7 +55,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        wanted = find(config.tasks.split(",") if config.tasks else default_tasks(stage), config)
+        wanted = find(config.tasks.split(",") if config.tasks else default_tasks(run, stage), config)
         results = Results(run / "eval" / f"{stage}.json", weights=weights_hash(run / stage), config=config)
 
         def load(stage: str = stage) -> Scorer:
@@ -147,9 +148,13 @@ def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Call
     ]
 
 
-def default_tasks(stage: str) -> tuple[str, ...]:
-    """The world's tasks that make sense for a stage: a base model only ranks continuations."""
-    return BASE_TASKS if stage == "pretrain" else BASE_TASKS + CHAT_TASKS
+def default_tasks(run: Path, stage: str) -> tuple[str, ...]:
+    """The tasks that suit what a stage was trained on: Fernhollow's, or the public ones; a base model ranks continuations."""
+    config = run / stage / "config.json"
+    world = not config.exists() or read_json(config)["settings"].get("data", "world") == "world"
+    if stage == "pretrain":
+        return BASE_TASKS if world else (CORE,)
+    return BASE_TASKS + CHAT_TASKS if world else REAL_TASKS
 
 
 def weights_hash(stage: Path) -> str:
