@@ -3,8 +3,9 @@
     from fledge.world import conversation, documents
     next(documents(0)); conversation(0, 41, stage="sft")
 
-`lore` holds the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` one subject each; `documents`
-and `chats` make training text of them, `split` decides what training never sees, and `fledge.tasks.world` asks for that.
+`lore` holds the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` one subject each;
+`documents` and `chats` make training text of them, `split` decides what training never sees, and `fledge.tasks.world` asks
+for that.
 """
 
 from fledge.world.chats import SUGGESTIONS, ChatStage
