@@ -152,15 +152,16 @@ def beside(data: str) -> str | None:
 def toy(ask: RunRecipe) -> list[Item]:
     """The demo's pipeline in a minute, too small to learn much: for tests and for trying a change."""
     items = []
+    steps: dict[str, Any] = {"batch_tokens": 1024, "device_tokens": None, "compile": "no"}
     for item in demo(ask):
         config = item.config
         if isinstance(config, Tokenizer):
             config = replace(config, vocab=512, max_chars=100_000)
         elif isinstance(config, Pretrain):
             small = replace(config.model, depth=2, width=32, head_channels=16, context=128)
-            config = replace(config, model=small, tokens=20_480, batch_tokens=1024, compile="no", eval_tokens=2048)
+            config = replace(config, model=small, tokens=20_480, eval_tokens=2048, **steps)
         elif isinstance(config, Midtrain):
-            config = replace(config, tokens=12_288, batch_tokens=1024, compile="no")
+            config = replace(config, tokens=12_288, **steps)
         elif isinstance(config, Rl):
             config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, eval_examples=4, compile="no")
         elif isinstance(config, Evaluate):

@@ -58,8 +58,8 @@ def line_plot(title: str, series: Mapping[str, Points], *, x: str, y: str) -> st
 
 def ticks(low: float, high: float) -> list[float]:
     """About five round numbers that enclose [low, high]: (0.3, 7.2) -> [0, 2, 4, 6, 8]."""
-    if high <= low:
-        low, high = low - 0.5, low + 0.5
+    if high - low <= 1e-8 * max(1.0, abs(low), abs(high)):  # a flat line, but for rounding
+        low, high = low - 0.5, high + 0.5
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)

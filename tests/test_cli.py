@@ -1,0 +1,168 @@
+"""The command line: help at once, mistakes explained before anything expensive, one exit code for each kind of end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fledge import __version__
+from fledge.cli import COMMANDS, long_form, run
+from fledge.config import STAGES
+from nursery import Nursery
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """Output and errors as one line, without the frames that boxes draw."""
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
+def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(words) == 0
+    text = said(capsys)
+    assert all(command in text for command in COMMANDS)
+    assert "--dry-run" in text
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert said(capsys) == f"fledge {__version__}"
+
+
+def test_help_is_quick_and_the_module_is_the_command() -> None:
+    began = time.perf_counter()
+    for words in (["--help"], ["--help"], ["pretrain", "--help"]):
+        done = subprocess.run([sys.executable, "-m", "fledge", *words], capture_output=True, text=True, check=True)
+        assert "usage: fledge" in done.stdout
+    assert time.perf_counter() - began < 15  # half a second each where the machine is idle
+
+
+@pytest.mark.parametrize("command", STAGES)
+def test_every_setting_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    text = said(capsys)
+    for name in STAGES[command].__dataclass_fields__:
+        if name not in ("model", "optim"):
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_a_dry_run_shows_the_settings_and_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["pretrain", "runs/x", "--model.depth", "4", "--optim.matrices", "adamw", "--dry-run"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["run"], shown["model"]["depth"], shown["optim"]["matrices"]) == ("runs/x", 4, "adamw")
+    assert run(["run", "toy", "--dry-run", "--fresh"]) == 0
+    assert "Pretrain(run='runs/toy'" in said(capsys)
+    assert not Path("runs").exists()
+
+
+def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["run", "--list"]) == 0
+    text = said(capsys)
+    assert "demo" in text
+    assert "toy" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["pretrian"], "'pretrian' is not a command; there are: run, tokenizer, pretrain,"),
+        (["pretrian"], "Did you mean 'pretrain'?"),
+        (["run", "dmeo"], "recipe 'dmeo' is not one of demo,"),
+        (["run", "toy", "--only", "pretrian"], "stage 'pretrian' is not part of toy;"),
+        (["run", "toy", "--from", "evaluat"], "Did you mean 'evaluate"),
+        (["run", "toy", "--only", "sft", "--from=rl"], "contradict each other"),
+        (["bench", "tokeniser"], "Did you mean 'tokenizer'"),
+        (["chat", "runs/nothing"], "`fledge run demo` makes one."),
+        (["evaluate", "runs/nothing"], "runs/nothing: no such run."),
+        (["report", "runs/nothing"], "runs/nothing: no finished stage found"),
+        (["serve", "runs/nothing"], "runs/nothing: no such run."),
+        (["evaluate", "runs/some", "--stage", "stf"], "Did you mean 'sft'?"),
+        (["sft", "runs/nothing"], "tokenizer"),
+        (["pretrain", "runs/nothing"], "tokenizer"),
+        (["pretrain", "runs/x", "--batch-tokens", "1000"], "batch_tokens=1000 is not a multiple of context=2048"),
+        (["tokenizer", "runs/x", "--data", "empty"], "empty"),
+        (["tokenizer", "runs/x", "--data", "nowhere"], "nowhere"),
+        (["pretrain", "runs/x", "--data", "empty"], "empty"),
+        (["tokenizer", "runs/x", "--vocab", "100"], "vocab=100: at least"),
+        (["rl", "runs/x", "--task", "world/problem_hard"], "task 'world/problem_hard' is not one of"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_with_2_and_says_what_to_do(
+    words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty").mkdir()
+    Path("runs/some").mkdir(parents=True)
+    assert run(words) == 2
+    text = said(capsys)
+    assert answer in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["pretrain", "--batch-token", "4096"], "--batch-tokens"),
+        (["pretrain", "--model.dept", "4"], "--model.depth"),
+        (["sft", "--learn", "everything"], "answers"),
+        (["rl", "--steps", "many"], "many"),
+    ],
+)
+def test_a_setting_that_does_not_exist_ends_with_2_and_the_nearest_one(
+    words: list[str], answer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(words)
+    assert stop.value.code == 2
+    assert answer in said(capsys)
+
+
+def test_short_forms_stand_for_the_settings() -> None:
+    assert long_form("--from=sft") == ["--start", "sft"]
+    assert long_form("--from") == ["--start"]
+    assert long_form("-p") == ["--prompt"]
+    assert long_form("--seed=3") == ["--seed=3"]
+
+
+def test_a_damaged_checkpoint_is_named_with_what_to_do(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    damaged = tmp_path / "toy"
+    shutil.copytree(toy_run, damaged)
+    for path in damaged.glob("sft/checkpoints/*/model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-8] + b"\0\0\0\1\0\0\0\1")
+    for words in (["rl", str(damaged), "--fresh"], ["evaluate", str(damaged), "--stage", "sft"]):
+        code, output = nursery.run(*words, log=tmp_path / "log")
+        assert code == 2, output
+        assert "model.safetensors: damaged, its SHA-256 is not the one written in state.json. Delete " in output
+        assert "Traceback" not in output
+
+
+def test_a_finished_run_answers(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    words = ("chat", str(toy_run), "-p", "Where does the turtle live?", "--max-tokens", "8", "--tools", "none")
+    code, output = nursery.run(*words, log=tmp_path / "log")
+    assert code == 0, output
+    assert output.strip()
+
+
+def test_evaluating_again_does_not_score_again(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "toy"
+    shutil.copytree(toy_run, copy)
+    before = (copy / "eval" / "pretrain.json").read_text()
+    words = ("evaluate", str(copy), "--stage", "pretrain", "--tasks", "world/choice", "--limit", "4")
+    code, output = nursery.run(*words, log=tmp_path / "log")
+    assert code == 0, output
+    assert (copy / "eval" / "pretrain.json").read_text() == before
+    assert "world/choice" in output

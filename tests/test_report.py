@@ -1,0 +1,262 @@
+"""The report card: every number from the run's files, honest grades, plots that are drawings."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.config import TRAINED
+from fledge.evals.plots import line_plot, smoothed, thinned, ticks
+from fledge.evals.report import GRADES, RANKS, gains, gather, grade, rank, subjects, write
+from fledge.runs import read_json
+
+POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
+
+
+@pytest.fixture
+def run(toy_run: Path, tmp_path: Path) -> Path:
+    """A copy of the toy run's files, without its weights."""
+    copy = tmp_path / "toy"
+    shutil.copytree(toy_run, copy, ignore=shutil.ignore_patterns("*.safetensors"))
+    return copy
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """Every number in JSON data."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from numbers(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from numbers(part)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield float(value)
+
+
+def texts(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from value
+        for part in value.values():
+            yield from texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from texts(part)
+    elif isinstance(value, str):
+        yield value
+
+
+def test_a_finished_run_has_a_report_of_every_stage(toy_run: Path) -> None:
+    card = read_json(toy_run / "report.json")
+    assert list(card["stages"]) == ["tokenizer", *TRAINED]
+    assert list(card["scores"]) == list(TRAINED)
+    assert set(card["seconds"]) == {"tokenizer", *TRAINED, *(f"evaluate {stage}" for stage in TRAINED)}
+    assert all(seconds > 0 for seconds in card["seconds"].values())
+    assert card["total_seconds"] == pytest.approx(sum(card["seconds"].values()), abs=0.6)
+    assert {"commit", "started", "seed", "tokenizer_hash", "held_out", "machine"} <= set(card["provenance"])
+    assert {"rl"} == {gain["after"] for gain in card["gains"]} - {"midtrain", "sft"}
+
+
+def test_report_json_holds_every_number_of_report_md(toy_run: Path) -> None:
+    card = read_json(toy_run / "report.json")
+    known, words = list(numbers(card)), "\n".join(texts(card))
+    lines = (toy_run / "report.md").read_text().splitlines()
+    shown = [line for line in lines if line.startswith(("| ", "- **", "RL "))]
+    assert len(shown) > 15
+    for line in shown:
+        if line.startswith("- **time**"):
+            continue  # total_seconds in words
+        for word in re.findall(r"[-+]?\d[\d,]*\.?\d*", line):
+            if word.strip("+-,") in words or re.search(rf"[\w/-]{re.escape(word)}\w*", line):
+                continue  # part of a name, a hash or a version
+            digits = len(word.partition(".")[2])
+            value = float(word.replace(",", ""))
+            assert any(abs(value - other) <= 0.51 * 10**-digits for other in known), f"{word} in: {line}"
+
+
+def test_the_scores_of_the_report_are_those_of_the_evaluations(toy_run: Path) -> None:
+    card = read_json(toy_run / "report.json")
+    for stage in TRAINED:
+        assert card["scores"][stage] == read_json(toy_run / "eval" / f"{stage}.json")["scores"]
+        done = read_json(toy_run / stage / "done.json")
+        assert card["stages"][stage] == done
+        assert card["seconds"][stage] == pytest.approx(done["total_seconds"], abs=0.051)
+    for task, subject in card["subjects"].items():
+        last = next(stage for stage in reversed(TRAINED) if task in card["scores"][stage])
+        assert (subject["stage"], subject["accuracy"]) == (last, card["scores"][last][task]["accuracy"])
+
+
+def test_the_time_of_a_stage_is_the_sum_of_its_parts(toy_run: Path) -> None:
+    for stage in TRAINED:
+        done = read_json(toy_run / stage / "done.json")
+        assert {"data", "forward", "backward", "optimizer", "save"} <= set(done["seconds"])
+        assert done["total_seconds"] == pytest.approx(sum(done["seconds"].values()), abs=0.01)
+
+
+def test_grades_begin_at_their_bounds() -> None:
+    bounds = [(bar, letter) for bar, letter in GRADES if math.isfinite(bar)]
+    assert [letter for _, letter in bounds] == ["S", "A", "B", "C", "D"]
+    for (bar, letter), below in zip(bounds, ["A", "B", "C", "D", "F"], strict=True):
+        assert grade(bar) == letter
+        assert grade(bar - 1e-9) == below
+    assert grade(1.0) == "S"
+    assert grade(-0.3) == "F"
+
+
+@given(one=st.floats(-1, 1), two=st.floats(-1, 1))
+@settings(deadline=None)
+def test_a_better_score_never_has_a_worse_grade(one: float, two: float) -> None:
+    order = [letter for _, letter in GRADES]
+    low, high = sorted((one, two))
+    assert order.index(grade(high)) <= order.index(grade(low))
+
+
+def score(accuracy: float, *, chance: float = 0.0, error: float = 0.01) -> dict[str, float]:
+    return {"accuracy": accuracy, "standard_error": error, "chance": chance, "examples": 100, "seconds": 1.0}
+
+
+def test_guessing_earns_an_f_and_the_last_stage_scored_counts() -> None:
+    found = subjects({
+        "sft": {"choice": score(0.25, chance=0.25), "facts": score(0.2)},
+        "rl": {"facts": score(0.9)},
+    })  # fmt: skip
+    assert (found["choice"]["centered"], found["choice"]["grade"]) == (0.0, "F")
+    assert (found["facts"]["stage"], found["facts"]["grade"]) == ("rl", "A")
+
+
+def test_the_rank_is_that_of_the_mean_and_worse_than_guessing_counts_as_guessing() -> None:
+    found = rank({"a": {"centered": 0.9}, "b": {"centered": -0.5}})
+    assert found == {"title": "nestling", "mean": 0.45, "points": 450}
+    assert rank({}) == {"title": "egg", "mean": 0.0, "points": 0}
+    assert [rank({"a": {"centered": max(0.0, bar)}})["title"] for bar, _ in RANKS] == [title for _, title in RANKS]
+
+
+def test_gains_compare_neighbouring_stages_with_the_error_of_the_difference() -> None:
+    [gain] = gains({"sft": {"x": score(0.5, error=0.03)}, "rl": {"x": score(0.7, error=0.04), "y": score(1.0)}})
+    assert (gain["before"], gain["after"], gain["task"]) == ("sft", "rl", "x")
+    assert gain["gain"] == pytest.approx(0.2)
+    assert gain["standard_error"] == pytest.approx(0.05)
+
+
+def test_a_run_without_a_finished_stage_has_no_report(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no finished stage found, so there is nothing to report. `fledge run`"):
+        gather(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("missing", [["rl", "eval/rl.json"], ["rl", "sft", "midtrain", "pretrain", "eval"], ["eval"]])
+def test_a_run_that_is_not_finished_has_a_report_of_what_there_is(run: Path, missing: list[str]) -> None:
+    for name in missing:
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
+        else:
+            (run / name).unlink()
+    card = gather(run)
+    write(card, run)
+    assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(card))
+    assert "# Report card: toy" in (run / "report.md").read_text()
+
+
+def test_the_cost_is_the_hours_times_the_rate(run: Path) -> None:
+    card = gather(run, hourly_cost=3600.0)
+    assert card["cost_dollars"] == pytest.approx(card["total_seconds"], abs=0.06)
+    assert gather(run)["cost_dollars"] is None
+    write(card, run)
+    assert f"- **cost**: ${card['cost_dollars']}" in (run / "report.md").read_text()
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag not in ("meta", "br", "img"):
+            self.open.append(tag)
+        for name, value in attrs:
+            assert name != "src" or not (value or "").startswith("http"), value
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_closes_what_it_opens_and_loads_nothing(toy_run: Path) -> None:
+    page = Tags()
+    page.feed((toy_run / "report.html").read_text())
+    assert page.open == []
+    assert {"table", "svg", "dl", "blockquote"} <= page.seen
+    assert "script" not in page.seen
+
+
+def test_what_a_model_writes_cannot_leave_its_place_in_the_page(run: Path) -> None:
+    card = gather(run)
+    card["stages"]["pretrain"]["samples"] = [
+        {"prompt": "<script>1</script>", "text": "</blockquote><script>2</script>"}
+    ]
+    write(card, run)
+    assert "<script>" not in (run / "report.html").read_text()
+
+
+def test_the_plots_of_the_report_are_there_and_well_formed(toy_run: Path) -> None:
+    named = re.findall(r"\]\((plots/.*?\.svg)\)", (toy_run / "report.md").read_text())
+    assert {"plots/pretrain-loss_nats.svg", "plots/pretrain-val_bits_per_byte.svg", "plots/rl-reward.svg"} <= set(named)
+    for name in named:
+        ElementTree.fromstring((toy_run / name).read_text())
+
+
+@given(points=POINTS, title=st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), max_size=20))
+@settings(deadline=None, max_examples=60)
+def test_any_series_is_drawn_inside_the_frame_as_well_formed_svg(points: list[tuple[int, float]], title: str) -> None:
+    svg = line_plot(title, {"a": points, "b<&>": points[:1]}, x="step", y="nats")
+    if not points:
+        assert svg == ""
+        return
+    root = ElementTree.fromstring(svg.encode("utf-8", "xmlcharrefreplace"))
+    _, _, width, height = (float(part) for part in root.attrib["viewBox"].split())
+    for line in root.iter("{http://www.w3.org/2000/svg}polyline"):
+        for pair in line.attrib["points"].split():
+            x, y = map(float, pair.split(","))
+            assert 0 <= x <= width
+            assert 0 <= y <= height
+
+
+def test_what_is_not_finite_is_left_out_of_a_plot() -> None:
+    assert line_plot("t", {"a": [(1, math.nan), (2, math.inf)]}, x="x", y="y") == ""
+    assert "nan" not in line_plot("t", {"a": [(1, math.nan), (2, 1.0), (3, 2.0)]}, x="x", y="y")
+
+
+@given(low=st.floats(-1e5, 1e5), width=st.floats(0, 1e5))
+@settings(deadline=None)
+def test_ticks_enclose_what_they_measure_and_are_few(low: float, width: float) -> None:
+    found = ticks(low, low + width)
+    slack = 1e-9 * max(1.0, abs(low) + width)
+    assert found[0] <= low + slack
+    assert found[-1] >= low + width - slack
+    assert 2 <= len(found) <= 8
+    assert found == sorted(set(found))
+
+
+def test_ticks_of_the_docstring() -> None:
+    assert ticks(0.3, 7.2) == [0, 2, 4, 6, 8]
+
+
+@given(points=st.lists(st.floats(-10, 10), min_size=1, max_size=2000))
+@settings(deadline=None, max_examples=30)
+def test_thinning_and_smoothing_stay_within_the_values(points: list[float]) -> None:
+    series = list(enumerate(points))
+    for drawn in (thinned(series), smoothed(series)):
+        assert len(drawn) <= max(400, len(points))
+        assert all(min(points) - 1e-6 <= y <= max(points) + 1e-6 for _, y in drawn)
+    assert len(thinned(series)) <= 400
+    assert thinned(series)[-1][0] == series[-1][0]
