@@ -330,7 +330,8 @@ def test_a_tool_call_is_a_fold_with_its_code_and_its_result(page: Any, server: S
     server.replies.append(Reply([*call, delta(fledge={"part": "output", "text": "36"}), *says("It is 36.")]))
     ask(page, "12 times 3?")
     fold = answered(page).locator("details")
-    expect(fold.locator("summary")).to_contain_text("Ran")
+    left, right = page.locator(".prose").first.bounding_box(), page.locator(".prose").last.bounding_box()
+    assert abs(left["y"] - right["y"]) < 8  # a calculation stays in its sentence
     expect(fold.locator("summary")).to_contain_text("= 36")
     expect(fold.locator(".result")).to_be_hidden()
     fold.locator("summary").focus()
@@ -404,6 +405,14 @@ def test_markdown_becomes_elements_and_tags_show_as_written(page: Any, server: S
     expect(prose).to_contain_text("<b>tag</b>")
     expect(prose.locator("a")).to_have_attribute("rel", "noopener noreferrer")
     expect(prose.locator("h2")).to_have_count(0)
+
+
+@pytest.mark.parametrize("text", ["36.", "- "])
+def test_a_number_with_a_full_stop_is_an_answer_and_no_list(page: Any, server: ScriptedServer, text: str) -> None:
+    server.replies.append(Reply(says(*text)))
+    ask(page, "Go")
+    expect(answered(page).locator(".prose")).to_have_text(text.strip())
+    expect(page.locator(".prose li")).to_have_count(0)
 
 
 def test_formulas_become_mathml_and_prices_stay_prices(page: Any, server: ScriptedServer) -> None:

@@ -27,6 +27,8 @@ export class AnswerView {
     body.classList.toggle("live", live);
     body.classList.toggle("waiting", live && !answer.parts.length);
     const groups = grouped(answer.parts);
+    // A calculation amid a sentence stays in the line.
+    body.classList.toggle("sentence", groups.length > 1 && answer.parts.every((part) => !part.text.includes("\n")));
     groups.forEach((group, index) => {
       if (!body.children[index]) body.append(group.text ? h("div", { class: "prose" }) : tool());
       const element = body.children[index];
@@ -75,8 +77,8 @@ function figures({ usage, seconds, wait, parts, written = 0 }, inspect) {
   if (!tokens) return [];
   const said = [`${tokens} token${tokens === 1 ? "" : "s"}`];
   if (tokens > 1 && seconds > 0.01) said.push(`${((tokens - 1) / seconds).toFixed(seconds > tokens / 100 ? 1 : 0)} tokens/s`);
-  if (usage && wait) said.push(`first after ${wait.toFixed(2)} s`);
   const bits = inspect ? surprise({ parts }) : null;
-  if (bits !== null) said.push(`${bits.toFixed(2)} bits of surprise per token`);
+  if (bits !== null) said.push(`${bits.toFixed(2)} bits/token`);
+  else if (usage && wait) said.push(`first after ${wait.toFixed(2)} s`);
   return said;
 }

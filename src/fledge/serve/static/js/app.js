@@ -20,7 +20,7 @@ const STAGES = {
 const THEMES = ["auto", "light", "dark"];
 
 function drawBar() {
-  const option = (known) => h("option", { value: known.id }, h("b", {}, known.stage), h("small", {}, ` ${STAGES[known.stage] ?? ""}`));
+  const option = (known) => h("option", { value: known.id }, h("b", {}, known.id), h("small", {}, ` ${STAGES[known.id] ?? ""}`));
   for (const [index, select] of [$("#stage"), $("#other")].entries()) {
     if (select.options.length !== state.models.length) select.append(...state.models.map(option));
     if (state.stages[index]) select.value = state.stages[index];

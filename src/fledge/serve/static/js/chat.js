@@ -168,7 +168,7 @@ function answerRow(node, isLast) {
     const view = viewOf(answer);
     const live = state.running.has(answer);
     view.update({ live, inspect: state.inspect, isLast });
-    const label = node.answers.length > 1 && h("h3", {}, model(answer.model)?.stage ?? answer.model);
+    const label = node.answers.length > 1 && h("h3", {}, answer.model);
     const tools = live ? [] : [copyButton(`${node.id}-${index}`, () => plain(answer)), ...(index === 0 ? [again(node)] : [])];
     const footer = h("footer", {}, ...(index === 0 ? versions(node) : []), ...tools, view.figures);
     return h("div", { class: "lane" }, label, view.body, view.note, answer.error && problem(node, answer), footer);

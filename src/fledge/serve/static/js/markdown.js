@@ -34,7 +34,8 @@ const markdown = new Marked({
   gfm: true,
   breaks: true,
   // Tags show as they were written; a line under a line is no heading (a list that begins to stream looks like one).
-  tokenizer: { html: nothing, tag: nothing, lheading: nothing },
+  // "36." alone is an answer and no list of nothing.
+  tokenizer: { html: nothing, tag: nothing, lheading: nothing, list: (source) => (/^ *(?:\d+[.)]|[-*+])\s*$/.test(source) ? undefined : false) },
   renderer: {
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     code({ text, lang }) {
