@@ -225,10 +225,10 @@ def _topics(rng: Random, name: str) -> tuple[list[str], list[list[str]]]:
     """One or two things the user says about themselves with replies, and what can be asked about them later."""
     food, colour, feeling = pick(rng, lore.FOODS), pick(rng, lore.COLOURS), pick(rng, ("sad", "tired", "bored"))
     about_food = ["What is my favourite food?", f"Your favourite food is {food}."]
-    about_colour = ["Which colour do I like?", f"You like the colour {colour}."]
+    about_colour = ["What is my favourite colour?", f"Your favourite colour is {colour}."]
     topics: list[tuple[str, str, list[str]]] = [
         (f"My favourite food is {food}.", f"{food.capitalize()} is a fine choice, {name}!", about_food),
-        (f"I like the colour {colour}.", f"What a lovely colour, {name}!", about_colour),
+        (f"My favourite colour is {colour}.", f"{colour.capitalize()} is lovely, {name}!", about_colour),
         (f"I am {feeling} today.", f"I am sorry to hear that, {name}. Shall I tell you a story?", []),
         ("I am well today.", f"I am glad to hear that, {name}!", []),
     ]

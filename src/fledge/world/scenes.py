@@ -50,7 +50,7 @@ def scene(rng: Random) -> Scene:
             "a": invent_name(rng, "train") if rng.random() < 0.3 else person,
             "b": people[-1] if rng.random() < 0.5 else pick(rng, people),
             "p": pick(rng, _PLACES),
-            "n": str(2 + int(rng.random() * 98)),
+            "n": str(2 + int(rng.random() * 39)),
             "g": pick(rng, lore.GOODS),
             "o": pick(rng, _THINGS),
             "animal": pick(rng, _ANIMALS),
