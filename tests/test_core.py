@@ -202,8 +202,8 @@ def test_the_bench_finds_no_difference(tmp_path) -> None:
 @needs_data
 def test_real_items_judged_together_are_answered_as_if_alone() -> None:
     """A few of each task with short prompts here; `fledge bench core` does 50 of each with the full ones."""
-    timings = list(measure(CoreBench(bundle=str(DATA / "mini"), examples=3, layers=1, width=64, vocab=2000)))
-    assert timings[-1].items == 22 * 3
+    timings = list(measure(CoreBench(bundle=str(DATA / "mini"), examples=2, layers=1, width=32, vocab=1000)))
+    assert timings[-1].items == 22 * 2
     assert timings[-1].differ == 0
 
 
