@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import test_server
 from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
@@ -469,6 +470,23 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     expect(titles).to_have_text(["Fruit", "Apples"])
 
 
+def test_a_conversation_deleted_while_it_is_answered_stays_deleted(page: Any, server: ScriptedServer) -> None:
+    server.replies.append(Reply(says("begun", " and done"), hold=threading.Event()))
+    ask(page, "Away")
+    expect(page.locator(".prose")).to_have_text("begun")
+    page.locator("#list li").first.hover()
+    page.get_by_role("button", name="Delete “Away”").click()
+    expect(page.locator("#list .title")).to_have_count(0)
+    for _ in range(100):
+        if server.cancelled:
+            break
+        page.wait_for_timeout(20)
+    assert server.cancelled == 1
+    page.reload()
+    page.wait_for_selector("body.ready")
+    expect(page.locator("#list .title")).to_have_count(0)
+
+
 def test_exported_conversations_come_back_in_another_browser(
     open_page: Open, server: ScriptedServer, tmp_path: Path
 ) -> None:
@@ -754,3 +772,30 @@ def test_a_run_with_one_stage_offers_no_comparison(open_page: Open, server: Scri
     page = open_page()
     expect(page.locator("#stage")).to_have_value("sft")
     expect(page.locator("#compare")).to_be_hidden()
+
+
+# ---- The real server
+
+
+@pytest.mark.parametrize("below", ["", "/pip"])
+def test_the_page_and_the_real_server_understand_each_other(browser: Any, below: str) -> None:
+    with test_server.serving(root_path=below) as address:
+        page = browser.new_page()
+        page.goto(f"{address}{below}/")
+        expect(page.locator("#greeting")).to_have_text("Hello, I’m Pip.")
+        page.click("#compare")
+        page.click("#inspect")
+        ask(page, "/longest 12")
+        expect(page.locator("#toast")).to_contain_text("no command")
+        ask(page, "/max-tokens 12")
+        ask(page, "What is 6 times 7?")
+        lanes = answered(page).locator(".lane")
+        for index, stage_name in enumerate(("sft", "base")):
+            expect(lanes.nth(index)).to_contain_text(stage_name)
+            expect(lanes.nth(index)).to_contain_text("12 tokens")
+        lanes.first.locator(".token").first.hover()
+        expect(page.locator("#alternatives li").nth(4)).to_be_visible()
+        expect(page.locator("#context")).to_contain_text("of 256 tokens left")
+        ask(page, "/max-tokens 0.5")
+        expect(page.locator("#toast")).to_contain_text("whole number")
+        page.close()

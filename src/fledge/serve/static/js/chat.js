@@ -7,7 +7,7 @@ import { $, announce, copy, h, iconButton, notify } from "./dom.js";
 import { hide } from "./inspect.js";
 import { sampling } from "./settings.js";
 import { changed, isRunning, model, name, show, state } from "./state.js";
-import { save } from "./store.js";
+import { get, save } from "./store.js";
 
 const views = new WeakMap(); // answer -> AnswerView
 let editing = null; // the question that is open for editing, with its element: {node, form}
@@ -42,9 +42,8 @@ export function regenerate() {
   return true;
 }
 
-export function stop() {
-  const mine = path(state.chat).flatMap((node) => node.answers ?? []);
-  for (const answer of mine) state.running.get(answer)?.abort();
+export function stop(chat = state.chat) {
+  for (const node of Object.values(chat.nodes)) for (const answer of node.answers ?? []) state.running.get(answer)?.abort();
 }
 
 async function write(chat, node, answer) {
@@ -61,7 +60,7 @@ async function write(chat, node, answer) {
         first ||= now;
         answer.written = (answer.written ?? 0) + 1;
         Object.assign(answer, { wait: (first - start) / 1000, seconds: (now - first) / 1000 });
-        if (now - saved > 1000) save(chat, (saved = now));
+        if (now - saved > 1000) keep(chat, (saved = now));
       }
       paintSoon(answer);
     }
@@ -72,10 +71,12 @@ async function write(chat, node, answer) {
   }
   state.running.delete(answer);
   chat.updated = Date.now();
-  save(chat);
+  keep(chat);
   if (chat === state.chat) announce(answer.error?.message ?? `${name()} answered: ${plain(answer).slice(0, 500)}`);
   changed();
 }
+
+const keep = (chat) => get(chat.id) && save(chat); // a chat that was deleted meanwhile stays deleted
 
 const waiting = new Set();
 function paintSoon(answer) {

@@ -1,5 +1,6 @@
 // The list of conversations: search, rename, delete with undo, export and import.
 
+import { stop } from "./chat.js";
 import { newChat, path, plain } from "./conversation.js";
 import { $, h, iconButton, notify } from "./dom.js";
 import { changed, isRunning, show, state } from "./state.js";
@@ -44,6 +45,7 @@ function renameBox(chat) {
 
 function remove(chat) {
   store.remove(chat);
+  stop(chat);
   if (chat === state.chat) show(newChat());
   else changed();
   notify(`Deleted “${chat.title}”.`, ["Undo", () => (store.save(chat), changed())]);
