@@ -55,10 +55,12 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         "final": final,
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 1),
+        "hourly_cost": hourly_cost,
         "cost_dollars": None if hourly_cost is None else round(sum(seconds.values()) / 3600 * hourly_cost, 2),
         "subjects": subjects(scores),
         "gains": gains(scores),
         "curves": curves(run),
+        "conversations": conversations(run, scores),
     }
     return card | {"rank": rank(card["subjects"])}
 
@@ -125,6 +127,20 @@ def curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     return found
 
 
+def conversations(run: Path, scores: dict[str, Any], *, most: int = 6) -> list[dict[str, Any]]:
+    """One question of each of several tasks with the answer of the last stage that was scored, right or wrong."""
+    if not scores:
+        return []
+    stage, found = list(scores)[-1], []
+    for name in scores[stage]:
+        path = run / "eval" / f"{stage}-{name.replace('/', '-')}.jsonl"
+        record = json.loads(path.read_text(encoding="utf-8").split("\n")[0]) if path.exists() else {}
+        if isinstance(record.get("answer"), str):
+            found.append({"task": name, **{key: record[key] for key in ("asked", "answer", "correct")}})
+    step = max(1, len(found) // most)
+    return found[::step][:most]
+
+
 def plots(card: dict[str, Any]) -> dict[str, str]:
     """SVG by name."""
     units = {
@@ -173,13 +189,15 @@ def summary_rows(card: dict[str, Any], *, errors: bool = True) -> tuple[list[str
 
 def time_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Where the minutes go: a row per stage, a column per part of the work, in seconds."""
-    rows = []
+    rows, hourly = [], card["hourly_cost"]
     for stage, seconds in card["seconds"].items():
         parts = card["stages"].get(stage, {}).get("seconds", {})
         cells = [f"{parts[part]:.1f}" if part in parts else "" for part in PARTS]
-        rows.append([stage, *cells, f"{seconds:.1f}"])
-    rows.append(["all", *[""] * len(PARTS), f"{card['total_seconds']:.1f}"])
-    return ["stage", *PARTS, "seconds"], rows
+        cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
+        rows.append([stage, *cells, f"{seconds:.1f}", *cost])
+    total = [] if hourly is None else [f"${card['cost_dollars']:.2f}"]
+    rows.append(["all", *[""] * len(PARTS), f"{card['total_seconds']:.1f}", *total])
+    return ["stage", *PARTS, "seconds", *(["cost"] if total else [])], rows
 
 
 def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
@@ -240,7 +258,21 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
         for sample in found:
             text = sample["text"].strip().replace("\n", "  \n> ")
             lines += [f"> **{sample['prompt']}** {text}", ""]
+    if card["conversations"]:
+        lines += ["## What the chat model answers", "", *table(*conversation_rows(card)), ""]
     return "\n".join(lines)
+
+
+def conversation_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Questions and answers, line breaks and bars made harmless for a table."""
+
+    def flat(text: str) -> str:
+        return text.strip().replace("\n", " / ").replace("|", "\\|")
+
+    rows = [
+        [c["task"], flat(c["asked"]), flat(c["answer"]), "yes" if c["correct"] else "no"] for c in card["conversations"]
+    ]
+    return ["subject", "asked", "answered", "right"], rows
 
 
 def page(card: dict[str, Any], drawn: dict[str, str]) -> str:
@@ -268,7 +300,8 @@ def page(card: dict[str, Any], drawn: dict[str, str]) -> str:
         f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1><dl>{head}</dl><ul>{badges}</ul>{words}"
         f"<h2>Subjects</h2>{table(*summary_rows(card))}<h2>Where the time went</h2>{table(*time_rows(card))}"
         f'<h2>Plots</h2><div class="plots">{"".join(drawn.values())}</div>'
-        f"<h2>What the base model writes</h2>{written}</main></html>"
+        f"<h2>What the base model writes</h2>{written}"
+        f'<h2>What the chat model answers</h2><div class="talk">{table(*conversation_rows(card))}</div></main></html>'
     )
 
 
@@ -283,6 +316,7 @@ li b{font-size:1.8rem;color:var(--c)}li i{opacity:.7}
 table{border-collapse:collapse;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #8883}
 th:first-child,td:first-child{text-align:left}.plots{display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
+.talk td{text-align:left;vertical-align:top}
 blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886;white-space:pre-wrap}
 """
 

@@ -255,7 +255,8 @@ class Scorer:
                 cut += request.finish == "length"
             taught = example.reference.text if example.messages[-1].role == "assistant" else ""
             answer = texts[0] if samples == 1 else texts
-            record = {"index": index, "answer": answer, "expected": example.answer or taught}
+            asked_last = example.question[-1].text
+            record = {"index": index, "asked": asked_last, "answer": answer, "expected": example.answer or taught}
             outcomes[index] = graded(task, example, texts, record, truncated=cut)
         return outcomes, halvings
 
