@@ -61,7 +61,7 @@ def demo(ask: RunRecipe) -> list[Item]:
     data = ask.data or "world"
     shape: dict[str, Any] = {"device_tokens": 2048}  # one shape for all stages: it is compiled once
     return [
-        Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000), 0.1),
+        Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
         Item(
             "pretrain",
             Pretrain(
@@ -69,7 +69,7 @@ def demo(ask: RunRecipe) -> list[Item]:
                 **shape,
                 data=data,
                 model=model,
-                tokens=2_000_000,
+                tokens=1_800_000,
                 batch_tokens=4096,
                 optim=OptimSettings(warmdown=0.4, final_share=0.2),
                 eval_tokens=32_768,
@@ -82,7 +82,7 @@ def demo(ask: RunRecipe) -> list[Item]:
             Midtrain(
                 **shared,
                 **shape,
-                tokens=2_400_000,
+                tokens=2_000_000,
                 batch_tokens=2048,
                 replay=0.2,
                 optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2),
@@ -95,7 +95,7 @@ def demo(ask: RunRecipe) -> list[Item]:
             Sft(
                 **shared,
                 **shape,
-                tokens=1_000_000,
+                tokens=800_000,
                 batch_tokens=2048,
                 replay=0.1,
                 optim=OptimSettings(rate_share=0.3, warmdown=1.0),
@@ -105,7 +105,7 @@ def demo(ask: RunRecipe) -> list[Item]:
         Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
         Item(
             "rl",
-            Rl(**shared, optim=OptimSettings(rate_share=0.1, warmdown=1.0), steps=30, samples=8, eval_examples=100),
+            Rl(**shared, optim=OptimSettings(rate_share=0.1, warmdown=1.0), steps=24, samples=8, eval_examples=100),
             2.0,
         ),
         Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
