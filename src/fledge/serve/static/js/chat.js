@@ -193,7 +193,7 @@ function firstScreen() {
 /** Tokens left, after the last answer that counted them. */
 function context() {
   const stage = model(state.stages[0]);
-  const used = path(state.chat).flatMap((node) => (node.answers ? [laneOf(node, stage?.id).usage?.total_tokens ?? 0] : [])).at(-1) ?? 0;
+  const used = path(state.chat).flatMap((node) => (node.answers ? [laneOf(node, stage?.id).usage?.total_tokens ?? 0] : [])).findLast(Boolean) ?? 0;
   const total = stage?.context_tokens ?? 0;
   $("#context").hidden = !total;
   $("#context meter").max = total || 1;
