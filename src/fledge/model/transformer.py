@@ -92,7 +92,7 @@ class ModelConfig:
 def weight(*shape: int, group: Group, std: float = 0.0, fill: Tensor | None = None) -> nn.Parameter:
     """A parameter that knows its optimizer group and how `Transformer.init` fills it: normal(0, std), or `fill`."""
     parameter = nn.Parameter(torch.empty(*shape))
-    parameter.group, parameter.std, parameter.fill = group, std, fill  # pyright: ignore[reportAttributeAccessIssue]
+    parameter.group, parameter.init_std, parameter.init_fill = group, std, fill  # pyright: ignore[reportAttributeAccessIssue]
     return parameter
 
 
@@ -241,8 +241,7 @@ class Transformer(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in self.parameters():
-                fill: Tensor | None = parameter.fill  # noqa: B009: our own attribute, unknown to the type
-                std: float = getattr(parameter, "std")  # noqa: B009
+                std, fill = parameter.init_std, parameter.init_fill  # pyright: ignore[reportAttributeAccessIssue]
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * std if fill is None else fill)
         return self
 
