@@ -38,12 +38,13 @@ def modules() -> dict[str, ast.Module]:
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and name below `fledge` of what a module imports from it, anywhere in it."""
     for node in ast.walk(tree):
-        names = []
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are written out in full"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+        else:
+            continue
         for name in names:
             package, _, rest = name.partition(".")
             if package == "fledge" and not rest.startswith("__"):

@@ -19,8 +19,8 @@ from fledge.train.optim import build
 
 
 def tiny(seed: int = 0) -> Transformer:
-    shape = {"vocab": 20, "layers": 2, "width": 16, "heads": 2, "kv_heads": 1, "context": 8}
-    return Transformer(ModelConfig(**shape, smear=False, key_filter=True)).init(seed=seed)
+    shape = ModelConfig(vocab=20, layers=2, width=16, heads=2, kv_heads=1, context=8, key_filter=True)
+    return Transformer(shape).init(seed=seed)
 
 
 def rows(begin: int, end: int, *, weights: torch.Tensor | None = None) -> Batch:

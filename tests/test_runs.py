@@ -188,7 +188,7 @@ def test_the_newest_run_is_the_one_worked_on_last(tmp_path: Path) -> None:
     assert newest_run(tmp_path) is None
     for age, name in ((300, "old"), (100, "new"), (200, "middle")):
         write_atomic(tmp_path / name / "pretrain" / "config.json", "{}")
-        os.utime(tmp_path / name / "pretrain" / "config.json", (1_000_000 - age,) * 2)
+        os.utime(tmp_path / name / "pretrain" / "config.json", (1_000_000 - age, 1_000_000 - age))
     assert newest_run(tmp_path) == tmp_path / "new"
 
 

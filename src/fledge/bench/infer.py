@@ -315,7 +315,7 @@ def hugging_face(model: Transformer) -> Any:
         ValueError: transformers is not installed, or the model has extras that its class does not know.
     """
     try:
-        import transformers
+        import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("--peers needs transformers: uv run --group bench fledge bench infer --peers") from error
     config = model.config

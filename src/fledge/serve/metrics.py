@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -28,8 +28,8 @@ class Histogram:
         return [*lines, f"{self.name}_sum {self.total:.6f}", f"{self.name}_count {below}"]
 
 
-def scalar(name: str, kind: str, text: str, values: dict[str, float] | float) -> list[str]:
+def scalar(name: str, kind: str, text: str, values: Mapping[str, float] | float) -> list[str]:
     """A counter or gauge; `values` by label set, as in {'finish="stop"': 3}."""
-    rows = values if isinstance(values, dict) else {"": values}
+    rows = values if isinstance(values, Mapping) else {"": values}
     labelled = [f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in rows.items()]
     return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *labelled]
