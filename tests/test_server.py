@@ -326,8 +326,8 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
                     started.wait(20)
 
     threads = []
-    with serving(shelf(engine={"context": 20_000}), grace=1.0) as url:
-        for name, tokens in (("short", 100), ("long", 4000)):
+    with serving(shelf(engine={"context": 20_000}), grace=2.0) as url:
+        for name, tokens in (("short", 20), ("long", 4000)):
             threads.append(threading.Thread(target=read, args=(url, name, tokens)))
             threads[-1].start()
         started.wait(20)

@@ -29,7 +29,7 @@ QUIET = [
 ]
 
 Open = Callable[..., Any]
-expect.set_options(timeout=15_000)  # on a machine that is busy with other tests
+expect.set_options(timeout=30_000)  # on a machine that is busy with other tests
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def open_page(browser: Any, server: ScriptedServer) -> Iterator[Open]:
             reduced_motion="reduce", **({"viewport": {"width": 1100, "height": 760}} | options)
         )
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
         page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
@@ -211,7 +211,7 @@ def test_stop_cancels_the_request_and_keeps_what_was_written(page: Any, server: 
 
 
 def test_the_answer_says_its_speed_and_how_much_context_is_left(page: Any, server: ScriptedServer) -> None:
-    server.replies.append(Reply(says(*["word "] * 40, usage=(100, 40)), pause=0.001))
+    server.replies.append(Reply(says(*["word "] * 40, usage=(100, 40)), pause=0.02))
     ask(page, "Go")
     expect(answered(page).locator(".figures")).to_contain_text("40 tokens")
     expect(page.locator(".figures")).to_contain_text("tokens/s")

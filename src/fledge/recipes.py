@@ -105,7 +105,14 @@ def demo(ask: RunRecipe) -> list[Item]:
         Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
         Item(
             "rl",
-            Rl(**shared, optim=OptimSettings(rate_share=0.1, warmdown=1.0), steps=24, samples=8, eval_examples=100),
+            Rl(
+                **shared,
+                optim=OptimSettings(rate_share=0.3, warmdown=1.0),
+                steps=30,
+                prompts=32,
+                samples=8,
+                eval_examples=100,
+            ),
             2.0,
         ),
         Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),

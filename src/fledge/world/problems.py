@@ -42,12 +42,11 @@ class Grade(NamedTuple):
     distractors: tuple[int, ...] = (0,)
 
 
-_TWO = tuple(order for order in SEEN if len(order) == 2)
 EASY = Grade((*SEEN, *SEEN, *SEEN, *SEEN, *LONG[::7]), (0, 0, 0, 1))
 """What SFT practises: one or two steps, seldom three, now and then a sentence too many."""
 UNSEEN = Grade(NEW)
-HARD = Grade((*_TWO, *_TWO, *LONG), (0, 1, 1))
-"""What RL practises: two or three steps, mostly with a sentence too many."""
+HARD = Grade(LONG, (0, 1, 1))
+"""What RL practises: three steps, mostly with a sentence too many."""
 
 _OPENINGS = ("{p} has {n} {goods}", "{p} starts the day with {n} {goods}", "In the basket of {p} there are {n} {goods}")
 _SENTENCES = {  # up to the number and its noun, which the solution repeats, and the rest
