@@ -376,3 +376,34 @@ def _traces() -> tuple[int, int, int]:
     children = _workers()
     resident = [int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") for pid in children]
     return len(os.listdir("/proc/self/fd")), len(children), sum(resident)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "    return {1: 2}.keys()\n",
+        "    return {1: 2}.keys()\n\nif __name__ == '__main__':\n    import doctest\n    doctest.testmod()\n",
+    ],
+)
+def test_views_and_programs_with_a_main_block_are_judged_like_others(completion: str) -> None:
+    with Sandbox(workers=1) as sandbox:
+        verdict = sandbox.check("def f():\n", completion, "assert list(f()) == [1]", "f")
+    assert verdict.passed, verdict
+
+
+def test_half_a_character_pair_in_an_error_is_still_text() -> None:
+    with Sandbox(workers=1) as sandbox:
+        result = sandbox.run("raise ValueError('\\ud800')")
+    assert result.status == "error"
+    assert (result.error or "").encode()
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), 1e10, -1.0, float("nan")])
+def test_a_time_limit_that_cannot_be_kept_is_refused(seconds: float) -> None:
+    with Sandbox(workers=1) as sandbox, pytest.raises(ValueError, match="timeout_seconds"):
+        sandbox.run("1", timeout_seconds=seconds)
+
+
+def test_a_sandbox_without_workers_is_refused() -> None:
+    with pytest.raises(ValueError, match="workers=-1"):
+        Sandbox(workers=-1)

@@ -32,6 +32,7 @@ from fledge.infer.sandbox_wire import REPLY, REQUEST
 
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_RESULT_BYTES = 1 << 16
+MAX_SECONDS = 86_400.0
 
 _log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Sandbox:
         python: the interpreter to run programs with.
 
     Raises:
+        ValueError: a number of workers or of waiting callers that leaves nothing to do the jobs.
         SandboxUnavailable: programs could get out of the sandbox on this machine, and unsafe_exec is not set.
     """
 
@@ -91,6 +93,8 @@ class Sandbox:
         unsafe_exec: bool = False,
         python: str = sys.executable,
     ) -> None:
+        if (workers is not None and workers < 1) or queue_jobs < 0:
+            raise ValueError(f"workers={workers}, queue_jobs={queue_jobs}: at least 1 worker and 0 waiting jobs")
         self.workers = workers or _cores()
         self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
         self._python = python
@@ -173,6 +177,8 @@ class Sandbox:
         """Wait for a worker and let it do the jobs; a worker that died is replaced, once per call."""
         if not seconds > 0:
             raise ValueError(f"timeout_seconds={seconds} is not positive")
+        if seconds > MAX_SECONDS:
+            raise ValueError(f"timeout_seconds={seconds} is above {MAX_SECONDS:.0f}, a day")
         if not self._places.acquire(blocking=False):
             return _Outcome(failure=("refused", "the sandbox's queue is full"))
         try:
@@ -188,14 +194,19 @@ class Sandbox:
                         return zygote.work([{**self._limits, "seconds": seconds, **job} for job in jobs], seconds)
                     except _Died as death:
                         _log.warning("a sandbox worker died (%s); it is replaced", death)
-                        zygote.close()
-                        self._zygotes.discard(zygote)
-                        zygote = None
+                        zygote = self._end_one(zygote)
+                    except BaseException:  # an interrupt: the reply still to come would be taken for the next job's
+                        zygote = self._end_one(zygote)
+                        raise
                 return _Outcome(failure=("crash", "the sandbox's worker died, and so did its successor"))
             finally:
                 self._idle.put(zygote)
         finally:
             self._places.release()
+
+    def _end_one(self, zygote: _Zygote) -> None:
+        zygote.close()
+        self._zygotes.discard(zygote)
 
 
 _KILLED = "killed by signal 9"
@@ -207,7 +218,7 @@ def _cores() -> int:
 
 
 def _end_all(zygotes: set[_Zygote]) -> None:
-    for zygote in zygotes:
+    for zygote in list(zygotes):  # a thread may still replace one
         zygote.close()
 
 
@@ -243,7 +254,8 @@ class _Outcome:
         with contextlib.suppress(ValueError, TypeError, RecursionError):
             status, error = json.loads(self.results[child])
             if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
-                return status, error
+                # half a character pair is valid JSON but no text that could be written anywhere
+                return status, error and error.encode("utf-8", "replace").decode()
         if code < 0:
             return "crash", f"killed by signal {-code}"
         return "crash", f"ended with exit code {code} and without a result"
@@ -295,9 +307,9 @@ class _Zygote:
         files: list[int] = []
         try:
             for job in jobs:
-                trio = [_file() for _ in range(3)]
-                files += trio
-                with open(trio[0], "wb", closefd=False) as file:
+                for _ in range(3):
+                    files.append(_file())  # one by one: where the third cannot be had, two must be closed
+                with open(files[-3], "wb", closefd=False) as file:
                     file.write(json.dumps(job).encode())
             started = time.perf_counter()
             reply = self._ask(seconds, files)

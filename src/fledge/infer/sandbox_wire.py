@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections.abc import Callable
 from typing import Any
 
 REQUEST = struct.Struct("<d")
@@ -21,6 +22,11 @@ REPLY = struct.Struct("<?ii")
 MAX_MESSAGE_BYTES = 16 << 20
 _SMALL = 1 << 53
 _CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
+_VIEWS: dict[str, tuple[type, Callable[[list[Any]], Any]]] = {
+    "keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
+    "values": (type({}.values()), lambda items: dict(enumerate(items)).values()),
+    "items": (type({}.items()), lambda items: dict(items).items()),
+}
 
 
 def pack(value: Any) -> Any:
@@ -47,6 +53,9 @@ def pack(value: Any) -> Any:
             return [name, [pack(item) for item in kind.__iter__(value)]]
     if isinstance(value, dict):
         return ["dict", [[pack(key), pack(item)] for key, item in dict.items(value)]]
+    for name, (kind, _) in _VIEWS.items():
+        if isinstance(value, kind):
+            return [name, [pack(item) for item in value]]
     if isinstance(value, range):
         return ["range", [pack(n) for n in (value.start, value.stop, value.step)]]
     if hasattr(value, "__next__"):
@@ -61,6 +70,8 @@ def unpack(form: Any) -> Any:
     kind, content = form
     if kind in _CONTAINERS:
         return _CONTAINERS[kind](map(unpack, content))
+    if kind in _VIEWS:
+        return _VIEWS[kind][1]([unpack(item) for item in content])
     match kind:
         case "dict":
             return {unpack(key): unpack(value) for key, value in content}
