@@ -23,7 +23,7 @@ from fledge.infer import sandbox_jail
 from fledge.infer.sandbox import Sandbox, SandboxUnavailable
 from fledge.infer.sandbox_wire import pack, unpack
 
-HUMANEVAL = Path("/work/shared/data/humaneval/HumanEval.jsonl.gz")
+HUMANEVAL = Path(__file__).resolve().parents[2].joinpath("shared/data/humaneval/HumanEval.jsonl.gz")
 PATIENCE = 60.0
 """Seconds for programs that end by themselves: what is asserted is the status, never the speed of a busy machine."""
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from fledge.text import bpe
 from fledge.text.tokenizer import Tokenizer
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).resolve().parents[2].joinpath("shared/data")
 CORPUS = [
     "The miller's daughter said she'll bring 1234 apples and 56 pears.\n\n  They're late!! ... x = [1, 2.5]; y += 'z'\r\n"
     * 9,

@@ -12,7 +12,7 @@ from fledge.text import bpe
 from fledge.text.tokenizer import Tokenizer
 from fledge.text.tokenizer_report import FOREIGN, SAMPLES, Foreign, compare, find, missing, survives_every_byte, table
 
-VOCABULARIES = Path("/work/shared/data/tokenizers")
+VOCABULARIES = Path(__file__).resolve().parents[2].joinpath("shared/data/tokenizers")
 O200K_PATTERN = "|".join(
     [
         r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?""",

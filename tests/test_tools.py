@@ -22,7 +22,7 @@ from fledge.infer.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, calculate, fo
 
 HOSTILE = tomllib.loads((Path(__file__).parent / "hostile" / "expressions.toml").read_text("utf-8"))
 REPEATED = [start * times + end for start, times, end in HOSTILE["refused_repeated"]]
-GSM8K = Path("/work/shared/data/gsm8k")
+GSM8K = Path(__file__).resolve().parents[2].joinpath("shared/data/gsm8k")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def talks(conversations: Iterable[Conversation]) -> list[Example]:
 
 def ungraded(example: Example, answer: str) -> float:
     """Raises: nobody knows whether such an answer is right."""
-    raise NotImplementedError("conversations without a grader serve for training; name a task that can be evaluated")
+    raise ValueError("conversations without a grader serve for training; name a task that can be evaluated")
 
 
 def make(name: str, local: str | None) -> Task:
