@@ -29,7 +29,7 @@ GROUPS = {
     "Measuring": {
         "evaluate": "score the models of a run on tasks",
         "report": "write the report card of a run",
-        "bench": "measure the speed of a part: tokenizer, data, sandbox, infer, core",
+        "bench": "measure the speed of a part: tokenizer, data, contamination, sandbox, infer, core",
     },
     "Talking": {
         "chat": "talk to a model in the terminal",

@@ -303,7 +303,7 @@ class RunRecipe:
     """Run a whole recipe: a chain of stages over one folder."""
 
     recipe: str = "demo"
-    """demo, tiny, d12, speedrun ... (see fledge run --list)."""
+    """demo, tiny or toy; `fledge run --list` says what they are."""
     out: str | None = None
     """Folder of the run. None: runs/<recipe>."""
     data: str | None = None

@@ -15,6 +15,7 @@ import hmac
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -291,7 +292,7 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Shape:
+class Shape(ABC):
     """How answers look on the wire."""
 
     kind, prefix = "", ""
@@ -303,20 +304,24 @@ class Shape:
     def head(self, model: str, *, whole: bool) -> Json:
         return {"id": self.id, "object": self.object(whole=whole), "created": self.created, "model": model}
 
+    @abstractmethod
     def object(self, *, whole: bool) -> str:
-        raise NotImplementedError
+        """What the answer, or a chunk of it, is called."""
 
     def first(self, choices: int) -> list[Json]:
         return []
 
+    @abstractmethod
     def chunks(self, update: Update) -> list[Json]:
-        raise NotImplementedError
+        """Events of a stream for what was added."""
 
+    @abstractmethod
     def last(self, index: int, finish: str) -> Json:
-        raise NotImplementedError
+        """The event that says why choice `index` ended."""
 
+    @abstractmethod
     def choice(self, index: int, updates: list[Update]) -> Json:
-        raise NotImplementedError
+        """A whole choice, where nothing is streamed."""
 
 
 class ChatShape(Shape):
