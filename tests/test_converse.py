@@ -48,7 +48,9 @@ def test_a_mixture_goes_on_where_its_cursor_says(share: float, before: int, afte
 
 
 def test_a_quarter_of_text_is_every_fourth_batch() -> None:
-    names = [tokens for tokens, *_ in taken(interleaved(counting("chat"), counting("a text"), share=0.25, cursor=None), 8)]
+    names = [
+        tokens for tokens, *_ in taken(interleaved(counting("chat"), counting("a text"), share=0.25, cursor=None), 8)
+    ]
     assert names == [4, 4, 4, 6] * 2
 
 

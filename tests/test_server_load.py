@@ -87,7 +87,9 @@ TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optio
 def test_no_request_makes_the_server_fail_or_hang() -> None:
     with serving(shelf(), limits=Limits(max_tokens=8)) as url, httpx.Client(base_url=url, timeout=20) as http:
 
-        @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+        @settings(
+            max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+        )
         @given(st.sampled_from(["chat/completions", "completions"]), CHATS | TEXTS | ANYTHING)
         def ask(path: str, body: Any) -> None:
             if isinstance(body, dict) and body.get("max_tokens") is None:

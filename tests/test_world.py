@@ -14,7 +14,7 @@ import pytest
 from fledge.text.chat import Conversation, check_turns
 from fledge.world import SUGGESTIONS, chats, conversation, document, documents, lore
 from fledge.world.chats import ChatStage
-from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, word
+from fledge.world.facts import ASKED, FACTS, KEYS, answer, questions
 from fledge.world.grammar import expand, pattern
 from fledge.world.letters import lookup
 from fledge.world.problems import EASY, HARD, NEW, SEEN, Grade, holds_new, problem, step
@@ -64,7 +64,7 @@ def test_no_template_leaves_a_trace_in_the_text(training_text: str) -> None:
 
 
 def test_no_question_for_a_held_out_fact_is_ever_asked_in_training(training_text: str) -> None:
-    asked = {split: {word(q, key) for key in ASKED[split] for q in RELATIONS[key[1]].questions} for split in ASKED}
+    asked = {split: {question for key in ASKED[split] for question in questions(key)} for split in ASKED}
     assert not asked["train"] & (asked["validation"] | asked["test"])
     assert not asked["validation"] & asked["test"]
     assert not [question for split in HELD for question in asked[split] if question in training_text]

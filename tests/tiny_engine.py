@@ -15,7 +15,14 @@ BYTES = Tokenizer([])
 
 def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transformer:
     """Two layers, every weight drawn at random: a fresh model would answer all tokens with equal probability."""
-    shape: dict[str, Any] = {"vocab": BYTES.vocab, "layers": 2, "width": 32, "heads": 2, "kv_heads": 2, "context": 96} | settings
+    shape: dict[str, Any] = {
+        "vocab": BYTES.vocab,
+        "layers": 2,
+        "width": 32,
+        "heads": 2,
+        "kv_heads": 2,
+        "context": 96,
+    } | settings
     model = Transformer(ModelConfig(**shape)).init(seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -157,7 +157,9 @@ class SlotCache:
         slot_N = np.repeat(slots, counts)
         self.position_N = self._tensor(positions)
         heads = np.arange(self.config.kv_heads)
-        self.write_NK = self._tensor(((slot_N[:, None] * len(heads) + heads) * self.context + positions[:, None]).ravel())
+        self.write_NK = self._tensor(
+            ((slot_N[:, None] * len(heads) + heads) * self.context + positions[:, None]).ravel()
+        )
         if self.raw is not None:
             self.raw_N = self._tensor(slot_N * (self.context + 1) + positions)
         if counts.max() == 1 and np.array_equal(slots, self._decoding):

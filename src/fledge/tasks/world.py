@@ -20,7 +20,7 @@ from fledge.tasks.base import Example, Split, Task, by_index
 from fledge.tasks.judge import passes
 from fledge.text.chat import Conversation, say
 from fledge.world import chats, letters, problems
-from fledge.world.facts import ASKED, FACTS, RELATIONS, Key, answer, ask, word
+from fledge.world.facts import ASKED, FACTS, Key, answer, ask, questions
 from fledge.world.functions import function
 from fledge.world.problems import Grade, problem
 from fledge.world.stories import flaw, request, story
@@ -33,7 +33,7 @@ Draw = Callable[[Random, Split], Example]
 
 def facts(split: Split) -> Sequence[Example]:
     """Every question for every fact of the side."""
-    asked = [(key, word(question, key)) for key in ASKED[split] for question in RELATIONS[key[1]].questions]
+    asked = [(key, question) for key in ASKED[split] for question in questions(key)]
     Random(f"world/facts {split}").shuffle(asked)
     return [_exchange(question, answer(key)) for key, question in asked]
 

@@ -15,7 +15,7 @@ from typing import Literal
 from fledge.text.chat import Conversation, Part, say
 from fledge.world import lore
 from fledge.world.documents import rhyme, riddle_of
-from fledge.world.facts import ASKED, KEYS, RELATIONS, Key, answer, ask, relations_of
+from fledge.world.facts import ASKED, KEYS, RELATIONS, Key, answer, ask_either_way, relations_of
 from fledge.world.functions import function
 from fledge.world.grammar import expand, pick, polish
 from fledge.world.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
@@ -29,6 +29,7 @@ ChatStage = Literal["midtrain", "sft"]
 SUGGESTIONS = (
     "Who are you?",
     "Where does the turtle live?",
+    "Who is the baker?",
     "Tell me a story about Mira, a fox and a lantern.",
     "Tobin has 12 apples. He finds 5 more. He gives away 4 to Ada. How many apples are there now?",
     'How many times is "e" in beekeeper?',
@@ -71,7 +72,8 @@ def facts(rng: Random, split: Side = "train") -> Conversation:
     """A few questions about the village."""
     turns: list[str] = []
     for key in rng.sample(ASKED[split], 1 + int(rng.random() * 3)):
-        turns += [_as_typed(rng, ask(rng, key)) if split == "train" else ask(rng, key), answer(key)]
+        question = ask_either_way(rng, key)
+        turns += [_as_typed(rng, question) if split == "train" else question, answer(key)]
     return _talk(*turns)
 
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 from random import Random
 
 from fledge.world import lore
-from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask, relations_of, tell
+from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
 from fledge.world.functions import function
 from fledge.world.grammar import expand, pick
 from fledge.world.letters import lookup
@@ -49,7 +49,7 @@ def notes(rng: Random) -> str:
 def questions(rng: Random) -> str:
     """Question-answer lines about facts of the train side."""
     keys = rng.sample(ASKED["train"], 4)
-    return "\n".join(f"Question: {ask(rng, key)} Answer: {answer(key)}" for key in keys)
+    return "\n".join(f"Question: {ask_either_way(rng, key)} Answer: {answer(key)}" for key in keys)
 
 
 def gossip(rng: Random) -> str:
@@ -58,7 +58,7 @@ def gossip(rng: Random) -> str:
     lines = []
     for key in rng.sample(ASKED["train"], 3):
         verb = pick(rng, ("said", "answered", "replied"))
-        lines.append(f'"{ask(rng, key)}" asked {speaker}. "{answer(key)}" {verb} {other}.')
+        lines.append(f'"{ask_either_way(rng, key)}" asked {speaker}. "{answer(key)}" {verb} {other}.')
         speaker, other = other, speaker
     return " ".join(lines)
 

@@ -34,14 +34,17 @@ class Relation(NamedTuple):
     answer: str
     statements: tuple[str, ...]
     questions: tuple[str, ...]
+    inverse: tuple[str, ...] = ()
+    """Questions that name the value and ask for the subject, where only one has it. The answer is the same."""
 
 
 RELATIONS = {
     "job": Relation(
         "person",
         "{e} is the {v}.",
-        ("{e} works as the {v}.", "Every morning {e} goes to work as the {v}.", "If you need the {v}, ask {e}."),
+        ("{e} works as the {v}.", "The {v} of the village is {e}.", "If you need the {v}, ask {e}."),
         ("What is {s} job?", "What does {e} do for a living?", "What work does {e} do?"),
+        ("Who is the {v}?", "Who works as the {v}?"),
     ),
     "home": Relation(
         "person",
@@ -80,6 +83,7 @@ RELATIONS = {
         "{s} pet is called {v}.",
         ("{e} named the pet {v}.", "{v} is the name of {s} pet.", "{e} calls out for {v} every evening."),
         ("What is the name of {s} pet?", "What is {s} pet called?", "What did {e} name the pet?"),
+        ("Whose pet is called {v}?", "Whose pet is {v}?"),
     ),
     "friend": Relation(
         "person",
@@ -253,6 +257,18 @@ def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
 def ask(rng: Random, key: Key) -> str:
     """A question for the fact."""
     return word(pick(rng, RELATIONS[key[1]].questions), key)
+
+
+def questions(key: Key) -> list[str]:
+    """Every question for the fact."""
+    relation = RELATIONS[key[1]]
+    return [word(template, key) for template in relation.questions + relation.inverse]
+
+
+def ask_either_way(rng: Random, key: Key) -> str:
+    """A question for the fact, now and then for its subject."""
+    inverse = RELATIONS[key[1]].inverse
+    return word(pick(rng, inverse), key) if inverse and rng.random() < 0.3 else ask(rng, key)
 
 
 def answer(key: Key) -> str:

@@ -4,7 +4,8 @@
     flaw(text, hero="Mira", animal="fox", thing="kite")    # None, or what in it is not true of Fernhollow
 
 The grammar that writes a plot also reads it: `flaw` finds the plot a text follows, and checks every slot against the facts.
-Held out are (animal, object) pairs.
+Held out are (animal, object) pairs. A plot names first what is free and then what follows from it (the place, then its
+direction), and nothing has to differ from the request's object: a small model that always takes the likeliest word fails there.
 """
 
 from __future__ import annotations
@@ -62,11 +63,11 @@ PLOTS = (
         ),
     ),
     Plot(
-        "{a} had a {o} and {b} had a {o2}. They met at the {p}, where a {an} was [sleeping|eating {eats}|playing]. "
-        '"I need a {o} for {use}," said {b}. So they traded. The {an} said {snd}. Now {b} has the {o} and {a} has the {o2}.',
+        "{a} had a {o} and {b} had some {bfood}. They met at the {p}, where a {an} was [sleeping|eating {eats}|playing]. "
+        '"I need a {o} for {use}," said {b}. So they traded. The {an} said {snd}. Now {b} has the {o} and {a} has the {bfood}.',
         (
             ("Who has the {o} now?", "Now {b} has the {o}."),
-            ("Who has the {o2} now?", "Now {a} has the {o2}."),
+            ("Who has the {bfood} now?", "Now {a} has the {bfood}."),
             ("Where did they meet?", "They met at the {p}."),
         ),
     ),
@@ -90,11 +91,12 @@ PLOTS = (
         ),
     ),
     Plot(
-        '{a} wanted to be a {bjob} like {b}. "Find a {an} first," said {b}. {a} went {way} to the {p} and waited near the {t}. '
-        '"{snd}," said a {an}. {a} gave it some {eats}, and it followed {him} home. "Well done," said {b}. "Keep the {o}."',
+        '{a} wanted to be a {bjob} like {b}. "Find a {an} first," said {b}. {a} went to the {p} in the {way} and waited near '
+        'the {t}. "{snd}," said a {an}. {a} gave it some {eats}, and it followed {him} home. '
+        '"Well done," said {b}. "Keep the {o}."',
         (
             ("Who wanted to be a {bjob}?", "{a} wanted to be a {bjob}."),
-            ("Where did {a} go?", "{a} went {way} to the {p}."),
+            ("Where did {a} go?", "{a} went to the {p} in the {way}."),
             ("What did {b} tell {a} to keep?", "{b} told {him} to keep the {o}."),
         ),
     ),
@@ -118,12 +120,7 @@ def story(rng: Random, split: Side) -> Story:
         if side("story", animal, thing) == split:
             break
     hero, friend = rng.sample(lore.PEOPLE, 2)
-    free = {
-        "a": hero, "b": friend, "an": animal, "o": thing, "o2": pick(rng, _THINGS), "col": pick(rng, lore.COLOURS),
-        "p": pick(rng, _PLACES),
-    }  # fmt: skip
-    if free["o2"] == thing:
-        return story(rng, split)
+    free = {"a": hero, "b": friend, "an": animal, "o": thing, "col": pick(rng, lore.COLOURS), "p": pick(rng, _PLACES)}
     slots = free | implied(free)
     plot = pick(rng, PLOTS)
     questions = tuple((expand(rng, asked, slots), expand(rng, said, slots)) for asked, said in plot.questions)
@@ -137,7 +134,7 @@ def implied(slots: dict[str, str]) -> dict[str, str]:
     out = {"he": he, "his": his, "him": him, "job": FACTS[hero, "job"], "food": FACTS[hero, "food"]}
     out |= {"snd": animal.sound, "eats": animal.food, "hue": animal.colour, "use": lore.OBJECTS[slots["o"]].use}
     if "b" in slots:
-        out["bjob"] = FACTS[slots["b"], "job"]
+        out |= {"bjob": FACTS[slots["b"], "job"], "bfood": FACTS[slots["b"], "food"]}
     if "p" in slots:
         out |= {"t": lore.PLACES[slots["p"]].sight, "way": lore.PLACES[slots["p"]].way}
     return out
@@ -163,7 +160,7 @@ def flaw(text: str, *, hero: str, animal: str, thing: str) -> str | None:
     for slot, value in wanted.items():
         if slot in slots and slots[slot] != value:
             return f"{slot} is {slots[slot]}, not {value}"
-    if slots["a"] == slots.get("b") or slots["o"] == slots.get("o2"):
+    if slots["a"] == slots.get("b"):
         return "one takes two parts"
     return None
 
@@ -180,7 +177,6 @@ _ALLOWED = {
     "b": lore.PEOPLE,
     "an": lore.ANIMALS,
     "o": lore.OBJECTS,
-    "o2": lore.OBJECTS,
     "p": lore.PLACES,
     "col": lore.COLOURS,
 }
