@@ -161,7 +161,7 @@ def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.
     result = [SPECIAL["<|output_start|>"], *b"42", SPECIAL["<|output_end|>"]]
     script = iter([*call, ord("A"), END])
     scripted(engine, monkeypatch, lambda request: next(script) if request.seed == 1 else ord("B"))
-    asked = Request(prompt=[BOS, 1], seed=1, max_tokens=64)
+    asked = Request(prompt=[BOS, 1], seed=1, max_tokens=64, top_logprobs=0)
     other = Request(prompt=[BOS, 2], seed=2, max_tokens=60)
     engine.generate([asked, other])
     assert codes == ["6*7"]
@@ -183,7 +183,6 @@ def test_after_a_tool_result_decoding_continues_as_the_full_forward_would() -> N
         request.tokens.append(token)
         request.answer.append(token)
         request.mask.append(1)
-        request.logprobs.append(0.0)
         engine._listen(request, token)
     engine.generate([request])
     assert request.answer[: len(call) + len(result)] == call + result

@@ -55,14 +55,14 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     tools: bool = True
     top_logprobs: int | None = None
-    """Likeliest alternatives to report per sampled token."""
+    """Likeliest alternatives to report per sampled token; 0: its own log-probability alone. None: neither."""
 
     answer: list[int] = field(default_factory=list)
     """Tokens after the prompt, forced tool output included."""
     mask: list[int] = field(default_factory=list)
     """1: sampled, 0: forced."""
     logprobs: list[float] = field(default_factory=list)
-    """ln p under the model itself (temperature 1, nothing truncated); 0 for forced tokens."""
+    """ln p under the model itself (temperature 1, nothing truncated), if `top_logprobs` asks; 0 for forced tokens."""
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
     finish: str = ""
@@ -296,27 +296,30 @@ class Engine:
             positions = np.array([request.computed for request in ready])
             row_keys_R2 = row_keys(keys, positions, self.device)
         tokens_R = draw(logits_RV, settings, row_keys_R2)
-        logprobs_RV = logits_RV.log_softmax(-1)
-        chosen = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0].tolist()
-        most = max((request.top_logprobs or 0 for request in ready), default=0)
-        best = logprobs_RV.topk(min(most, logprobs_RV.size(-1))) if most else None
-        tokens = tokens_R.tolist()
+        if any(request.top_logprobs is not None for request in ready):
+            self._report(ready, logits_RV, tokens_R)
         now = time.perf_counter()
-        for row, request in enumerate(ready):
+        for request, token in zip(ready, tokens_R.tolist(), strict=True):
             if not request.answer:
                 request.first_token = now
-            if request.top_logprobs is not None:
-                n = request.top_logprobs
-                pairs = zip(best.indices[row, :n].tolist(), best.values[row, :n].tolist(), strict=True) if best else ()
-                request.alternatives.append(list(pairs))
-            self._push(request, tokens[row], chosen[row])
+            self._push(request, token)
         self.counts["sampled_tokens"] += len(ready)
 
-    def _push(self, request: Request, token: int, logprob: float) -> None:
+    def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor) -> None:
+        """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
+        logprobs_RV = logits_RV.log_softmax(-1)
+        chosen = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0].tolist()
+        best = logprobs_RV.topk(min(max(request.top_logprobs or 0 for request in ready), logprobs_RV.size(-1)))
+        values, indices = best.values.tolist(), best.indices.tolist()
+        for row, request in enumerate(ready):
+            if (n := request.top_logprobs) is not None:
+                request.logprobs.append(chosen[row])
+                request.alternatives.append(list(zip(indices[row][:n], values[row][:n], strict=True)))
+
+    def _push(self, request: Request, token: int) -> None:
         """Append a sampled token and act on it."""
         request.tokens.append(token)
         request.answer.append(token)
-        request.logprobs.append(logprob)
         request.mask.append(1)  # last: readers in other threads go by its length
         if token in self.ends or token in request.stop_tokens:
             self._end(request, "stop")
@@ -363,8 +366,8 @@ class Engine:
         fits = forced[:room]
         request.tokens += fits
         request.answer += fits
-        request.logprobs += [0.0] * len(fits)
         if request.top_logprobs is not None:
+            request.logprobs += [0.0] * len(fits)
             request.alternatives += [[] for _ in fits]
         request.mask += [0] * len(fits)
         self.counts["forced_tokens"] += len(fits)

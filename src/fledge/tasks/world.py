@@ -140,6 +140,11 @@ def _problem_example(rng: Random, grade: Grade, split: Split) -> Example:
     return Example(messages=chats.solved(found), answer=f"#### {found.number}")
 
 
+def hard_problem(rng: Random, split: Split) -> Example:
+    """A problem of three steps; for practice a shorter one as often."""
+    return _problem_example(rng, problems.RISING if split == "train" else problems.HARD, split)
+
+
 def _drawn(name: str, draw: Draw, *, has_train: bool = True) -> Callable[[Split], Sequence[Example]]:
     """A loader that draws different examples, always the same ones, once: every stage is measured on them."""
 
@@ -169,7 +174,7 @@ def _different(draw: Draw, rng: Random, split: Split) -> Iterator[Example]:
 
 _DRAWN: tuple[tuple[str, Draw, Callable[[Example, str], float], int], ...] = (
     ("world/problems", _problems(Grade(problems.SEEN)), same_number, 192),
-    ("world/problems_hard", _problems(problems.HARD), same_number, 256),
+    ("world/problems_hard", hard_problem, same_number, 256),
     ("world/spelling", _of(chats.spelling), same_letters, 64),
     ("world/counting", _of(chats.counting), same_number, 96),
     ("world/identity", _of(chats.identity), same_text, 64),

@@ -46,7 +46,9 @@ EASY = Grade((*SEEN, *SEEN, *SEEN, *SEEN, *LONG[::7]), (0, 0, 0, 1))
 """What SFT practises: one or two steps, seldom three, now and then a sentence too many."""
 UNSEEN = Grade(NEW)
 HARD = Grade(LONG, (0, 1, 1))
-"""What RL practises: three steps, mostly with a sentence too many."""
+"""What RL is measured on: three steps, mostly with a sentence too many."""
+RISING = Grade((*SEEN, *SEEN, *LONG), (0, 1, 1))
+"""What RL practises: one to three steps. With three alone it learned to make three of every problem (.99 became .48)."""
 
 _OPENINGS = ("{p} has {n} {goods}", "{p} starts the day with {n} {goods}", "In the basket of {p} there are {n} {goods}")
 _SENTENCES = {  # up to the number and its noun, which the solution repeats, and the rest
