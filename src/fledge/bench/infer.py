@@ -2,7 +2,8 @@
 
 For batch sizes and prompt lengths: time to first token, tokens per second of one answer and of all, and how much of the
 memory's bandwidth that is. `--mixed` adds 256 requests of 100-1024 prompt and 100-1024 new tokens; `--peers` compares with a
-loop of full forward passes and with the `generate` of Hugging Face transformers on the same weights (group `bench`).
+loop of full forward passes and with the `generate` of Hugging Face transformers on the same weights (group `bench`), on a GPU
+also with the engine's way without variable-length attention and recorded steps.
 The last line is everything as JSON.
 """
 
@@ -151,8 +152,8 @@ def read_bandwidth(device: torch.device) -> float:
     return best
 
 
-def make_engine(model: Transformer, *, slots: int, context: int) -> Engine:
-    engine = Engine(model, Tokenizer([]), slots=slots, context=context, run_tool=None)
+def make_engine(model: Transformer, *, slots: int, context: int, **settings: Any) -> Engine:
+    engine = Engine(model, Tokenizer([]), slots=slots, context=context, run_tool=None, **settings)
     engine.generate([Request(prompt=[1, 2, 3], max_tokens=3)])  # what is allocated or tuned on first use
     return engine
 
@@ -234,7 +235,15 @@ Way = Callable[[Work], list[list[int]]]
 
 def compare(model: Transformer, config: InferBench, clock: Callable[[], float]) -> list[dict[str, Any]]:
     """Greedy answers to the same prompts, in turns on one machine: the engine, full forward passes, transformers."""
-    peer, rng, results = hugging_face(model), random.Random(1), []
+    engine = make_engine(model, slots=32, context=4 * config.new + 32)
+    ways: dict[str, Way] = {"engine": partial(by_engine, engine)}
+    if engine.decoding is not None:
+        grouped = make_engine(model, slots=32, context=4 * config.new + 32, kernel=None)
+        ways["engine, groups of similar length"] = partial(by_engine, grouped)
+    # All compute in the engine's type.
+    ways["transformers"] = partial(by_transformers, hugging_face(model).to(model.embedding.device, engine.dtype))
+    model.compute_dtype = engine.dtype
+    rng, results = random.Random(1), []
 
     def work(name: str, prompts: list[int], new: list[int]) -> Work:
         return Work(name, [[rng.randrange(256) for _ in range(length)] for length in prompts], new)
@@ -245,10 +254,10 @@ def compare(model: Transformer, config: InferBench, clock: Callable[[], float]) 
         work("32", [32] * 32, [config.new] * 32),
         work(f"32 of 8-{2 * config.new}", *mixed),
     ):
-        engine = make_engine(model, slots=32, context=4 * config.new + 32)
-        ways: dict[str, Way] = {"engine": partial(by_engine, engine), "transformers": partial(by_transformers, peer)}
         if len(set(todo.new)) == 1:
             ways["full forward passes"] = partial(by_forward, model)
+        else:
+            ways.pop("full forward passes", None)
         seconds = {name: float("inf") for name in ways}
         answers: dict[str, list[list[int]]] = {}
         for _ in range(config.repeats):
@@ -292,7 +301,7 @@ def by_engine(engine: Engine, work: Work) -> list[list[int]]:
 
 @torch.inference_mode()
 def by_forward(model: Transformer, work: Work) -> list[list[int]]:
-    tokens = torch.tensor(work.prompts)
+    tokens = torch.tensor(work.prompts, device=model.embedding.device)
     for _ in range(work.new[0]):
         tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
     return tokens[:, -work.new[0] :].tolist()
@@ -302,8 +311,10 @@ def by_forward(model: Transformer, work: Work) -> list[list[int]]:
 def by_transformers(peer: Any, work: Work) -> list[list[int]]:
     """One batch: shorter prompts are padded on the left, and all rows go on until the longest answer has ended."""
     longest, new = max(map(len, work.prompts)), max(work.new)
-    prompts = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in work.prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in work.prompts])
+    prompts = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in work.prompts], device=peer.device)
+    mask = torch.tensor(
+        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in work.prompts], device=peer.device
+    )
     told = peer.generate(prompts, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new)
     return [row[:wanted] for row, wanted in zip(told[:, longest:].tolist(), work.new, strict=True)]
 

@@ -117,15 +117,23 @@ class SlotCache:
     ) -> None:
         self.config, self.context, self.device, self.dtype = config, context, device, dtype
         self.slots = Slots(slots, context)
-        # Heads before positions: one head's keys lie together, which is what a decoding step streams through.
-        shape = (config.layers, slots, config.kv_heads, context, config.channels)
-        self.keys, self.values = (torch.zeros(shape, device=device, dtype=dtype) for _ in range(2))
-        # Raw keys for the two-tap filter; position p lies at p + 1, so that what is before the first is 0.
-        raw = (config.layers, slots, context + 1, config.kv_heads, config.channels)
-        self.raw = torch.zeros(raw, device=device, dtype=dtype) if config.key_filter else None
+        self.keys, self.values = self.room(slots), self.room(slots)
+        self.raw = self.room_for_raw(slots) if config.key_filter else None
         self._decoding = np.empty(0, np.int64)
         """Slots of the last step, if it only decoded."""
         self.windows = [config.window(layer) for layer in range(config.layers)]
+
+    def room(self, slots: int) -> Tensor:
+        """Heads before positions: one head's keys lie together, which is what a decoding step streams through."""
+        config = self.config
+        shape = (config.layers, slots, config.kv_heads, self.context, config.channels)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+    def room_for_raw(self, slots: int) -> Tensor:
+        """Raw keys for the two-tap filter; position p lies at p + 1, so that what is before the first is 0."""
+        config = self.config
+        shape = (config.layers, slots, self.context + 1, config.kv_heads, config.channels)
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
 
     @property
     def bytes(self) -> int:
@@ -171,7 +179,10 @@ class SlotCache:
                 for rows in self._similar(starts, counts)
             ]
             self._decoding = slots if counts.max() == 1 else np.empty(0, np.int64)
-        # Later requests may copy these keys: their turn comes after this step's forward pass.
+        self.note_progress(slots, starts, counts)
+
+    def note_progress(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
+        """Later requests may copy these keys: their turn comes after this step's forward pass."""
         prompts = starts < self.slots.known[slots]
         self.slots.ready[slots[prompts]] = (starts + counts)[prompts]
 

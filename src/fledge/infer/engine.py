@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,8 +27,10 @@ from torch import Tensor
 from fledge.infer.cache import SlotCache
 from fledge.infer.model import InferenceModel
 from fledge.infer.reader import Reader
+from fledge.infer.replay import DecodingSteps
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
 from fledge.infer.tools import run_tool as run_calculator
+from fledge.infer.varlen import Kernel, VarlenCache, find_kernel
 from fledge.model.transformer import Flat, Transformer
 
 if TYPE_CHECKING:
@@ -99,6 +101,7 @@ class Engine:
         budget: int | None = None,
         run_tool: Callable[[str], str] | None = run_calculator,
         dtype: torch.dtype | None = None,
+        kernel: Kernel | Literal["auto"] | None = "auto",
     ) -> None:
         """
         Args:
@@ -107,6 +110,8 @@ class Engine:
             budget: most prompt tokens in one step; bounds how long running answers wait for a new prompt.
             run_tool: code -> result, called in another thread. None: code is never run.
             dtype: of weights and cache. None: bfloat16 on CUDA, else float32.
+            kernel: attends rows of any lengths at once (infer/varlen.py), and decoding steps are recorded. "auto": torch's, on a
+                GPU where it works. None: rows are attended in groups of similar length.
         """
         config, device = model.config, model.embedding.device
         self.tokenizer, self.run_tool = tokenizer, run_tool
@@ -115,7 +120,15 @@ class Engine:
         slots = slots or default_slots(model, self.context, self.dtype)
         self.budget = budget or (8192 if device.type == "cuda" else 1024)
         self.model = InferenceModel(model, dtype=self.dtype, context=self.context)
-        self.cache = SlotCache(config, slots=slots, context=self.context, device=device, dtype=self.dtype)
+        room = {"slots": slots, "context": self.context, "device": device, "dtype": self.dtype}
+        if kernel == "auto":
+            kernel = find_kernel(config, device=device, dtype=self.dtype)
+        self.decoding: DecodingSteps | None = None
+        if kernel is None:
+            self.cache = SlotCache(config, **room)
+        else:
+            self.cache = VarlenCache(config, **room, kernel=kernel)
+            self.decoding = DecodingSteps(self.model, self.cache, most=slots)
         special = tokenizer.special
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
         self.python_start, self.python_end = special["<|python_start|>"], special["<|python_end|>"]
@@ -152,6 +165,8 @@ class Engine:
         assert not self.running, "requests are running on the old weights"
         self.model.refresh()
         self.cache.slots.forget()
+        if self.decoding is not None:
+            self.decoding.forget()
 
     def start(self) -> None:
         """Serve submitted requests from a thread of its own until `close`."""
@@ -194,8 +209,7 @@ class Engine:
         rows = self._plan()
         if not rows:
             return False
-        flat, ready = self._feed(rows)
-        logits_RV = self.model.extend(flat, self.cache)
+        ready, logits_RV = self._compute(rows)
         self.counts["steps"] += 1
         if ready:
             self._sample(ready, logits_RV)
@@ -258,30 +272,34 @@ class Engine:
         decodes.sort(key=lambda row: row[0].slot)
         return decodes + chunks
 
-    def _feed(self, rows: list[tuple[Request, int]]) -> tuple[Flat, list[Request]]:
-        """The flat tokens of a step, and the requests that will be complete after it."""
+    def _compute(self, rows: list[tuple[Request, int]]) -> tuple[list[Request], Tensor]:
+        """One forward pass: the requests that are complete after it, and their logits."""
         tokens: list[int] = []
         previous: list[int] = []
         for request, count in rows:
             start, known = request.computed, request.tokens
             tokens += known[start : start + count]
             previous += known[start - 1 : start + count - 1] if start else [-1, *known[: count - 1]]
+        slots = np.array([request.slot for request, _ in rows])
         starts = np.array([request.computed for request, _ in rows])
         counts = np.array([count for _, count in rows])
-        self.cache.plan(np.array([request.slot for request, _ in rows]), starts, counts)
         ready, last = [], []
         for (request, count), end in zip(rows, counts.cumsum().tolist(), strict=True):
             request.computed += count
             if request.computed == len(request.tokens) and request.tool is None:
                 ready.append(request)
                 last.append(end - 1)
+        if self.decoding is not None and len(tokens) == len(rows):
+            logits_RV = self.decoding(np.array(tokens), np.array(previous), slots, starts)
+            return ready, logits_RV if len(ready) == len(rows) else logits_RV[last]
+        self.cache.plan(slots, starts, counts)
         flat = Flat(
             tokens_N=torch.tensor(tokens, device=self.device),
             previous_N=torch.tensor(previous, device=self.device),
             positions_N=self.cache.position_N,
             last_R=torch.tensor(last, dtype=torch.int64, device=self.device),
         )
-        return flat, ready
+        return ready, self.model.extend(flat, self.cache)
 
     # Sampling and what follows from a token
 

@@ -1,0 +1,100 @@
+"""The GPU's way through the engine, with a kernel in plain torch in the place of torch's own: same pages, same steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fledge.infer.engine import Engine, Request
+from fledge.infer.varlen import TOLERANCE, disagreement, find_kernel
+from tiny_engine import BYTES, tiny_engine, tiny_model
+
+CPU = torch.device("cpu")
+SHAPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "grouped": {"heads": 4, "kv_heads": 2, "width": 64},
+    "extras": {"smear": True, "key_filter": True},
+    "windows": {"windows": "SL", "layers": 4},
+}
+
+
+def paged(
+    q: Tensor, keys: Tensor, values: Tensor, begins: Tensor, _: None, __: int, page: int, *,
+    window_size: tuple[int, int], enable_gqa: bool, seqused_k: Tensor, block_table: Tensor,
+) -> Tensor:  # fmt: skip
+    """What torch's kernel is documented to do, row by row; a query sees the keys up to its own place from the end."""
+    assert enable_gqa
+    assert keys.shape[1] == page
+    assert window_size[1] == 0
+    assert {begins.dtype, seqused_k.dtype, block_table.dtype} == {torch.int32}
+    out = torch.empty_like(q)
+    for row, length in enumerate(seqused_k.tolist()):
+        mine = slice(int(begins[row]), int(begins[row + 1]))
+        count, slot = mine.stop - mine.start, int(block_table[row, 0])
+        place = torch.arange(length - count, length)[:, None] - torch.arange(length)
+        seen = (place >= 0) & ((place <= window_size[0]) if window_size[0] >= 0 else True)
+        parts = (q[mine], keys[slot, :length], values[slot, :length])
+        y = F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), attn_mask=seen, enable_gqa=True)
+        out[mine] = y.transpose(0, 1)
+    return out
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pages_and_groups_attend_alike(shape: str) -> None:
+    config = tiny_model(**SHAPES[shape]).config
+    assert disagreement(paged, config, device=CPU, dtype=torch.float32) < 1e-5
+
+
+def test_a_kernel_that_is_wrong_is_noticed() -> None:
+    def sees_one_key_less(*args: Any, seqused_k: Tensor, **settings: Any) -> Tensor:
+        return paged(*args, seqused_k=(seqused_k - 1).clamp_min(1), **settings)
+
+    def ignores_windows(*args: Any, window_size: tuple[int, int], **settings: Any) -> Tensor:
+        return paged(*args, window_size=(-1, 0), **settings)
+
+    config = tiny_model(**SHAPES["windows"]).config
+    for wrong in (sees_one_key_less, ignores_windows):
+        assert disagreement(wrong, config, device=CPU, dtype=torch.float32) > TOLERANCE
+
+
+def test_without_a_gpu_no_kernel_is_sought() -> None:
+    assert find_kernel(tiny_model().config, device=CPU, dtype=torch.bfloat16) is None
+    assert tiny_engine().decoding is None
+
+
+def requests() -> list[Request]:
+    rng = np.random.default_rng(0)
+    return [
+        Request(
+            prompt=rng.integers(0, 256, 1 + 7 * n % 60).tolist(), max_tokens=5 + 3 * n, seed=n, temperature=n % 3 / 2
+        )
+        for n in range(11)
+    ]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_answers_are_those_of_the_plain_engine(shape: str) -> None:
+    model = tiny_model(**SHAPES[shape])
+    by_pages, by_groups = (Engine(model, BYTES, slots=5, kernel=kernel) for kernel in (paged, None))
+    assert by_pages.decoding is not None
+    for _ in range(2):  # the second time prompts are found in the slots
+        mine, other = by_pages.generate(requests()), by_groups.generate(requests())
+        assert [request.answer for request in mine] == [request.answer for request in other]
+        assert [request.cached for request in mine] == [request.cached for request in other]
+    assert set(by_pages.decoding.recorded) == {1, 2, 4, 5}
+
+
+def test_changed_weights_are_recorded_anew() -> None:
+    model = tiny_model()
+    engine = Engine(model, BYTES, slots=2, kernel=paged)
+    engine.generate(requests())
+    with torch.no_grad():
+        model.embedding.mul_(-1)
+    engine.forget()
+    fresh = Engine(model, BYTES, slots=2)
+    assert [r.answer for r in engine.generate(requests())] == [r.answer for r in fresh.generate(requests())]
