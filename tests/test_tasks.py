@@ -54,6 +54,8 @@ def test_an_unknown_task_is_answered_with_the_nearest_name() -> None:
         find_task("arc-esay")
     with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
         find_task("missing.jsonl")
+    with pytest.raises(ValueError, match=r"'croe' is not one of core, .*Did you mean 'core'\?"):
+        find_task("croe", others=("core",))
 
 
 def test_every_name_finds_its_task() -> None:

@@ -98,7 +98,7 @@ def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
                 raise
             console.say(f"left out: {', '.join(judged)} ({error})")
             names = [name for name in names if name not in judged]
-    return {name: None if name == CORE else find_task(name, local=config.local) for name in names}
+    return {name: None if name == CORE else find_task(name, local=config.local, others=(CORE,)) for name in names}
 
 
 def measure(

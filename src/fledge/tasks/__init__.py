@@ -22,11 +22,12 @@ def task_names() -> tuple[str, ...]:
     return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *world.TASKS)
 
 
-def find_task(name: str, *, local: str | None = None) -> Task:
+def find_task(name: str, *, local: str | None = None, others: tuple[str, ...] = ()) -> Task:
     """The task of a name, or of a file of the user's; nothing is read before a split is loaded.
 
     Args:
         local: folder of data sets already downloaded, looked into first.
+        others: what else the caller allows, for the message about a wrong name.
 
     Raises:
         ValueError: no such task; the nearest name is proposed.
@@ -55,5 +56,5 @@ def find_task(name: str, *, local: str | None = None) -> Task:
         if not path.exists():
             raise FileNotFoundError(f"{name}: no such file; give the path of existing conversations, or a task's name")
         return identity.make(f"identity/{path.stem}", path=path) if path.suffix == ".txt" else files.make(name)
-    names = task_names()
+    names = (*others, *task_names())
     raise ValueError(f"task {name!r} is not one of {', '.join(names)}.{nearest(name, names)}")
