@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.config import OptimSettings, Rl
-from fledge.stages.rl import Rollouts, advantages, passes_per_step
+from fledge.stages.rl import Rehearsal, Rollouts, advantages, passes_per_step
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.train.loop import Batch, Plan, nll, train
@@ -162,3 +163,23 @@ def test_the_passes_of_a_step_hold_all_its_answers() -> None:
         config = config_of(prompts=prompts, samples=samples, device_tokens=tokens)
         rows = max(1, (tokens or 16_384) // 256)
         assert passes_per_step(config, 256) * rows >= prompts * samples > (passes_per_step(config, 256) - 1) * rows
+
+
+def test_what_is_rehearsed_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "config.json").write_text('{"settings": {"data": "world"}}')
+    here = torch.device("cpu")
+
+    def batches(first: int, chats: dict[str, Any] | None) -> list[Batch]:
+        sampled = rollouts(config, by_length).batches(first=first, passes=2, device=here)
+        return list(rehearsal.added(sampled, every=2, cursor=chats, device=here))
+
+    config = config_of(steps=3, rehearse=1024, device_tokens=512)
+    rehearsal = Rehearsal(tmp_path, BYTES, config, length=256)
+    assert (rehearsal.rows, rehearsal.passes) == (2, 2)
+    straight = batches(0, None)
+    assert len(straight) == 3 * (2 + 2)
+    assert all(bool((batch.weights_BT >= 0).all()) and batch.tokens > 20 for batch in (*straight[2:4], *straight[6:8]))
+    resumed = batches(2, straight[7].cursor["chats"])
+    assert [batch.cursor for batch in resumed] == [batch.cursor for batch in straight[8:]]
+    assert all(torch.equal(a.inputs_BT, b.inputs_BT) for a, b in zip(resumed, straight[8:], strict=True))

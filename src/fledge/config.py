@@ -202,6 +202,8 @@ class Rl(TrainStage):
     """Longest answer."""
     normalise: Literal["none", "std"] = "none"
     """Advantage: reward minus the group's mean, optionally over its deviation."""
+    rehearse: int = 0
+    """Tokens per step of the conversations that `start` learned from, learned on: what is not rehearsed is forgotten."""
     eval_examples: int = 200
     """Validation examples scored at each measurement."""
 

@@ -4,7 +4,7 @@ Each step draws prompts, samples a group of answers to each, and grades them. An
 mean of its group (Shao et al. 2024, arXiv:2402.03300; without its division by the deviation unless asked for, Liu et al. 2025,
 arXiv:2503.20783), and the loss is the mean over the sampled tokens of advantage x negative log-likelihood. The answers come
 from the newest weights, so the importance ratio is 1 and nothing needs clipping. A group whose rewards are all equal teaches
-nothing; its share is reported.
+nothing; its share is reported. `rehearse` adds conversations to each step (Ouyang et al. 2022, arXiv:2203.02155, mix in text).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,12 +23,13 @@ from fledge import console
 from fledge.config import Rl, check
 from fledge.evals.score import Scorer
 from fledge.infer.engine import Engine, Request
-from fledge.runs import open_stage
+from fledge.runs import open_stage, read_json
 from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task
+from fledge.tasks.mixture import open_chats
 from fledge.text.chat import decode_answer, encode_prompt
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.batches import rollout_batch
+from fledge.train.batches import conversation_batches, rollout_batch
 from fledge.train.checkpoint import load_model
 from fledge.train.loop import Batch, due
 from fledge.train.session import Session
@@ -41,14 +44,17 @@ def main(config: Rl) -> None:
         model = load_model(stage.run / config.start)
         session = Session(stage, config, model)
         passes = passes_per_step(config, model.config.context)
-        plan = session.plan(config.steps, passes)
         rollouts = Rollouts(model, tokenizer, task, config)
+        rehearsal = Rehearsal(stage.run, tokenizer, config, length=model.config.context)
+        plan = session.plan(config.steps, passes + rehearsal.passes)
         console.say(
             f"rl: {config.steps} steps of {config.prompts} prompts x {config.samples} answers on {task.name}, from {config.start}"
         )
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
-            return rollouts.batches(first=cursor["step"] if cursor else 0, passes=passes, device=session.device)
+            step, place = (cursor["step"], cursor["chats"]) if cursor else (0, None)
+            sampled = rollouts.batches(first=step, passes=passes, device=session.device)
+            return rehearsal.added(sampled, every=passes, cursor=place, device=session.device)
 
         def accuracy() -> dict[str, float]:
             score = Scorer(model, tokenizer).score(task, split="validation", limit=config.eval_examples)
@@ -60,6 +66,34 @@ def main(config: Rl) -> None:
             if config.eval_every and due(step.index, config.eval_every, plan.steps):
                 session.log(step, **accuracy())
         session.finish(task=task.name, steps=plan.steps, before=before, after=accuracy())
+
+
+class Rehearsal:
+    """Conversations that the model has learned from, so that it does not forget what the reward does not ask for."""
+
+    def __init__(self, run: Path, tokenizer: Tokenizer, config: Rl, *, length: int) -> None:
+        self.run, self.tokenizer, self.config, self.length = run, tokenizer, config, length
+        tokens = min(config.rehearse, config.device_tokens or 4096)
+        self.rows = max(1, tokens // length)
+        self.passes = -(-config.rehearse // (self.rows * length))
+
+    def added(
+        self, sampled: Iterator[Batch], *, every: int, cursor: dict[str, Any] | None, device: torch.device
+    ) -> Iterator[Batch]:
+        """After `every` sampled batches, those of one step, the step's conversations, from `cursor` on."""
+        chats = self._chats(cursor, device) if self.passes else iter(())
+        while step := list(islice(sampled, every)):
+            step += islice(chats, self.passes)
+            place = {**step[0].cursor, "chats": step[-1].cursor if self.passes else None}
+            yield from (replace(batch, cursor=place) for batch in step)
+
+    def _chats(self, cursor: dict[str, Any] | None, device: torch.device) -> Iterator[Batch]:
+        config = self.config
+        data = read_json(self.run / config.start / "config.json")["settings"]["data"]
+        # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
+        chats = open_chats(data, stage="sft", seed=config.seed + 1, local=config.local)
+        shape = {"rows": self.rows, "length": self.length, "device": device, "cursor": cursor, "seed": config.seed}
+        return conversation_batches(chats, self.tokenizer, **shape)
 
 
 def passes_per_step(config: Rl, context: int) -> int:
