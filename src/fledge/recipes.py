@@ -108,12 +108,13 @@ def demo(ask: RunRecipe) -> list[Item]:
             Rl(
                 **shared,
                 optim=OptimSettings(rate_share=0.3, warmdown=1.0),
-                steps=30,
-                prompts=32,
+                steps=16,
+                prompts=64,
                 samples=8,
+                rehearse=8192,
                 eval_examples=100,
             ),
-            2.0,
+            3.0,
         ),
         Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
         Item("report", Report(run=run), 0.1),
@@ -134,15 +135,15 @@ def tiny(ask: RunRecipe) -> list[Item]:
         Item("tokenizer", Tokenizer(**shared, data=data, vocab=4096), 0.5),
         Item(
             "pretrain",
-            Pretrain(**shared, data=data, model=model, tokens=6_000_000, batch_tokens=8192, optim=rates),
-            22.0,
+            Pretrain(**shared, data=data, model=model, tokens=3_000_000, batch_tokens=8192, optim=rates),
+            21.0,
         ),
         Item("evaluate pretrain", Evaluate(**checks, stage="pretrain", tasks="core"), 4.0),
-        Item("midtrain", Midtrain(**shared, data="chat", tokens=1_500_000, batch_tokens=8192, optim=rates), 5.0),
+        Item("midtrain", Midtrain(**shared, data="chat", tokens=800_000, batch_tokens=8192, optim=rates), 6.0),
         Item("evaluate midtrain", Evaluate(**checks, stage="midtrain", tasks=chats), 1.0),
         Item(
             "sft",
-            Sft(**shared, data="chat", tokens=1_000_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)),
+            Sft(**shared, data="chat", tokens=500_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)),
             3.5,
         ),
         Item("evaluate sft", Evaluate(**checks, stage="sft", tasks=chats), 1.0),
@@ -170,7 +171,9 @@ def toy(ask: RunRecipe) -> list[Item]:
         elif isinstance(config, Midtrain):
             config = replace(config, tokens=12_288, **steps)
         elif isinstance(config, Rl):
-            config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, eval_examples=4, compile="no")
+            config = replace(
+                config, steps=3, prompts=2, samples=3, max_tokens=24, rehearse=256, eval_examples=4, compile="no"
+            )
         elif isinstance(config, Evaluate):
             tasks = "world/choice" if config.stage == "pretrain" else "world/choice,world/facts,world/problems_hard"
             config = replace(config, limit=4, tasks=tasks)

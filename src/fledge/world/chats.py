@@ -329,7 +329,7 @@ MIXES: dict[ChatStage, dict[Kind, int]] = {
     },
     "sft": {
         facts: 12, about: 8, letters: 18, word_problem: 16, arithmetic: 2, spelling: 7, counting: 5, identity: 3, unknown: 4,
-        small_talk: 7, story_telling: 4, reading: 9, programming: 3, riddle: 2, manners: 2, poem: 1,
+        small_talk: 7, story_telling: 4, reading: 9, programming: 6, riddle: 2, manners: 2, poem: 1,
     },
 }  # fmt: skip
 """Conversations of every kind, by stage."""
