@@ -31,15 +31,24 @@ def endless_model(seed: int) -> Transformer:
     return model
 
 
+def eager_model(seed: int) -> Transformer:
+    """It reaches for its tool all the time."""
+    model = endless_model(seed)
+    with torch.no_grad():
+        model.unembedding[[BYTES.special[f"<|python_{name}|>"] for name in ("start", "end")]] *= 3
+    return model
+
+
 def shelf(**settings: Any) -> Shelf:
     """A run of two stages whose models differ."""
+    context, model = settings.pop("context", 256), settings.pop("model", endless_model)
     entries = [
-        Entry(name=name, stage=stage, context=256, bytes=100_000, load=lambda _, s=seed: endless_model(s))
-        for seed, (name, stage) in enumerate((("base", "pretrain"), ("sft", "sft")))
+        Entry(name=name, context=context, bytes=100_000, load=lambda _, s=seed: model(s))
+        for seed, name in enumerate(("base", "sft"))
     ]
     about = {"tools": ["calculator"], "suggestions": ["What is 6 times 7?"], "name": "Pip"}
     engine = {"slots": 16} | settings.pop("engine", {})
-    return Shelf(entries, BYTES, about=about, engine_settings=engine, **settings)
+    return Shelf(entries, settings.pop("tokenizer", BYTES), about=about, engine_settings=engine, **settings)
 
 
 @contextmanager
@@ -81,13 +90,12 @@ def ask(url: str, **settings: Any) -> Any:
     )
 
 
-def until(condition: Any, *, seconds: float = 5.0) -> float:
-    """Wait for `condition`; how long it took."""
+def until(condition: Any, *, seconds: float = 5.0) -> None:
+    """Wait for `condition`."""
     begin = time.monotonic()
     while not condition():
         assert time.monotonic() < begin + seconds, "it did not happen"
         time.sleep(0.005)
-    return time.monotonic() - begin
 
 
 def test_models_are_the_stages_of_the_run_and_the_last_is_the_default(url: str) -> None:
@@ -228,9 +236,8 @@ def test_old_turns_are_dropped_whole_and_said(url: str) -> None:
 
 
 def test_tool_use_travels_beside_the_text() -> None:
-    with serving(shelf(engine={"run_tool": lambda code: "42"})) as url:
-        # The random model reaches for its tool sooner or later: take the first seed that does.
-        for seed in range(300):
+    with serving(shelf(model=eager_model, engine={"run_tool": lambda code: "42"})) as url:
+        for seed in range(20):
             whole = ask(url, seed=seed, max_tokens=200, temperature=2, top_k=0)
             parts = (whole.choices[0].message.model_dump().get("fledge") or {"parts": []})["parts"]
             if any(part["text"] == "42" for part in parts):
@@ -272,10 +279,10 @@ def test_a_client_who_hangs_up_frees_its_slot(url: str) -> None:
             lines = response.iter_lines()
             next(lines)
             until(lambda: running() == 1)
-        assert until(lambda: running() == 0) < 0.5  # 0.1 s on an idle machine
+        until(lambda: running() == 0)
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{url}/v1/chat/completions", json=body, timeout=0.5)
-        assert until(lambda: running() == 0) < 0.5
+        until(lambda: running() == 0)
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back() -> None:
@@ -349,9 +356,9 @@ def test_a_failing_engine_is_an_error_event_and_the_next_request_works(monkeypat
             raise RuntimeError("out of memory")
 
         monkeypatch.setattr(engine.model, "extend", broken)
-        with pytest.raises(openai.InternalServerError, match="out of memory"):
+        with pytest.raises(openai.InternalServerError, match="failed with RuntimeError"):
             ask(url)
-        with pytest.raises(openai.APIError, match="out of memory"):
+        with pytest.raises(openai.APIError, match="failed with RuntimeError"):
             list(ask(url, stream=True))
         monkeypatch.setattr(engine.model, "extend", healthy)
         assert ask(url).choices[0].message.content

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
 from fledge.infer.prompt import fit_prompt
-from fledge.infer.reader import Reader
 from fledge.serve.api import Limits
-from fledge.text.chat import say
+from fledge.text.chat import decode_answer, say
 from test_server import HELLO, endless_model, serving, shelf
 from tiny_engine import BYTES, tiny_engine
 
-CLIENTS, TOKENS = 200, 20
+CLIENTS, TOKENS = 200, 12
 
 
 def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
@@ -39,14 +38,15 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
     assert clients.returncode == watcher.returncode == 0
     texts = json.loads(clients.stdout)
     assert len(health) > 5
-    assert statistics.median(health) < 0.5  # some milliseconds on an idle machine; this one may be busy
+    worst, median = max(health), statistics.median(health)
+    print(f"/health: median {median:.4f} s, worst {worst:.4f} s of {len(health)}")
+    assert median < 0.5  # some milliseconds on an idle machine; this one may be busy
     alone = tiny_engine(endless_model(1), slots=1, context=256)
-    for body, text in list(zip(bodies, texts, strict=True))[::8]:
+    for body, text in zip(bodies, texts, strict=True):
         prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
         request = Request(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
-        answer, reader = alone.generate([request])[0].answer, Reader(BYTES)
-        pieces = [piece for token in answer for piece in reader.feed(token)] + reader.flush()
-        assert text == "".join(text for kind, text in pieces if kind == "text")
+        answer = alone.generate([request])[0].answer
+        assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")
 
 
 ANYTHING = st.recursive(

@@ -35,7 +35,7 @@ SUGGESTIONS = ["Who is the baker?", "What is 12 times 3?", "Spell the word lante
 
 
 def stage(name: str, *, default: bool = False) -> Event:
-    about = {"stage": name, "context_tokens": 512, "tools": ["calculator"], "suggestions": SUGGESTIONS, "name": "Pip"}
+    about = {"context_tokens": 512, "tools": ["calculator"], "suggestions": SUGGESTIONS, "name": "Pip"}
     return {"id": name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about | {"default": default}}
 
 

@@ -240,6 +240,11 @@ def trained_stages(run: Path) -> list[str]:
     return [name for name in TRAINED if any((run / name / "checkpoints").glob("step-*[0-9]/state.json"))]
 
 
+def model_name(stage: str) -> str:
+    """What people call the model of a stage: base after pretraining, else as the stage."""
+    return "base" if stage == "pretrain" else stage
+
+
 def choose_stage(run: Path, wanted: str | None) -> str:
     """The stage asked for, or the last that has weights.
 

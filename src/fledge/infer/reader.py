@@ -1,71 +1,47 @@
-"""An answer's tokens become text while they arrive.
+"""An answer's tokens become text while they arrive, up to a stop string.
 
     reader = Reader(tokenizer, stop=("\\n\\n",))
     for token in answer:
-        for kind, text in reader.feed(token): ...           # kind: text, python or output, as in text/chat.py
+        for kind, text in reader.feed(token): ...           # kind: text, python or output
     rest = reader.flush()
 
-Text comes in whole characters, and never a piece that may turn out to be the beginning of a stop string.
+The parts are those of `text.chat.PartReader`. Never a piece that may turn out to be the beginning of a stop string.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from fledge.text.chat import Kind
+from fledge.text.chat import PartReader, Piece
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
-Piece = tuple[Kind, str]
 
-
-class Reader:
-    """Splits an answer into prose, code and results; stops at a stop string in the prose."""
+class Reader(PartReader):
+    """Stops at a stop string in the prose."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        special = tokenizer.special
-        self.tokenizer, self.stop = tokenizer, tuple(stop)
-        self.decoder = tokenizer.incremental_decoder()
-        self.kind: Kind = "text"
+        super().__init__(tokenizer)
+        self.stop = tuple(stop)
         self.held = ""
         """Prose that may be the beginning of a stop string."""
         self.stopped = False
-        self.marks: dict[int, Kind] = {
-            special["<|python_start|>"]: "python",
-            special["<|output_start|>"]: "output",
-            special["<|python_end|>"]: "text",
-            special["<|output_end|>"]: "text",
-        }
-        self.silent = set(special.values())
 
     def feed(self, token: int) -> list[Piece]:
-        """The pieces that are certain now. Marks of a part give an empty piece of its kind, other special tokens nothing."""
-        if self.stopped:
-            return []
-        if token in self.marks:
-            rest = self._close()
-            self.kind = self.marks[token]
-            return rest if self.kind == "text" else [*rest, (self.kind, "")]
-        if token in self.silent:
-            return []
-        return self._take(self.decoder.feed(token))
+        return [] if self.stopped else super().feed(token)
 
     def flush(self) -> list[Piece]:
-        """What was held back, at the end of the answer."""
-        return self._close()
-
-    def _close(self) -> list[Piece]:
-        pieces = self._take(self.decoder.flush())
+        """What was held back, at the end of a part."""
+        pieces = super().flush()
         held, self.held = self.held, ""
         return [*pieces, ("text", held)] if held and not self.stopped else pieces
 
-    def _take(self, text: str) -> list[Piece]:
-        if not text:
-            return []
+    def _piece(self, text: str) -> list[Piece]:
         if self.kind != "text" or not self.stop:
-            return [(self.kind, text)]
+            return super()._piece(text)
         self.held += text
         found = [place for place in map(self.held.find, self.stop) if place >= 0]
         if found:
@@ -79,4 +55,5 @@ class Reader:
 
 def held_back(text: str, stops: Sequence[str]) -> int:
     """Length of the longest end of `text` that begins a stop string: held_back("to be", ("bee",)) == 2."""
-    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+    lengths = ((n for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])) for stop in stops)
+    return max(chain.from_iterable(lengths), default=0)

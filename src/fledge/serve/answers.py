@@ -8,6 +8,7 @@ Leaving the loop early cancels the requests: that is how a client who hangs up f
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -17,11 +18,14 @@ from typing import Any
 
 from fledge.infer.engine import Engine, Request
 from fledge.infer.prompt import Fitted, fit_prompt
-from fledge.infer.reader import Piece, Reader
+from fledge.infer.reader import Reader
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
 from fledge.serve.shelf import Loaded, Shelf
+from fledge.text.chat import Piece, join_pieces
 
+LOG = logging.getLogger("uvicorn.error")
+TURN = 16  # streams that go on in one turn of the event loop; who else has something to say waits for no more of them
 ANSWER_SHARE = 0.25  # of the context is kept free for the answer where the client does not say how long it may get
 
 
@@ -65,23 +69,12 @@ class Choice:
         if finish:
             self.done = True
             pieces += self.reader.flush()
-        return Update(self.index, _joined(pieces), entries, finish)
+        return Update(self.index, join_pieces(pieces), entries, finish)
 
     def _logprob(self, token: int, place: int) -> Json:
         raw = self.tokenizer.decode_bytes
         best = [(raw([other]), value) for other, value in self.request.alternatives[place]]
         return token_logprob(raw([token]), self.request.logprobs[place], best)
-
-
-def _joined(pieces: list[Piece]) -> list[Piece]:
-    """Neighbours of one kind become one piece. An empty piece marks where a tool part begins and stays."""
-    joined: list[Piece] = []
-    for kind, text in pieces:
-        if joined and joined[-1][0] == kind and text:
-            joined[-1] = (kind, joined[-1][1] + text)
-        else:
-            joined.append((kind, text))
-    return joined
 
 
 class Answers:
@@ -97,6 +90,7 @@ class Answers:
         self.between = Histogram("fledge_inter_token_seconds", "Time per token after the first.")
         self._fresh: deque[asyncio.Event] = deque()
         self._scheduled = False
+        self._logged: BaseException | None = None
 
     @asynccontextmanager
     async def open(self, ask: Ask) -> AsyncIterator[Opened]:
@@ -159,9 +153,12 @@ class Answers:
             loop.call_soon_threadsafe(self._deliver)
 
     def _deliver(self) -> None:
-        self._scheduled = False
-        while self._fresh:
+        self._scheduled = False  # first: what an engine adds from here on is seen below or scheduled by itself
+        for _ in range(min(TURN, len(self._fresh))):
             self._fresh.popleft().set()
+        if self._fresh:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._deliver)
 
     def measure(self, request: Request) -> None:
         """Note the latencies of a finished request."""
@@ -170,6 +167,12 @@ class Answers:
             tokens = sum(request.mask) - 1
             if tokens > 0:
                 self.between.observe((time.perf_counter() - request.first_token) / tokens, times=tokens)
+
+    def log(self, error: BaseException) -> None:
+        """Say once, on the server's side alone, what went wrong: messages may hold paths."""
+        if error is not self._logged:
+            self._logged = error
+            LOG.error("an answer failed", exc_info=error)
 
     def stop(self) -> None:
         """Let everything that still runs end with an error."""
@@ -235,7 +238,9 @@ class Opened:
     def _check(self, request: Request) -> None:
         self.answers.measure(request)
         if request.error is not None:
-            raise ApiError(f"the engine failed: {request.error}", status=500, code="engine_error") from request.error
+            self.answers.log(request.error)
+            what = f"the engine failed with {type(request.error).__name__}; the server's log says more"
+            raise ApiError(what, status=500, code="engine_error") from request.error
         if request.finish == "cancelled":
             raise ApiError("the answer was cancelled", status=503, retry_after=5)
 

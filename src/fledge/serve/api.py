@@ -11,12 +11,13 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import Any
 
 from fledge.text.chat import KINDS, Conversation, Message, Part, check_turns, say
 
 ALTERNATIVES = 20
-STOPS = 4
+STOPS, STOP_CHARS = 4, 200
 Json = dict[str, Any]
 
 
@@ -46,6 +47,8 @@ class Limits:
     """What one request may ask for."""
 
     body_bytes: int = 1 << 20
+    body_seconds: float = 30.0
+    """How long a body may take to arrive."""
     messages: int = 500
     max_tokens: int = 4096
     choices: int = 16
@@ -113,6 +116,8 @@ def _ask(fields: Json, limits: Limits, prompts: Any, *, top_logprobs: int | None
         raise ApiError("stop must be a string or a list of strings, none of them empty", param="stop")
     if len(stops) > STOPS:
         raise ApiError(f"stop has {len(stops)} strings; allowed: {STOPS}", param="stop")
+    if any(len(text) > STOP_CHARS for text in stops):
+        raise ApiError(f"stop has {max(map(len, stops))} characters; allowed: {STOP_CHARS}", param="stop")
     if options is not None and not isinstance(options, dict):
         raise ApiError("stream_options must be an object", param="stream_options")
     newer = "max_completion_tokens" if fields.get("max_completion_tokens") is not None else "max_tokens"
@@ -146,7 +151,7 @@ def _number(fields: Mapping[str, Any], name: str, default: float, *, low: float,
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ApiError(f"{name}={value!r} is not a number from {low} to {high}", param=name)
+        raise ApiError(f"{name}={short(value)} is not a number from {low} to {high}", param=name)
     return float(value)
 
 
@@ -157,7 +162,7 @@ def _whole(fields: Mapping[str, Any], name: str, default: Any, *, low: int, high
     # JSON writers of some languages know no whole numbers: 5.0 is 5.
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not is_whole or not low <= value <= high:
-        raise ApiError(f"{name}={value!r} is not a whole number from {low} to {high}", param=name)
+        raise ApiError(f"{name}={short(value)} is not a whole number from {low} to {high}", param=name)
     return int(value)
 
 
@@ -200,7 +205,7 @@ def _message(message: Any, place: int) -> Message:
         raise ApiError(f"{where} is not an object", param=where)
     role = "system" if message.get("role") == "developer" else message.get("role")
     if role not in ("system", "user", "assistant"):
-        raise ApiError(f"{where}: role {role!r} is not one of system, user, assistant", param=where)
+        raise ApiError(f"{where}: role {short(role)} is not one of system, user, assistant", param=where)
     content = message.get("content")
     if isinstance(content, str):
         parts: Sequence[Part] = (Part("text", content),)

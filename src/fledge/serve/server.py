@@ -25,23 +25,28 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.serve.answers import Answers, Opened, Update
 from fledge.serve.api import ApiError, Ask, Json, Limits, old_logprobs, parse_chat, parse_completion, usage
 from fledge.serve.metrics import scalar
 from fledge.serve.shelf import Shelf
+from fledge.text.chat import join_pieces
 
 STATIC = Path(__file__).parent / "static"
 GRACE_SECONDS = 10.0
+HEAD_SECONDS = 10.0  # for the first line and the headers of a request
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+FAILED = "the server failed; its log says more"
+COMPACT = json.JSONEncoder(separators=(",", ":"))
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -84,6 +89,9 @@ def create_app(
     async def wrong_method(request: Request, _: Exception) -> Response:
         return error_response(ApiError(f"{request.url.path} does not answer {request.method}", status=405))
 
+    async def failed(_: Request, __: Exception) -> Response:
+        return error_response(ApiError(FAILED, status=500))  # starlette raises it again, and uvicorn logs it
+
     v1 = [
         Route("/chat/completions", guarded(api.chat), methods=["POST"]),
         Route("/completions", guarded(api.completions), methods=["POST"]),
@@ -91,16 +99,18 @@ def create_app(
         Route("/models/{name}", guarded(api.model)),
     ]
     routes: list[Route | Mount] = [
-        Mount("/v1", routes=v1),
+        Mount("/v1", Router(v1, redirect_slashes=False)),
         Route("/metrics", guarded(api.metrics)),
         Route("/health", api.health),
     ]
     if (STATIC / "index.html").exists():
-        routes.append(Mount("/", _Page(directory=STATIC, html=True)))
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: not_found, 405: wrong_method})
+        routes.append(Mount("/", _Page(directory=STATIC)))
+    handlers: Any = {404: not_found, 405: wrong_method, Exception: failed}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # where to would be the client's guess, and wrong behind a proxy
     app.state.answers = answers
-    if root_path:
-        app.add_middleware(BelowPath, root_path="/" + root_path.strip("/"))
+    if root_path := root_path.strip("/"):
+        app.add_middleware(BelowPath, root_path="/" + root_path)
     return app
 
 
@@ -117,8 +127,39 @@ class BelowPath:
 
 
 def error_response(error: ApiError) -> Response:
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.status in (408, 413):
+        headers["Connection"] = "close"  # the rest of the body is not read
     return JSONResponse(error.to_json(), error.status, headers=headers)
+
+
+class Prompt(H11Protocol):
+    """uvicorn's protocol that hangs up on a client whose request does not come: slow ones must not pile up."""
+
+    late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._relax()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._relax()
+        elif self.late is None:
+            self.late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _relax(self) -> None:
+        if self.late is not None:
+            self.late.cancel()
+            self.late = None
 
 
 class Server(uvicorn.Server):
@@ -132,6 +173,7 @@ class Server(uvicorn.Server):
                 app,
                 host=host,
                 port=port,
+                http=Prompt,  # h11 also bounds the size of headers, which httptools would not
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=int(grace_seconds) + 5,
@@ -149,6 +191,7 @@ class Api:
 
     def __init__(self, answers: Answers, limits: Limits) -> None:
         self.answers, self.shelf, self.limits = answers, answers.shelf, limits
+        self.turn = asyncio.Lock()
 
     async def chat(self, request: Request) -> Response:
         ask = parse_chat(await self._body(request), self.limits)
@@ -195,10 +238,17 @@ class Api:
 
     async def _body(self, request: Request) -> Any:
         most, body = self.limits.body_bytes, bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise ApiError(f"the body has more than {most} bytes, which is the most allowed", status=413)
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > most:
+                        raise ApiError(f"the body has more than {most} bytes, which is the most allowed", status=413)
+        except TimeoutError as problem:
+            raise ApiError(f"the body took longer than {self.limits.body_seconds:g} s", status=408) from problem
+        # Of many requests that arrive at once, one begins per turn of the event loop, so that nobody waits for all of them.
+        async with self.turn:
+            await asyncio.sleep(0)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as problem:
@@ -235,27 +285,33 @@ def _dropped(opened: Opened) -> Json:
     return {"fledge": {"dropped_turns": opened.dropped}} if opened.dropped else {}
 
 
-async def _events(opened: Opened, ask: Ask, shape: Shape) -> AsyncGenerator[Json | None]:
-    """The events of a stream; None at its regular end."""
+async def _events(opened: Opened, ask: Ask, shape: Shape) -> AsyncGenerator[bytes]:
+    """What is sent of a stream. Its last event is [DONE], or an error."""
     head = shape.head(opened.model.entry.name, whole=False)
     left = len(opened.choices)
     try:
-        for first in shape.first(left):
-            yield head | {"choices": [first]}
+        yield b"".join(_event(head | {"choices": [first]}) for first in shape.first(left))
         async with contextlib.aclosing(opened.follow()) as updates:
             async for update in updates:
-                for choice in shape.chunks(update):
-                    yield head | {"choices": [choice]}
+                events = [head | {"choices": [choice]} for choice in shape.chunks(update)]
                 if update.finish:
                     left -= 1
                     end = shape.last(update.index, update.finish)
-                    yield head | {"choices": [end]} | ({} if left else _dropped(opened))
+                    events.append(head | {"choices": [end]} | ({} if left else _dropped(opened)))
+                yield b"".join(map(_event, events))
+        if ask.include_usage:
+            yield _event(head | {"choices": [], "usage": usage(*opened.usage())})
+        yield b"data: [DONE]\n\n"
     except ApiError as error:
-        yield error.to_json()
-        return
-    if ask.include_usage:
-        yield head | {"choices": [], "usage": usage(*opened.usage())}
-    yield None
+        yield _event(error.to_json())
+    except Exception as error:
+        opened.answers.log(error)
+        yield _event(ApiError(FAILED, status=500).to_json())
+
+
+def _event(event: Json) -> bytes:
+    # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
+    return f"data: {COMPACT.encode(event)}\n\n".encode()
 
 
 class EventStream(Response):
@@ -263,7 +319,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[Json | None], held: contextlib.AsyncExitStack) -> None:
+    def __init__(self, events: AsyncGenerator[bytes], held: contextlib.AsyncExitStack) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self.events, self.held = events, held
@@ -284,11 +340,9 @@ class EventStream(Response):
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with contextlib.aclosing(self.events) as events:
-            async for event in events:
-                # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
-                text = "[DONE]" if event is None else json.dumps(event, separators=(",", ":"))
-                body: Message = {"type": "http.response.body", "body": f"data: {text}\n\n".encode(), "more_body": True}
-                await send(body)
+            async for body in events:
+                if body:
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -352,12 +406,8 @@ class ChatShape(Shape):
         return self._chunk(index, {}) | {"finish_reason": finish}
 
     def choice(self, index: int, updates: list[Update]) -> Json:
-        parts: list[Json] = []
-        for kind, text in (piece for update in updates for piece in update.pieces):
-            if parts and parts[-1]["type"] == kind and text:
-                parts[-1]["text"] += text
-            else:
-                parts.append({"type": kind, "text": text})
+        pieces = join_pieces(piece for update in updates for piece in update.pieces)
+        parts = [{"type": kind, "text": text} for kind, text in pieces]
         content = "".join(part["text"] for part in parts if part["type"] == "text")
         message: Json = {"role": "assistant", "content": content}
         if any(part["type"] != "text" for part in parts):
@@ -403,7 +453,10 @@ class TextShape(Shape):
 
 
 class _Page(StaticFiles):
-    """The web page's files, with the headers that keep it to itself."""
+    """The web page's files, with the headers that keep it to itself. Folders are not there: they would redirect."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        return await super().get_response("index.html" if path == "." else path, scope)
 
     def file_response(self, *args: Any, **settings: Any) -> Response:
         response = super().file_response(*args, **settings)

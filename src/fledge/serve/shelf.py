@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 from fledge.infer.engine import Engine
@@ -31,7 +32,6 @@ class Entry:
 
     name: str
     """As clients say it: base, midtrain, sft, rl."""
-    stage: str
     context: int
     bytes: int
     """Memory of its weights, before it is loaded; the cache comes on top and is known after."""
@@ -87,7 +87,7 @@ class Shelf:
             if entry.name == (name or self.default.name):
                 return entry
         names = ", ".join(entry.name for entry in self.entries)
-        raise ApiError(f"model {name!r} does not exist; this run has {names}", status=404, code="model_not_found")
+        raise ApiError(f"model {short(name)} does not exist; this run has {names}", status=404, code="model_not_found")
 
     @asynccontextmanager
     async def borrow(self, name: str | None) -> AsyncIterator[Loaded]:
@@ -153,5 +153,5 @@ class Shelf:
         return {"object": "list", "data": [self.describe(entry) for entry in self.entries]}
 
     def describe(self, entry: Entry) -> dict[str, Any]:
-        about = {"stage": entry.stage, "context_tokens": entry.context, "default": entry is self.default} | self.about
+        about = {"context_tokens": entry.context, "default": entry is self.default} | self.about
         return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}

@@ -16,6 +16,7 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from fledge.config import Chat, check, nearest
+from fledge.runs import model_name
 from fledge.serve.talkers import Local, Remote, Settings, Talker
 from fledge.text.chat import Message, Part, parse_conversation, say, to_json
 
@@ -64,7 +65,7 @@ def main(config: Chat) -> int:
 def make_talker(config: Chat) -> Talker:
     """The model of the run, or the server at `url`."""
     if config.url is not None:
-        return Remote(config.url, api_key=config.api_key, model="base" if config.stage == "pretrain" else config.stage)
+        return Remote(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
     from fledge.infer.load import find_tool, open_run
     from fledge.model.device import find_device, threads
     from fledge.train.checkpoint import load_model
@@ -74,7 +75,7 @@ def make_talker(config: Chat) -> Talker:
     threads(config.threads)
     model = load_model(weights.folder, device=find_device(config.device))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {stage})", run_tool=tool)
+    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {model_name(stage)})", run_tool=tool)
 
 
 def remember_lines() -> None:

@@ -11,6 +11,7 @@ import torch
 from fledge.config import Serve, check
 from fledge.infer.load import Run, find_tool, open_run
 from fledge.model.device import find_device, threads
+from fledge.runs import model_name
 from fledge.serve.api import Limits
 from fledge.serve.server import Server, create_app
 from fledge.serve.shelf import Entry, Shelf
@@ -38,11 +39,10 @@ def main(config: Serve) -> None:
 
 
 def make_shelf(run: Run, config: Serve) -> Shelf:
-    """The stages of the run as models; the base model is called `base`."""
+    """The stages of the run as models."""
     entries = [
         Entry(
-            name="base" if stage == "pretrain" else stage,
-            stage=stage,
+            name=model_name(stage),
             context=config.context or weights.config.context,
             bytes=weights.bytes,
             load=lambda device, folder=weights.folder: load_model(folder, device=device),

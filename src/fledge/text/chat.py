@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["text", "python", "output"]
+Piece = tuple[Kind, str]
+"""Some text of a part that is still arriving."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 KINDS: tuple[Kind, ...] = ("text", "python", "output")
 
@@ -193,19 +195,63 @@ def _add_message(tokenizer: Tokenizer, message: Message, rendered: Rendered) -> 
     add([special["<|assistant_end|>"]], True)
 
 
+class PartReader:
+    """Splits the tokens of an answer into parts while they arrive. The one rule, for streams and whole answers alike:
+
+    python_start and output_start begin a part, however often they come; python_end and output_end go back to prose, also
+    where nothing was open; a part never closed goes on to the end; assistant_end and bos end the answer; every other special
+    token is silent. Bytes are joined to characters within a part, never across one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        special = tokenizer.special
+        self.kind: Kind = "text"
+        self.ended = False
+        self.decoder = tokenizer.incremental_decoder()
+        self.silent = frozenset(special.values())
+        self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
+        self.opens: dict[int, Kind] = {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
+        self.closes = {special["<|python_end|>"], special["<|output_end|>"]}
+
+    def feed(self, token: int) -> list[Piece]:
+        """The text that is certain now, in whole characters. A tool part begins with an empty piece of its kind."""
+        if self.ended:
+            return []
+        if token not in self.silent:
+            return self._piece(self.decoder.feed(token))
+        if token in self.ends:
+            self.ended = True
+        elif token in self.opens:
+            rest = self.flush()
+            self.kind = self.opens[token]
+            return [*rest, (self.kind, "")]
+        elif token in self.closes:
+            rest = self.flush()
+            self.kind = "text"
+            return rest
+        return []
+
+    def flush(self) -> list[Piece]:
+        """What is left of a character that was never completed."""
+        return self._piece(self.decoder.flush())
+
+    def _piece(self, text: str) -> list[Piece]:
+        return [(self.kind, text)] if text else []
+
+
+def join_pieces(pieces: Iterable[Piece]) -> list[Piece]:
+    """Neighbours of one kind become one. An empty piece marks where a tool part begins: it joins nothing before it."""
+    joined: list[Piece] = []
+    for kind, text in pieces:
+        if joined and joined[-1][0] == kind and text:
+            joined[-1] = (kind, joined[-1][1] + text)
+        else:
+            joined.append((kind, text))
+    return joined
+
+
 def decode_answer(tokenizer: Tokenizer, ids: Iterable[int]) -> tuple[Part, ...]:
     """Parts of an answer as the engine returns it: tokens after assistant_start, with or without assistant_end."""
-    special = tokenizer.special
-    opens: dict[int, Kind] = {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
-    closes = {special["<|python_end|>"], special["<|output_end|>"]}
-    pieces: list[tuple[Kind, list[int]]] = [("text", [])]
-    for token in ids:
-        if token == special["<|assistant_end|>"]:
-            break
-        if token in opens:
-            pieces.append((opens[token], []))
-        elif token in closes:
-            pieces.append(("text", []))
-        else:
-            pieces[-1][1].append(token)
-    return tuple(Part(kind, tokenizer.decode(tokens)) for kind, tokens in pieces if tokens or kind != "text")
+    reader = PartReader(tokenizer)
+    pieces = [piece for token in ids for piece in reader.feed(token)]
+    return tuple(Part(kind, text) for kind, text in join_pieces([*pieces, *reader.flush()]))

@@ -9,7 +9,7 @@ import { newChat } from "./conversation.js";
 const fresh = () => (show(newChat()), "A new conversation. The last one stays in the list.");
 
 function stageNamed(text) {
-  const found = state.models.find((model) => model.id === text || model.stage === text);
+  const found = state.models.find((model) => model.id === text);
   if (!found) throw new Error(`There is no stage “${text}”. This run has ${state.models.map((model) => model.id).join(", ")}.`);
   return found.id;
 }

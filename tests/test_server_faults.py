@@ -1,0 +1,244 @@
+"""What the server does when something fails, on either side of the connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from fledge.serve import server
+from fledge.serve.api import STOP_CHARS, Limits
+from fledge.text.tokenizer import Tokenizer
+from test_server import HELLO, eager_model, serving, shelf, until
+from tiny_engine import BYTES
+
+LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 4000, "temperature": 0, "top_k": 0}
+CHAT = "/v1/chat/completions"
+
+
+class Breaking(Tokenizer):
+    """Fails to decode once it is told to."""
+
+    breaks = False
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        if self.breaks:
+            raise RuntimeError("no such file: /secret/place")
+        return super().decode_bytes(ids)
+
+
+def raw(url: str, sent: bytes, *, seconds: float = 10.0) -> bytes:
+    """What the server answers to these bytes until it hangs up."""
+    address = httpx.URL(url)
+    with socket.create_connection((address.host, address.port or 80), timeout=seconds) as connection:
+        connection.sendall(sent)
+        answer = b""
+        while part := connection.recv(65_536):
+            answer += part
+    return answer
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with serving(limits=Limits(body_seconds=0.5)) as address:
+        yield address
+
+
+def test_an_unexpected_failure_ends_a_stream_with_one_error_event_and_frees_its_slot() -> None:
+    tokenizer = Breaking([])
+    on = shelf(tokenizer=tokenizer, engine={"context": 10_000})
+    with serving(on) as url:
+        with httpx.stream("POST", url + CHAT, json=LONG | {"stream": True}, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            tokenizer.breaks = True
+            events = [line for line in lines if line]
+        tokenizer.breaks = False
+        assert [event for event in events if "error" in event] == events[-1:]
+        error = json.loads(events[-1].removeprefix("data: "))["error"]
+        assert error == {"message": server.FAILED, "type": "server_error", "param": None, "code": None}
+        until(lambda: on.counts["finished_cancelled"] == 1)
+        assert httpx.get(f"{url}/health").json()["running"] == 0
+
+
+def test_an_unexpected_failure_of_a_whole_answer_is_a_500_that_tells_nothing_of_the_inside() -> None:
+    tokenizer = Breaking([])
+    on = shelf(tokenizer=tokenizer, engine={"context": 10_000})
+    with serving(on) as url:
+        tokenizer.breaks = True
+        response = httpx.post(url + CHAT, json=LONG, timeout=30)
+        tokenizer.breaks = False
+        assert response.status_code == 500
+        assert response.json()["error"] == {
+            "message": server.FAILED,
+            "type": "server_error",
+            "param": None,
+            "code": None,
+        }
+        until(lambda: on.counts["finished_cancelled"] == 1)
+        assert httpx.post(url + CHAT, json=LONG | {"max_tokens": 3}, timeout=30).status_code == 200
+
+
+def test_a_failing_tool_tells_its_kind_of_error_and_no_path() -> None:
+    def broken(_: str) -> str:
+        raise FileNotFoundError("/secret/place")
+
+    with serving(shelf(model=eager_model, engine={"run_tool": broken})) as url:
+        response = httpx.post(url + CHAT, json=LONG | {"max_tokens": 200, "n": 8, "temperature": 2}, timeout=30)
+        assert response.status_code == 500
+        assert "FileNotFoundError" in response.json()["error"]["message"]
+        assert "secret" not in response.text
+
+
+def test_a_client_who_hangs_up_is_cancelled_at_once() -> None:
+    """Prints how long it takes from closing the socket to the end of the request in the engine."""
+    on = shelf(engine={"context": 10_000})
+    seconds: list[float] = []
+    body = json.dumps(LONG | {"stream": True}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    with serving(on) as url:
+        address = httpx.URL(url)
+        for done in range(20):
+            with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
+                connection.sendall(head + body)
+                while b'"delta":{"content":"' not in connection.recv(65_536):
+                    pass
+                begin = time.perf_counter()
+            while on.counts["finished_cancelled"] == done:
+                assert time.perf_counter() < begin + 2
+                time.sleep(0.0005)
+            seconds.append(time.perf_counter() - begin)
+    print(
+        f"from hanging up to the end in the engine: median {statistics.median(seconds):.4f} s, worst {max(seconds):.4f}"
+    )
+
+
+def test_requests_that_never_arrive_are_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n".encode()
+    answer = raw(url, endless)
+    assert b" 408 " in answer
+    assert b"the body took longer than 0.5 s" in answer
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    whole = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
+    assert raw(url, b"") == raw(url, b"GET /hea") == b""
+    assert raw(url, whole + whole[:20]).count(b" 200 OK") == 1
+
+
+def test_a_body_that_is_too_long_is_not_read_to_its_end(url: str) -> None:
+    chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    assert b" 413 " in raw(url, head + chunk + chunk[:100])  # and it hangs up, or this would take until the timeout
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /health HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 30_000,
+        b"GET /health HTTP/1.1\r\nHost: here\r\nX: " + b"y" * 200_000,
+        b"\x16\x03\x01 what is this\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_and_floods_of_headers_are_refused(url: str, sent: bytes) -> None:
+    with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+        assert b" 400 " in raw(url, sent)
+    assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_no_method_and_no_path_fails_or_leads_elsewhere(url: str) -> None:
+    paths = (
+        "/",
+        "//",
+        "/v1",
+        "/v1//models",
+        "/v1/models/",
+        "/v1/models/a/b",
+        "/v1/models/a%2Fb",
+        "/v1/models/%00",
+        "*",
+    )
+    paths += ("/../../etc/passwd", "/js/..%2f..%2fserver.py", "/js", "/js/%00", "/%ff", "//evil.example/%2e%2e")
+    for path in paths:
+        allowed = (200, 404, 405) if path in ("/", "//", "//evil.example/%2e%2e") else (404, 405)
+        for method in ("GET", "HEAD", "OPTIONS", "POST", "TRACE"):
+            sent = f"{method} {path} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+            status = int(raw(url, sent.encode()).split()[1])
+            assert status in allowed, (method, path, status)
+
+
+def test_slashes_around_the_root_path_do_not_matter() -> None:
+    for root_path in ("/", "pip/", "//pip"):
+        with serving(root_path=root_path) as url:
+            assert httpx.get(f"{url}/{root_path.strip('/')}/health".replace("//health", "/health")).status_code == 200
+            assert httpx.get(f"{url}//evil.example/health").status_code == 404
+
+
+MANY_DIGITS = "9" * 4000
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        '"temperature": NaN',
+        '"temperature": -Infinity',
+        '"top_p": 1e999',
+        '"seed": NaN',
+        f'"seed": {MANY_DIGITS}',
+        f'"temperature": {MANY_DIGITS}',
+        '"seed": 1.5',
+        '"max_tokens": -1',
+        '"n": 17',
+        '"n": true',
+        '"top_logprobs": 20',
+        '"logprobs": 3',
+        '"stop": [""]',
+        '"stop": {"a": 1}',
+        f'"stop": "{"y" * (STOP_CHARS + 1)}"',
+        f'"model": "{"m/" * 4000}"',
+        '"model": "\\ud800"',
+        f'"messages": [{{"role": "{"r" * 5000}", "content": "x"}}]',
+        '"messages": [{"role": "user", "content": "\\ud800"}]',
+        '"messages": [{"role": "user", "content": [{"type": "\\ud800", "text": "x"}]}]',
+        '"messages": {"role": "user"}',
+    ],
+)
+def test_odd_values_are_refused_briefly(url: str, field: str) -> None:
+    body = f'{{"messages": [{{"role": "user", "content": "Hi"}}], "max_tokens": 2, {field}}}'
+    response = httpx.post(url + CHAT, content=body.encode(), timeout=10)
+    assert response.status_code in (400, 404)
+    assert response.json()["error"]["type"] in ("invalid_request_error", "not_found_error")
+    assert len(response.content) < 400
+
+
+def test_a_long_stop_string_costs_little() -> None:
+    """Once each token compared all beginnings of every stop string, which is quadratic: 100,000 letters took minutes."""
+    from fledge.infer.reader import held_back
+
+    begin = time.process_time()
+    assert held_back("ab" + "y" * 50, ["y" * 1_000_000] * 4) == 50
+    assert time.process_time() - begin < 1
+
+
+def test_names_of_special_tokens_are_ordinary_text_in_every_field(url: str) -> None:
+    typed = "".join(BYTES.special)
+    size = len(typed)
+    messages = [
+        {"role": "system", "content": typed},
+        {"role": "user", "content": [{"type": "text", "text": "q"}]},
+        {"role": "assistant", "content": [{"type": kind, "text": typed[:20]} for kind in ("text", "python", "output")]},
+        {"role": "user", "content": "q"},
+    ]
+    body = {"messages": messages, "max_tokens": 1, "stop": typed[:50], "user": typed, "model": "sft"}
+    with serving(shelf(engine={"context": 1000}, context=1000)) as roomy:
+        chat = httpx.post(roomy + CHAT, json=body, timeout=30).json()
+        text = httpx.post(f"{roomy}/v1/completions", json={"prompt": typed, "max_tokens": 1}, timeout=30).json()
+    # bos, and two marks for each of three messages and of two tool parts, and where the answer begins
+    assert chat["usage"]["prompt_tokens"] == 1 + (2 + size + 2 + 1) + (2 + 60 + 4) + (2 + 1) + 1
+    assert text["usage"]["prompt_tokens"] == 1 + size
