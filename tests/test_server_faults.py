@@ -91,7 +91,7 @@ def test_a_failing_tool_tells_its_kind_of_error_and_no_path() -> None:
         raise FileNotFoundError("/secret/place")
 
     with serving(shelf(model=eager_model, engine={"run_tool": broken})) as url:
-        response = httpx.post(url + CHAT, json=LONG | {"max_tokens": 200, "n": 8, "temperature": 2}, timeout=30)
+        response = httpx.post(url + CHAT, json=LONG | {"max_tokens": 60, "n": 8, "temperature": 1}, timeout=30)
         assert response.status_code == 500
         assert "FileNotFoundError" in response.json()["error"]["message"]
         assert "secret" not in response.text
