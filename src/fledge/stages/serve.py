@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def main(config: Serve) -> None:
     print(
         f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True
     )
+    gc.freeze()  # a full collection that walks all of torch would stop every stream for some 100 ms
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
         Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
 
