@@ -410,6 +410,8 @@ class Engine:
     # The serving thread
 
     def _serve(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # a thread begins on the first GPU, whichever its engine has
         while not self.closed:
             try:
                 if not self.step():

@@ -35,7 +35,7 @@ def main(config: Serve) -> None:
     print(
         f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True
     )
-    gc.freeze()  # a full collection that walks all of torch would stop every stream for some 100 ms
+    gc.freeze()  # or every full collection walks all of torch while the streams wait
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
         Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
 
