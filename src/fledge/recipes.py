@@ -35,8 +35,7 @@ from fledge.runs import begin_again, is_done
 
 @dataclass(frozen=True)
 class Item:
-    """One stage of a recipe. `minutes` is about what it takes on two idle CPU cores, estimated from CPU seconds; None where
-    nothing was measured."""
+    """One stage of a recipe. `minutes` is about what it took on two CPU cores; None where nothing was measured."""
 
     name: str
     config: Stage
