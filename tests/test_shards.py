@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fledge.text.files import read_text_pieces
 from fledge.text.shards import (
     Document,
     describe,
@@ -178,6 +179,56 @@ def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> N
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(ValueError, match=r"a\.parquet: not a parquet file"):
         describe(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.string())])
+def test_a_column_that_is_not_text_is_said_before_anything_begins(tmp_path: Path, kind: pa.DataType) -> None:
+    pq.write_table(pa.table({"text": pa.array([], kind)}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet: column 'text' holds .*; allowed is text"):
+        describe(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "complaint"),
+    [
+        ("a.txt", "caf\xe9".encode("latin1") * 9, r"a\.txt after line 0: not UTF-8"),
+        ("a.txt.gz", gzip.compress(b"word\n\n" * 5000)[:-9], r"a\.txt\.gz after line \d+: .* the file is damaged"),
+        ("a.txt.gz", b"plain text", r"a\.txt\.gz after line 0: Not a gzipped file"),
+        (
+            "a.txt.zst",
+            pa.compress(b"word\n\n" * 5000, codec="zstd", asbytes=True)[:-9],
+            r"a\.txt\.zst after line 0: Trunc",
+        ),
+        ("a.jsonl", b'{"text": ' + b"[" * 100_000, r"a\.jsonl line 1: not JSON"),
+        ("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", r"a\.jsonl line 1: not JSON"),
+    ],
+)
+def test_a_damaged_text_raises_with_its_name(tmp_path: Path, name: str, raw: bytes, complaint: str) -> None:
+    (tmp_path / name).write_bytes(raw)
+    with pytest.raises(ValueError, match=complaint):
+        next(open_documents(str(tmp_path)))
+
+
+def test_what_other_systems_write_is_read(tmp_path: Path) -> None:
+    """A byte order mark, half a surrogate pair, a record without text."""
+    lines = ['\ufeff{"text": "one"}', '{"text": "two \\uD83D"}', '{"text": null}', '{"text": "\\ud83d\\ude00"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    texts = texts_of(open_documents(str(tmp_path)), 2) + texts_of(open_documents(str(tmp_path), split="validation"))
+    assert sorted(texts) == sorted(["one", "two \ufffd", "\U0001f600"])
+    assert validation_documents(str(tmp_path)).hash
+
+
+def test_a_text_without_lines_is_cut_at_blanks_and_loses_nothing(tmp_path: Path) -> None:
+    text = " ".join(f"word{number}" for number in range(60_000))
+    (tmp_path / "a.txt").write_text(text)
+    pieces = list(read_text_pieces(tmp_path / "a.txt"))
+    assert "".join(pieces) == text
+    assert len(pieces) == 6
+    (tmp_path / "a.txt").write_text(f"{text}<|endoftext|>{text}<|endoftext|>end")
+    pieces = list(read_text_pieces(tmp_path / "a.txt"))
+    assert "".join(pieces) == text + text + "end"
+    assert "word59999" in pieces[5]
+    assert pieces[6].startswith("word0 ")
 
 
 def test_a_description_names_files_and_size_and_costs_no_reading(corpus: str) -> None:

@@ -114,13 +114,14 @@ def _parse_message(message: Any, where: str) -> Message:
 def check_turns(conversation: Sequence[Message], where: str) -> None:
     """Raise ValueError unless it is: optional system, then user and assistant in turn, beginning with the user."""
     turns = [message.role for message in conversation]
-    turns = turns[1:] if turns[:1] == ["system"] else turns
+    first = 2 if turns[:1] == ["system"] else 1
+    turns = turns[first - 1 :]
     if not turns:
         raise ValueError(f"{where}: nobody speaks; a conversation needs a user message")
     for place, role in enumerate(turns):
         expected = ("user", "assistant")[place % 2]
         if role != expected:
-            raise ValueError(f"{where}: message {place + 1} after the system prompt is by {role}, expected {expected}")
+            raise ValueError(f"{where}: message {place + first} is by {role}, expected {expected}")
 
 
 def to_json(conversation: Iterable[Message]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,13 +23,13 @@ TEXT_CUT = "<|endoftext|>"
 TEXT_CHARACTERS = 2_000
 """A .txt without such marks is cut at the first blank line after so many characters."""
 TEXT_LIMIT = 100_000
-"""And at a line's end after so many."""
+"""And at a line's end after so many; a longer line is cut at a blank."""
 PARQUET_ROWS = 256
 """Rows of a .parquet that are turned into Python's objects at a time."""
 
 
 def open_text(path: str | Path) -> TextIO:
-    """The file as UTF-8 text, decompressed if its name ends in .gz or .zst.
+    """The file as UTF-8 text, with or without a byte order mark, decompressed if its name ends in .gz or .zst.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,16 +38,21 @@ def open_text(path: str | Path) -> TextIO:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of an existing one")
     if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path), encoding="utf-8")
+        return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig")
     if path.suffix == ".zst":
         import pyarrow as pa
 
-        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding="utf-8")
-    return path.open(encoding="utf-8")
+        return io.TextIOWrapper(pa.input_stream(str(path), compression="zstd"), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig")
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Line numbers from 1, and the lines that are not blank.
+    """Line numbers from 1, and the lines that are not blank; raises as `open_text` and `_all_lines`."""
+    return ((number, line) for number, line in _all_lines(path) if not line.isspace())
+
+
+def _all_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Line numbers from 1, and the lines.
 
     Raises:
         ValueError: the file is not UTF-8, or its compression is damaged.
@@ -55,11 +61,10 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     try:
         with open_text(path) as lines:
             for number, line in enumerate(lines, 1):
-                if not line.isspace():
-                    yield number, line
+                yield number, line
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} after line {number}: not UTF-8 ({error.reason}); convert the file to UTF-8") from None
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} after line {number}: {error}; the file is damaged, fetch it again") from None
     except OSError as error:
         if Path(path).suffix != ".zst":
@@ -93,15 +98,20 @@ def read_numbered(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in read_lines(path):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} line {number}: not JSON ({error.msg}, column {error.colno}); each line must be one object"
-            ) from None
+        except (ValueError, RecursionError) as error:  # ValueError alone: an integer of thousands of digits
+            at = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise ValueError(f"{path} line {number}: not JSON ({at}); each line must be one object") from None
         if not isinstance(record, dict):
             raise ValueError(
                 f"{path} line {number}: {type(record).__name__} found; each line must be one object {{...}}"
             )
-        yield number, record
+        yield number, _whole(record) if "\\ud" in line.lower() else record
+
+
+def _whole(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with halves of surrogate pairs, which have no UTF-8 form, replaced by the mark of unknown characters."""
+    raw = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return json.loads(raw.decode("utf-16", "replace"))
 
 
 def read_text_pieces(path: str | Path) -> Iterator[str]:
@@ -111,18 +121,31 @@ def read_text_pieces(path: str | Path) -> Iterator[str]:
     """
     piece: list[str] = []
     size = 0
-    with open_text(path) as lines:
-        for line in lines:
-            *closed, line = line.split(TEXT_CUT)
-            for part in closed:
-                yield "".join([*piece, part])
-                piece, size = [], 0
-            if size >= (TEXT_CHARACTERS if not line.strip() else TEXT_LIMIT):
+    for _, line in _all_lines(path):
+        *closed, line = line.split(TEXT_CUT)
+        for part in closed:
+            *stretches, part = _stretches(part)
+            for stretch in stretches:
+                yield "".join([*piece, stretch])
+                piece = []
+            yield "".join([*piece, part])
+            piece, size = [], 0
+        for stretch in _stretches(line):
+            if size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
                 yield "".join(piece)
                 piece, size = [], 0
-            piece.append(line)
-            size += len(line)
+            piece.append(stretch)
+            size += len(stretch)
     yield "".join(piece)
+
+
+def _stretches(line: str) -> Iterator[str]:
+    """The line whole, or cut behind a blank after every TEXT_LIMIT characters; at least one stretch."""
+    begin = 0
+    while (end := line.find(" ", begin + TEXT_LIMIT) + 1) > 0:
+        yield line[begin:end]
+        begin = end
+    yield line[begin:]
 
 
 def read_parquet(path: str | Path, *, column: str, begin: int = 0) -> Iterator[str | None]:
@@ -133,7 +156,11 @@ def read_parquet(path: str | Path, *, column: str, begin: int = 0) -> Iterator[s
     """
     check_parquet(path, column=column)
     for batch in _read_batches(path, columns=[column], begin=begin):
-        yield from batch.column(0).to_pylist()
+        try:
+            texts = batch.column(0).to_pylist()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: a text is not UTF-8 ({error.reason}); write the file again") from None
+        yield from texts
 
 
 def _read_batches(path: str | Path, *, columns: list[str] | None, begin: int) -> Iterator[pa.RecordBatch]:
@@ -165,7 +192,7 @@ def check_parquet(path: str | Path, *, column: str) -> None:
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(path)
+        schema: pa.Schema = pq.read_schema(path)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path}: not a parquet file ({error}); it is damaged, fetch or write it again") from None
     if column not in schema.names:
@@ -173,3 +200,7 @@ def check_parquet(path: str | Path, *, column: str) -> None:
             f"{path}: columns {', '.join(schema.names)} found, but none called {column!r}; "
             f"rename the one that holds the text to {column!r}"
         )
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        raise ValueError(f"{path}: column {column!r} holds {kind}; allowed is text (string)")

@@ -258,7 +258,9 @@ def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
 
 
 def _text_of(record: dict[str, Any], path: Path, number: int) -> str:
-    text = record.get(COLUMN)
+    text = record.get(COLUMN, 0)
+    if text is None:  # as in a .parquet: a row without text
+        return ""
     if not isinstance(text, str):
         raise ValueError(
             f'{path} line {number}: fields {", ".join(record) or "none"} found; expected {{"{COLUMN}": "..."}} '
