@@ -95,6 +95,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["tokenizer", "runs/x", "--data", "nowhere"], "nowhere"),
         (["pretrain", "runs/x", "--data", "empty"], "empty"),
         (["tokenizer", "runs/x", "--vocab", "100"], "vocab=100: at least"),
+        (["evaluate", "runs/nothing", "--limit", "0"], "limit=0 leaves nothing to do"),
         (["rl", "runs/x", "--task", "world/problem_hard"], "task 'world/problem_hard' is not one of"),
     ],
 )  # fmt: skip
@@ -166,3 +167,30 @@ def test_evaluating_again_does_not_score_again(nursery: Nursery, toy_run: Path, 
     assert code == 0, output
     assert (copy / "eval" / "pretrain.json").read_text() == before
     assert "world/choice" in output
+
+
+def test_a_look_at_one_task_leaves_the_scores_of_the_others(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "toy"
+    shutil.copytree(toy_run, copy)
+    before = json.loads((copy / "eval" / "rl.json").read_text())["scores"]
+    words = ("evaluate", str(copy), "--tasks", "world/facts, world/choice,", "--limit", "2")
+    code, output = nursery.run(*words, log=tmp_path / "log")
+    assert code == 0, output
+    after = json.loads((copy / "eval" / "rl.json").read_text())["scores"]
+    assert before.keys() <= after.keys()
+    assert after["world/facts"]["examples"] == 2
+    assert after["world/facts"]["settings"]["limit"] == 2
+    assert after["world/problems_hard"] == before["world/problems_hard"]
+
+
+def test_conversations_without_a_grader_are_refused_before_anything_is_asked(
+    nursery: Nursery, toy_run: Path, tmp_path: Path
+) -> None:
+    line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    (tmp_path / "chats.jsonl").write_text(json.dumps(line) + "\n")
+    words = ("evaluate", str(toy_run), "--tasks", str(tmp_path / "chats.jsonl"))
+    code, output = nursery.run(*words, log=tmp_path / "log")
+    assert code == 2, output
+    assert "chats.jsonl: conversations have no grader and cannot be scored" in output

@@ -193,6 +193,29 @@ def test_a_zip_and_its_folder_hold_the_same_items(tmp_path) -> None:
         open_bundle(tmp_path / "nowhere")
 
 
+def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> None:
+    place = bundle_of(tmp_path) / "eval_bundle"
+    squad = place / "eval_data" / "reading_comprehension/squad.jsonl"
+    task = next(task for task in TASKS if task.label == "squad")
+    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "an object with context, continuation expected")):
+        squad.write_text(json.dumps({"context": "a", "continuation": "b"}) + "\n" + line + "\n")
+        with pytest.raises(ValueError, match=rf"squad\.jsonl line 2: {complaint}"):
+            open_bundle(place)(task)
+    squad.write_text("\n")
+    with pytest.raises(ValueError, match=r"squad\.jsonl holds no item"):
+        open_bundle(place)(task)
+    squad.unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of CORE's files are missing: reading_comprehension/squad\.jsonl"):
+        open_bundle(place)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("eval_bundle/core.yaml", "")
+    with pytest.raises(FileNotFoundError, match="21 of CORE's files are missing"):
+        open_bundle(tmp_path / "b.zip")
+    (tmp_path / "b.zip").write_bytes((tmp_path / "b.zip").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"b\.zip: .*damaged, delete it"):
+        open_bundle(tmp_path / "b.zip")
+
+
 def test_the_bench_finds_no_difference(tmp_path) -> None:
     timings = list(measure(CoreBench(bundle=str(bundle_of(tmp_path)), examples=6, layers=2, width=64, vocab=300)))
     assert len(timings) == 23

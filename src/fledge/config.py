@@ -363,6 +363,7 @@ POSITIVE = {
     "depth",
     "doc_cap",
     "head_channels",
+    "limit",
     "max_chars",
     "max_tokens",
     "prompts",

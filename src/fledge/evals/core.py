@@ -92,6 +92,11 @@ TASKS = (
 """As in the bundle's core.yaml and eval_meta_data.csv; a test compares them."""
 
 Item = Mapping[str, Any]
+FIELDS: dict[Kind, tuple[str, ...]] = {
+    "choice": ("query", "choices", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "text": ("context", "continuation"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,24 +167,51 @@ def open_bundle(place: str | Path) -> Callable[[CoreTask], list[Item]]:
         place: eval_bundle.zip, the unpacked folder, or a folder that holds one of them.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: there is neither, or a task's file is missing.
+        ValueError: the zip is damaged; of the function: a line is not an item of its task.
     """
     place = Path(place)
     found = next((path for path in (place / "eval_bundle", place / "eval_bundle.zip", place) if path.exists()), place)
+    zipped = found.suffix == ".zip" and found.is_file()
 
     def read(task: CoreTask) -> list[Item]:
-        if found.suffix == ".zip" and found.is_file():
+        if zipped:
             with zipfile.ZipFile(found) as archive:
                 text = archive.read(f"eval_bundle/eval_data/{task.file}").decode("utf-8")
         else:
             text = (found / "eval_data" / task.file).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line.strip()]
+        lines = enumerate(text.split("\n"), 1)
+        items = [_item(line, task, f"{found}: {task.file} line {number}") for number, line in lines if line.strip()]
+        if not items:
+            raise ValueError(f"{found}: {task.file} holds no item; fetch the bundle again")
+        return items
 
-    if not (found.suffix == ".zip" and found.is_file()) and not (found / "eval_data").is_dir():
+    if not zipped and not (found / "eval_data").is_dir():
         raise FileNotFoundError(
             f"{place}: no CORE bundle; expected eval_bundle.zip or a folder eval_bundle with eval_data/ inside"
         )
+    files = {task.file for task in TASKS}
+    if zipped:
+        try:
+            with zipfile.ZipFile(found) as archive:
+                names = {name.removeprefix("eval_bundle/eval_data/") for name in archive.namelist()}
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{found}: {error}; it is damaged, delete it and fetch it again") from None
+    else:
+        names = {file for file in files if (found / "eval_data" / file).is_file()}
+    if missing := sorted(files - names):
+        raise FileNotFoundError(f"{found}: {len(missing)} of CORE's files are missing: {', '.join(missing[:3])} ...")
     return read
+
+
+def _item(line: str, task: CoreTask, where: str) -> Item:
+    try:
+        item = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg}); fetch the bundle again") from None
+    if not isinstance(item, dict) or any(name not in item for name in FIELDS[task.kind]):
+        raise ValueError(f"{where}: an object with {', '.join(FIELDS[task.kind])} expected; fetch the bundle again")
+    return item
 
 
 def evaluate_core(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 from fledge import console
 from fledge.config import Evaluate, check
+from fledge.evals.core import evaluate_core, open_bundle
 from fledge.evals.score import Score, Scorer
 from fledge.infer.sandbox import SandboxUnavailable
 from fledge.model.device import find_device, threads
@@ -19,7 +21,8 @@ from fledge.runs import choose_stage, provenance, read_json, write_atomic
 from fledge.tasks import find_task
 from fledge.tasks.base import Split, Task, centered
 from fledge.tasks.judge import allow_unsafe_exec, isolation, judge
-from fledge.text.hub import locate
+from fledge.tasks.smoltalk import ungraded
+from fledge.text.hub import EVAL_BUNDLE, locate
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.checkpoint import checkpoints, load_model, read_state
 
@@ -55,7 +58,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        wanted = find(config.tasks.split(",") if config.tasks else default_tasks(run, stage), config)
+        wanted = find(names_of(config) or default_tasks(run, stage), config)
         results = Results(run / "eval" / f"{stage}.json", weights=weights_hash(run / stage), config=config)
 
         def load(stage: str = stage) -> Scorer:
@@ -71,9 +74,9 @@ def evaluate_foreign(config: Evaluate) -> None:
 
     path = Path(config.run.removeprefix(FOREIGN))
     hf.check(path)
-    wanted = find(config.tasks.split(",") if config.tasks else ("core",), config)
+    wanted = find(names_of(config) or (CORE,), config)
     out = Path("runs") / f"hf-{path.name}" / "eval"
-    results = Results(out / "model.json", weights=str(path.resolve()), config=config)
+    results = Results(out / "model.json", weights=folder_hash(path), config=config)
 
     def load() -> Scorer:
         model, tokenizer = hf.load(str(path), device=config.device)
@@ -82,14 +85,20 @@ def evaluate_foreign(config: Evaluate) -> None:
     measure(load, wanted, results, config, title=config.run)
 
 
+def names_of(config: Evaluate) -> tuple[str, ...]:
+    """The tasks asked for by name; blanks around a comma say nothing."""
+    return tuple(name for part in (config.tasks or "").split(",") if (name := part.strip()))
+
+
 def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
     """Name -> task, None for CORE. Unknown names, missing files and a missing sandbox are found before a model is loaded.
 
     Raises:
         SandboxUnavailable: code is to be judged by wish and the sandbox does not hold here; by default it is left out.
+        ValueError: a task's answers cannot be graded.
     """
     if CORE in names:
-        locate("eval_bundle", local=config.local)
+        open_bundle(locate(EVAL_BUNDLE, local=config.local))
     if judged := JUDGED.intersection(names):
         try:
             judge()
@@ -98,7 +107,13 @@ def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
                 raise
             console.say(f"left out: {', '.join(judged)} ({error})")
             names = [name for name in names if name not in judged]
-    return {name: None if name == CORE else find_task(name, local=config.local, others=(CORE,)) for name in names}
+    tasks = {name: None if name == CORE else find_task(name, local=config.local, others=(CORE,)) for name in names}
+    if talk := [name for name, task in tasks.items() if task is not None and task.grade is ungraded]:
+        raise ValueError(
+            f"{', '.join(talk)}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
+            f"Name tasks with one, as in --tasks {','.join(REAL_TASKS[:4])}"
+        )
+    return tasks
 
 
 def measure(
@@ -132,9 +147,7 @@ def with_examples(task: Task, split: Split) -> Task:
 def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Callable[[str], None]) -> list[Score]:
     """The scores of a task, or of CORE and its parts."""
     if task is None:
-        from fledge.evals.core import evaluate_core, open_bundle
-
-        bundle = open_bundle(locate("eval_bundle", local=config.local))
+        bundle = open_bundle(locate(EVAL_BUNDLE, local=config.local))
         return evaluate_core(scorer, bundle, limit=config.limit, report=lambda label, _: show(f"core/{label}")).scores()
     return [
         scorer.score(
@@ -163,13 +176,23 @@ def weights_hash(stage: Path) -> str:
     return read_state(found[-1])["sha256"]["model.safetensors"] if found else ""
 
 
+def folder_hash(folder: Path) -> str:
+    """Hash of the names, sizes and times of a foreign model's files: another model in its place has another."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    listing = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 class Results:
-    """Scores of one stage on the disk: written after every task, so that an interrupted evaluation goes on."""
+    """Scores of one stage on the disk: written after every task, so that an interrupted evaluation goes on.
+
+    A score belongs to the weights and to the settings it was asked with. With other weights all are gone; with other settings a
+    task asked again gets a new score, and those of other tasks stay.
+    """
 
     def __init__(self, path: Path, *, weights: str, config: Evaluate) -> None:
-        self.path = path
-        self.key: dict[str, Any] = {
-            "weights": weights,
+        self.path, self.weights = path, weights
+        self.settings: dict[str, Any] = {
             "split": config.split,
             "limit": config.limit,
             "samples": config.samples,
@@ -177,11 +200,11 @@ class Results:
             "seed": config.seed,
         }
         found = read_json(path) if path.exists() else {}
-        same = found.get("key") == self.key
-        self.scores: dict[str, dict[str, Any]] = found.get("scores", {}) if same else {}
+        same = found.get("weights") == weights
+        self.scores: dict[str, dict[str, Any]] = found["scores"] if same else {}
 
     def holds(self, task: str) -> bool:
-        return task in self.scores
+        return self.scores.get(task, {}).get("settings") == self.settings
 
     def add(self, score: Score) -> None:
         self.scores[score.task] = {
@@ -192,9 +215,10 @@ class Results:
             "seconds": round(score.seconds, 3),
             "truncated_share": score.truncated_share,
             "pass_at": {str(k): value for k, value in score.pass_at.items()},
+            "settings": self.settings,
         }
         record = {
-            "key": self.key,
+            "weights": self.weights,
             "scores": self.scores,
             "isolation": isolation(),
             "provenance": provenance(),
