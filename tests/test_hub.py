@@ -304,6 +304,8 @@ def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(tmp_path
         locate("nothing/here", local=str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
         locate("gsm8k/train", local=str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
+        shards.describe("fineweb-edu", local=str(tmp_path / "gone"))
 
 
 def test_task_files_are_fetched_and_read_like_local_ones(server: FakeHub, hub: Hub) -> None:
@@ -329,6 +331,38 @@ def test_a_task_file_in_several_shards_is_a_folder_of_these_alone(server: FakeHu
     assert [record["source"] for record in read_jsonl(found)] == ["train0", "train1"]
 
 
+def test_a_part_of_a_split_is_never_taken_for_the_whole(server: FakeHub, hub: Hub) -> None:
+    repo = "HuggingFaceTB/smoltalk"
+    name = "data/all/test-0000{}-of-00002.parquet"
+    server.files[repo] = {name.format(part): parquet(source=[str(part)]) for part in range(2)}
+    server.damaged.add(name.format(1))
+    with pytest.raises(ValueError, match="arrived twice with"):
+        locate("smoltalk/test", hub=hub)
+    server.refusals = 1000
+    with pytest.raises(ConnectionError, match=f"cannot list {repo}"):  # and not the first file alone
+        locate("smoltalk/test", hub=hub)
+    server.refusals = 0
+    server.damaged.clear()
+    assert len(list(read_jsonl(locate("smoltalk/test", hub=hub)))) == 2
+    server.refusals = 1000
+    assert len(list(read_jsonl(locate("smoltalk/test", hub=hub)))) == 2
+    server.refusals = 0
+    server.files[repo] = {"data/all/test-00000-of-00001.parquet": parquet(source=["a", "b", "c"])}
+    assert len(list(read_jsonl(locate("smoltalk/test", hub=hub)))) == 3
+
+
+def test_a_file_damaged_in_the_cache_is_not_used_without_network_either(server: FakeHub, hub: Hub) -> None:
+    file = hub.list_files(Dataset(REPO))[0]
+    path = hub.fetch(file).resolve()
+    raw = path.read_bytes()
+    server.refusals = 1000
+    assert texts(Shards(Dataset(REPO), hub)[0]) == TEXTS[:100]
+    path.write_bytes(raw[:60] + bytes(4) + raw[64:])
+    server.refusals = 1000
+    with pytest.raises(ValueError, match=r"shard_0\.parquet: damaged \(hash .*connect to the network"):
+        Shards(Dataset(REPO), hub)[0]
+
+
 def test_the_core_bundle_is_fetched_whole_or_not_at_all(server: FakeHub, hub: Hub) -> None:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as bundle:
@@ -341,6 +375,8 @@ def test_the_core_bundle_is_fetched_whole_or_not_at_all(server: FakeHub, hub: Hu
     path = hub_module._fetch_bundle(hub, url)
     assert zipfile.ZipFile(path).namelist() == ["eval_bundle/core.yaml"]
     assert locate("eval_bundle.zip", hub=hub) == path
+    path.write_bytes(path.read_bytes()[:-30])
+    assert zipfile.ZipFile(hub_module._fetch_bundle(hub, url)).namelist() == ["eval_bundle/core.yaml"]
 
 
 def test_the_mirror_and_the_cache_are_those_of_the_environment(server: FakeHub, tmp_path: Path) -> None:

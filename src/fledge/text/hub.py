@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import re
 import sys
 import threading
 import time
@@ -275,7 +276,10 @@ class Shards(Sequence[Path]):
 
     def _fetch(self, index: int, *, quiet: bool) -> Path:
         file = self._files[index]
-        return file if isinstance(file, Path) else self.hub.fetch(file, quiet=quiet)
+        if not isinstance(file, Path):
+            return self.hub.fetch(file, quiet=quiet)
+        check_cached(file)
+        return file
 
     def _fetch_ahead(self, index: int) -> None:
         try:
@@ -285,7 +289,12 @@ class Shards(Sequence[Path]):
 
 
 def find_dataset(name: str, *, local: str | None) -> Path | None:
-    """The folder inside `local` that stands for a pretraining data set: `local/<name>` or `local/pretrain`."""
+    """The folder inside `local` that stands for a pretraining data set: `local/<name>` or `local/pretrain`.
+
+    Raises:
+        FileNotFoundError: there is no folder `local`.
+    """
+    _check_local(local)
     folders = [Path(local) / name, Path(local) / "pretrain"] if local else []
     return next((folder for folder in folders if folder.is_dir()), None)
 
@@ -321,28 +330,57 @@ def locate(name: str, *, local: str | None = None, hub: Hub | None = None) -> Pa
     source = TASK_FILES[head]
     dataset = Dataset(source.repo, source.folder.format(split=split))
     try:
-        paths = [hub.fetch(file) for file in hub.list_files(dataset)]
+        files = hub.list_files(dataset)
     except ConnectionError:
-        if not (paths := hub.cached_files(dataset)):
+        paths = hub.cached_files(dataset)
+        if not _is_whole(paths):
             raise
+        for path in paths:
+            check_cached(path)
+    else:
+        paths = [hub.fetch(file) for file in files]
     return paths[0] if len(paths) == 1 else _linked(paths, hub.folder.parent / "fledge" / name)
+
+
+def _is_whole(paths: Sequence[Path]) -> bool:
+    """Whether these are all files of a split: names such as test-00000-of-00003.parquet say how many it has."""
+    wanted = re.search(r"-of-(\d+)\.parquet$", paths[0].name) if paths else None
+    return bool(paths) and (wanted is None or len(paths) == int(wanted[1]))
+
+
+def check_cached(path: Path) -> None:
+    """Raise ValueError where a file of the cache has another hash than the name it is kept under, which the hub announced."""
+    name = path.resolve().name
+    if re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", name):
+        sha256, git_sha1 = (name, None) if len(name) == 64 else (None, name)
+        size = path.stat().st_size
+        kept = RemoteFile(repo="", revision="", path="", bytes=size, sha256=sha256, git_sha1=git_sha1)
+        if problem := kept.problem_of(path):
+            raise ValueError(f"{path}: damaged ({problem}); connect to the network, so that it is fetched again")
 
 
 def _find_local(name: str, local: str | None) -> Path | None:
     if local is None:
         return None
-    if not Path(local).is_dir():
-        raise FileNotFoundError(
-            f"--local {local}: no such folder; give one in the layout of the task files, or leave it out"
-        )
+    _check_local(local)
     bases = [Path(local) / name, Path(local) / name.rpartition("/")[2]]
     candidates = [base.with_name(base.name + ending) for base in bases for ending in (*ENDINGS, "")]
     return next((path for path in candidates if path.exists()), None)
 
 
+def _check_local(local: str | None) -> None:
+    if local is not None and not Path(local).is_dir():
+        raise FileNotFoundError(
+            f"--local {local}: no such folder; give one in the layout of the task files, or leave it out"
+        )
+
+
 def _linked(paths: list[Path], folder: Path) -> Path:
     """A folder that holds these files and no others of their repository."""
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.parquet"):
+        if old.name not in {path.name for path in paths}:  # of another revision, cut into other files
+            old.unlink()
     for path in paths:
         link = folder / path.name
         link.unlink(missing_ok=True)
@@ -354,7 +392,9 @@ def _fetch_bundle(hub: Hub, url: str = EVAL_BUNDLE_URL) -> Path:
     """The zip of CORE's tasks; it names no hash, so the check is that of its own sums."""
     path = hub.folder.parent / "fledge" / f"{EVAL_BUNDLE}.zip"
     if path.exists():
-        return path
+        if zipfile.is_zipfile(path):
+            return path
+        _say(f"{path} is damaged and is fetched again")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
 
