@@ -363,14 +363,22 @@ def test_a_file_damaged_in_the_cache_is_not_used_without_network_either(server: 
         Shards(Dataset(REPO), hub)[0]
 
 
-def test_the_core_bundle_is_fetched_whole_or_not_at_all(server: FakeHub, hub: Hub) -> None:
+def test_the_core_bundle_is_fetched_whole_or_not_at_all(
+    server: FakeHub, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as bundle:
         bundle.writestr("eval_bundle/core.yaml", "tasks: " * 1000)
     server.files["bundle"] = {"zip": whole.getvalue()[:3000]}
     url = f"{server.address}/eval_bundle.zip"
-    with pytest.raises(ConnectionError, match=r"cannot fetch .*eval_bundle.zip"):
+    with pytest.raises(
+        ConnectionError, match=r"cannot fetch .*eval_bundle.zip: 3 attempts failed .* put eval_bundle.zip"
+    ):
         hub_module._fetch_bundle(hub, url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"offline mode is on\. .*--local DIR"):
+        hub_module._fetch_bundle(hub, url)
+    monkeypatch.undo()
     server.files["bundle"]["zip"] = whole.getvalue()
     path = hub_module._fetch_bundle(hub, url)
     assert zipfile.ZipFile(path).namelist() == ["eval_bundle/core.yaml"]

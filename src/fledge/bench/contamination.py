@@ -52,7 +52,7 @@ def main(config: ContaminationBench) -> None:
 
 
 def _tests(config: ContaminationBench) -> Iterator[tuple[str, list[str]]]:
-    for name in filter(None, config.tasks.split(",")):
+    for name in filter(None, map(str.strip, config.tasks.split(","))):
         if name == "core":
             read = open_bundle(locate(EVAL_BUNDLE, local=config.local))
             for task in TASKS:

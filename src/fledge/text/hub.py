@@ -194,8 +194,12 @@ class Hub:
                 )
         raise AssertionError("the second round returns or raises")
 
-    def _retry(self, what: str, act, *, quiet: bool = False):
-        """What `act` returns; a failure that may pass is tried again after a pause that doubles."""
+    def _retry(self, what: str, act, *, quiet: bool = False, remedy: str | None = None):
+        """What `act` returns; a failure that may pass is tried again after a pause that doubles.
+
+        Args:
+            remedy: what to do, where it has nothing to do with the hub.
+        """
         from huggingface_hub.errors import (
             EntryNotFoundError,
             GatedRepoError,
@@ -221,10 +225,11 @@ class Hub:
                 if offline or attempt == self.attempts:
                     reason = str(error.__cause__ or error).strip().splitlines()[0]
                     tried = "offline mode is on" if offline else f"{attempt} attempts failed"
-                    raise ConnectionError(
-                        f"cannot {what} from {self.address}: {tried} ({reason}). Connect to the network, set "
-                        "HF_ENDPOINT to a mirror, or give the files in a folder with --local DIR"
-                    ) from error
+                    place = "" if remedy else f" from {self.address}"
+                    do = remedy or (
+                        "Connect to the network, set HF_ENDPOINT to a mirror, or give the files in a folder with --local DIR"
+                    )
+                    raise ConnectionError(f"cannot {what}{place}: {tried} ({reason}). {do}") from error
                 _say(f"attempt {attempt} of {self.attempts} to {what} failed ({error}); trying again")
                 time.sleep(self.pause_seconds * 2 ** (attempt - 1))
         raise AssertionError("attempts is at least 1")
@@ -395,6 +400,11 @@ def _fetch_bundle(hub: Hub, url: str = EVAL_BUNDLE_URL) -> Path:
         if zipfile.is_zipfile(path):
             return path
         _say(f"{path} is damaged and is fetched again")
+    from huggingface_hub import constants
+
+    remedy = f"Connect to the network, or put {EVAL_BUNDLE}.zip in a folder and give that with --local DIR"
+    if constants.HF_HUB_OFFLINE:
+        raise ConnectionError(f"cannot fetch {url}: offline mode is on. {remedy}")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".part")
 
@@ -407,7 +417,7 @@ def _fetch_bundle(hub: Hub, url: str = EVAL_BUNDLE_URL) -> Path:
             if broken := bundle.testzip():
                 raise ValueError(f"{broken} arrived damaged")
 
-    hub._retry(f"fetch {url}", load)
+    hub._retry(f"fetch {url}", load, remedy=remedy)
     partial.replace(path)
     return path
 
