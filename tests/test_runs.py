@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import Midtrain, Pretrain, Tokenizer, TrainStage, check, nearest
+from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, Tokenizer, TrainStage, check, nearest
 from fledge.runs import (
     begin_again,
     choose_stage,
@@ -22,6 +22,7 @@ from fledge.runs import (
     newest_run,
     open_stage,
     read_json,
+    settings_of,
     stage_name,
     summary,
     trained_stages,
@@ -91,8 +92,8 @@ def test_a_stage_is_called_like_its_command() -> None:
 )
 def test_changed_settings_are_refused_with_both_values(tmp_path: Path, changed: dict[str, int], words: str) -> None:
     config = Tokenizer(run=str(tmp_path), vocab=300)
-    with open_stage(config):
-        pass
+    with open_stage(config) as stage:
+        stage.log(step=1)
     with (
         pytest.raises(ValueError, match=f"tokenizer: begun with other settings: {words}.*another --run, or --fresh"),
         open_stage(replace(config, **changed)),  # type: ignore[arg-type]
@@ -100,10 +101,37 @@ def test_changed_settings_are_refused_with_both_values(tmp_path: Path, changed: 
         pass
 
 
+def test_a_mistake_that_began_nothing_can_be_corrected(tmp_path: Path) -> None:
+    wrong = Tokenizer(run=str(tmp_path), vocab=10)
+    with pytest.raises(ValueError, match="too small"), open_stage(wrong):
+        raise ValueError("too small")
+    with open_stage(replace(wrong, vocab=300)) as stage:
+        assert settings_of(stage.path)["vocab"] == 300
+
+
+@pytest.mark.parametrize("content", ["{}", "[1]", '{"settings": 3}'])
+def test_settings_changed_by_hand_are_named(tmp_path: Path, content: str) -> None:
+    config = Tokenizer(run=str(tmp_path), vocab=300)
+    with open_stage(config) as stage:
+        stage.log(step=1)
+    (stage.path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config.json: holds no settings.*Put back.*--fresh"), open_stage(config):
+        pass
+
+
+def test_a_file_in_the_place_of_the_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(ValueError, match=r"a run is a folder, but a file is in its place.*another --run"),
+        open_stage(Tokenizer(run=str(tmp_path / "file"))),
+    ):
+        pass
+
+
 def test_nested_settings_count_and_where_or_how_fast_does_not(tmp_path: Path) -> None:
     config = Pretrain(run=str(tmp_path))
-    with open_stage(config):
-        pass
+    with open_stage(config) as stage:
+        stage.log(step=1)
     with open_stage(replace(config, threads=2, device="cpu", device_tokens=4096, save_every=5, keep=9, compile="no")):
         pass
     with (
@@ -212,6 +240,13 @@ def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
         (Pretrain(tokens=-1), "tokens=-1 is negative"),
         (Pretrain(batch_tokens=0), "batch_tokens=0"),
         (Tokenizer(vocab=0), "vocab=0"),
+        (Tokenizer(threads=0), "threads=0"),
+        (Pretrain(tokens=0), "tokens=0"),
+        (Pretrain(ratio=float("nan")), "ratio=nan is not a finite number"),
+        (Pretrain(optim=OptimSettings(matrix_rate=float("inf"))), "matrix_rate=inf is not a finite number"),
+        (Pretrain(optim=OptimSettings(warmdown=1.5)), "warmdown=1.5 is more than the whole; allowed: 0 to 1"),
+        (Chat(temperature=float("nan")), "temperature=nan"),
+        (Chat(top_p=7.0), "top_p=7.0 is more than the whole"),
     ],
 )
 def test_what_can_be_known_to_be_wrong_is_found_before_anything_starts(config: object, words: str) -> None:

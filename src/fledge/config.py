@@ -8,6 +8,7 @@ One dial, `depth`, fixes the size; what is None is derived from it and printed. 
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -369,7 +370,8 @@ POSITIVE = {
     "prompts",
     "samples",
 }
-POSITIVE |= {"steps", "vocab"}
+POSITIVE |= {"heads", "kv_heads", "steps", "threads", "tokens", "vocab", "width"}
+SHARES = {"beta1", "beta2", "final_share", "momentum", "top_p", "warmdown", "warmup"}
 
 
 def check(config: Any) -> None:
@@ -377,8 +379,12 @@ def check(config: Any) -> None:
     settings = dataclasses.asdict(config)
     for name, value in [*settings.items(), *settings.get("model", {}).items(), *settings.get("optim", {}).items()]:
         if isinstance(value, int | float) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ValueError(f"{name}={value} is not a finite number; allowed: 0 and above")
             if value < 0:
                 raise ValueError(f"{name}={value} is negative; allowed: 0 and above")
+            if name in SHARES and value > 1:
+                raise ValueError(f"{name}={value} is more than the whole; allowed: 0 to 1")
             if name in POSITIVE and value < 1:
                 raise ValueError(f"{name}={value} leaves nothing to do; allowed: 1 and above")
     if isinstance(config, Midtrain) and not config.replay < 1:

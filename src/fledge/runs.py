@@ -126,17 +126,25 @@ def open_stage(config: Stage, *, folder: str | None = None) -> Iterator[StageFol
     """
     name = stage_name(config)
     path = Path(config.run) / (folder or name)
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{path}: a run is a folder, but a file is in its place ({error}); move that, or use another --run"
+        ) from None
     with locked(path):
         _settle_config(path, config)
         yield StageFolder(path, name)
 
 
 def _settle_config(path: Path, config: Stage) -> None:
-    """Write config.json, or refuse when it differs in what matters from the one there."""
+    """Write config.json, or refuse when it differs in what matters from the one there.
+
+    One that stands alone was left by a start that failed before it made anything: a corrected setting replaces it.
+    """
     file, wanted = path / "config.json", to_json(config)
-    if file.exists():
-        found = read_json(file)["settings"]
+    if file.exists() and {entry.name for entry in path.iterdir()} - {file.name, LOCK}:
+        found = settings_of(path)
         changed = [
             f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
             for key in sorted(wanted.keys() | found.keys())
@@ -149,6 +157,21 @@ def _settle_config(path: Path, config: Stage) -> None:
             )
         return
     write_atomic(file, json.dumps({"settings": wanted, "provenance": provenance()}, indent=1))
+
+
+def settings_of(stage: Path) -> dict[str, Any]:
+    """The settings that a stage was begun with, from its config.json.
+
+    Raises:
+        ValueError: the file is not as it was written.
+    """
+    found = read_json(stage / "config.json")
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise ValueError(
+            f"{stage / 'config.json'}: holds no settings, somebody changed it. "
+            'Put back {"settings": {...}}, or start the stage again with --fresh.'
+        )
+    return found["settings"]
 
 
 def begin_again(run: Path, name: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from fledge import console
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed
-from fledge.runs import metrics, read_json, summary, write_atomic
+from fledge.runs import metrics, read_json, settings_of, summary, write_atomic
 
 GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
 RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
@@ -68,15 +68,19 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
 def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     """Where the numbers come from: commit, seed, machine, hashes of tokenizer and held-out text."""
     last = next(name for name in reversed(stages))
-    config = read_json(run / last / "config.json")
+    settings, config = settings_of(run / last), read_json(run / last / "config.json")
     pretrain = stages.get("pretrain", {})
     machine = next((stages[name]["machine"] for name in reversed(stages) if "machine" in stages[name]), {})
-    return config["provenance"] | {
-        "seed": config["settings"]["seed"],
-        "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
-        "held_out": pretrain.get("held_out"),
-        "machine": machine,
-    }
+    return (
+        {"commit": "unknown", "started": "unknown"}
+        | config.get("provenance", {})
+        | {
+            "seed": settings.get("seed"),
+            "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
+            "held_out": pretrain.get("held_out"),
+            "machine": machine,
+        }
+    )
 
 
 def subjects(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from fledge.evals.core import evaluate_core, open_bundle
 from fledge.evals.score import Score, Scorer
 from fledge.infer.sandbox import SandboxUnavailable
 from fledge.model.device import find_device, threads
-from fledge.runs import choose_stage, provenance, read_json, write_atomic
+from fledge.runs import choose_stage, provenance, read_json, settings_of, write_atomic
 from fledge.tasks import find_task
 from fledge.tasks.base import Split, Task, centered
 from fledge.tasks.judge import allow_unsafe_exec, isolation, judge
@@ -163,8 +163,8 @@ def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Call
 
 def default_tasks(run: Path, stage: str) -> tuple[str, ...]:
     """The tasks that suit what a stage was trained on: Fernhollow's, or the public ones; a base model ranks continuations."""
-    config = run / stage / "config.json"
-    world = not config.exists() or read_json(config)["settings"].get("data", "world") == "world"
+    begun = (run / stage / "config.json").exists()
+    world = not begun or settings_of(run / stage).get("data", "world") == "world"
     if stage == "pretrain":
         return BASE_TASKS if world else (CORE,)
     return BASE_TASKS + CHAT_TASKS if world else REAL_TASKS

@@ -23,7 +23,7 @@ from fledge import console
 from fledge.config import Rl, check
 from fledge.evals.score import Scorer
 from fledge.infer.engine import Engine, Request
-from fledge.runs import open_stage, read_json
+from fledge.runs import open_stage, settings_of
 from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task
 from fledge.tasks.mixture import open_chats
@@ -89,7 +89,7 @@ class Rehearsal:
 
     def _chats(self, cursor: dict[str, Any] | None, device: torch.device) -> Iterator[Batch]:
         config = self.config
-        data = read_json(self.run / config.start / "config.json")["settings"]["data"]
+        data = settings_of(self.run / config.start).get("data", "world")
         # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
         chats = open_chats(data, stage="sft", seed=config.seed + 1, local=config.local)
         shape = {"rows": self.rows, "length": self.length, "device": device, "cursor": cursor, "seed": config.seed}

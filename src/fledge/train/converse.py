@@ -8,7 +8,7 @@ from typing import Any
 
 from fledge import console
 from fledge.config import Midtrain
-from fledge.runs import StageFolder, read_json
+from fledge.runs import StageFolder, settings_of
 from fledge.text.chat import Conversation
 from fledge.text.shards import open_documents
 from fledge.text.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def converse(
 
     def texts(cursor: Cursor | None) -> Iterator[Batch]:
         begin = cursor["documents"] if cursor else None
-        # Another seed than pretraining's: text it has not seen, or another order of the files.
+        # Another seed than pretraining's: the world's text is new; files are read from the first on, as pretraining did.
         documents = open_documents(text, seed=config.seed + 1, cursor=begin, local=config.local)
         return document_batches(documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor)
 
@@ -64,8 +64,8 @@ def converse(
 
 def text_of(stage: StageFolder) -> str:
     """The text the run was pretrained on; the embedded world where the run has no pretraining of its own."""
-    config = stage.run / "pretrain" / "config.json"
-    return read_json(config)["settings"]["data"] if config.exists() else "world"
+    pretrain = stage.run / "pretrain"
+    return settings_of(pretrain).get("data", "world") if (pretrain / "config.json").exists() else "world"
 
 
 def interleaved(chats: Source, texts: Source, *, share: float, cursor: Cursor | None) -> Iterator[Batch]:
