@@ -24,14 +24,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def paged(
-    q: Tensor, keys: Tensor, values: Tensor, begins: Tensor, _: None, __: int, page: int, *,
+    q: Tensor, keys: Tensor, values: Tensor, begins: Tensor, page_begins: Tensor, _: int, page: int, *,
     window_size: tuple[int, int], enable_gqa: bool, seqused_k: Tensor, block_table: Tensor,
 ) -> Tensor:  # fmt: skip
     """What torch's kernel is documented to do, row by row; a query sees the keys up to its own place from the end."""
     assert enable_gqa
     assert keys.shape[1] == page
     assert window_size[1] == 0
-    assert {begins.dtype, seqused_k.dtype, block_table.dtype} == {torch.int32}
+    assert {begins.dtype, page_begins.dtype, seqused_k.dtype, block_table.dtype} == {torch.int32}
+    assert page_begins.tolist() == [row * page for row in range(len(begins))]  # FlashAttention 2 demands them
     out = torch.empty_like(q)
     for row, length in enumerate(seqused_k.tolist()):
         mine = slice(int(begins[row]), int(begins[row + 1]))
@@ -98,3 +99,22 @@ def test_changed_weights_are_recorded_anew() -> None:
     engine.forget()
     fresh = Engine(model, BYTES, slots=2)
     assert [r.answer for r in engine.generate(requests())] == [r.answer for r in fresh.generate(requests())]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_on_gpus_recorded_steps_answer_like_computed_ones(shape: str) -> None:
+    for index in range(torch.cuda.device_count()):
+        model = tiny_model(**SHAPES[shape]).to(f"cuda:{index}")
+        recorded, computed = Engine(model, BYTES, slots=5), Engine(model, BYTES, slots=5)
+        assert recorded.decoding is not None
+        assert computed.decoding is not None
+        computed.decoding.record = False
+        for _ in range(2):
+            mine, other = recorded.generate(requests()), computed.generate(requests())
+            assert [request.answer for request in mine] == [request.answer for request in other]
+            assert all(step.graph is not None for step in recorded.decoding.recorded.values())
+            with torch.no_grad():
+                model.embedding.mul_(-1)
+            recorded.forget()
+            computed.forget()

@@ -9,6 +9,7 @@ write the cache's spare slot. Everything that changes between steps is one small
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from fledge import console
 from fledge.infer.model import InferenceModel
 from fledge.infer.varlen import VarlenCache
 from fledge.model.transformer import Flat
+
+RECORDING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,14 @@ class DecodingSteps:
         self.model, self.cache, self.most = model, cache, most
         self.record = cache.device.type == "cuda"
         self.recorded: dict[int, Recorded] = {}
+        self.aside = torch.cuda.Stream(cache.device) if self.record else None
         self.pool = torch.cuda.graph_pool_handle() if self.record else None
 
     def forget(self) -> None:
         """The model's matrices are others now."""
         self.recorded.clear()
+        if self.record:
+            self.pool = torch.cuda.graph_pool_handle()  # torch refuses a pool whose recordings are all gone
 
     @torch.inference_mode()
     def __call__(
@@ -83,19 +89,21 @@ class DecodingSteps:
         return step
 
     def _recording(self, inputs: Tensor) -> Recorded:
-        device = self.cache.device
-        with torch.cuda.device(device):
-            # What is allocated or chosen on first use must not happen while recording.
-            aside = torch.cuda.Stream()
+        # One recording at a time in a process: torch waits for the whole GPU before each, which breaks another one's.
+        with RECORDING, torch.cuda.device(self.cache.device):
+            aside = self.aside
+            assert aside is not None
             aside.wait_stream(torch.cuda.current_stream())
+            # The outer `stream` leads back also where recording fails; torch's own way out does not.
             with torch.cuda.stream(aside):
+                # What is allocated or chosen on first use, by stream even, must not happen while recording.
                 for _ in range(2):
                     self._compute(inputs)
+                graph = torch.cuda.CUDAGraph()
+                # Without `stream` torch records on a stream of whichever GPU recorded first. Other threads may allocate meanwhile.
+                with torch.cuda.graph(graph, pool=self.pool, stream=aside, capture_error_mode="thread_local"):
+                    logits = self._compute(inputs)
             torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            # Another engine's thread may allocate on its own GPU meanwhile.
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                logits = self._compute(inputs)
         return Recorded(inputs, graph, logits)
 
 
