@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fledge.config import RunRecipe, check
-from fledge.recipes import RECIPES, choose
+from fledge.recipes import RECIPES, choose, main
 from fledge.runs import is_done, metrics, read_json
 from fledge.train.checkpoint import checkpoints
 from nursery import Child, Nursery
@@ -281,3 +281,14 @@ def test_the_classic_recipe_has_no_extras() -> None:
 def test_a_mistake_is_refused_with_the_nearest_valid_name(ask: RunRecipe, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         choose(ask)
+
+
+def test_what_a_later_stage_lacks_stops_the_run_before_its_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("One text.\n\nAnother text.\n")
+    ask = RunRecipe(recipe="tiny", data=str(tmp_path / "texts"), out=str(tmp_path / "run"), device="cpu")
+    with pytest.raises((FileNotFoundError, ConnectionError), match=r"eval_bundle"):
+        main(ask)
+    assert not (tmp_path / "run" / "tokenizer").exists()

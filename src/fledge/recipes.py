@@ -212,9 +212,12 @@ def main(ask: RunRecipe, *, dry: bool = False) -> int:
         for item in items:
             console.say(f"{item.name}: {item.config}")
         return 0
+    left = [item for item in items if item.name in begun or not finished(item, run)]
+    for item in left:
+        find_data(item)
     started = time.perf_counter()
     for item in items:
-        if finished(item, run) and item.name not in begun:
+        if item not in left:
             console.say(f"{item.name}: done before, skipped")
             continue
         console.heading(item.name)
@@ -264,6 +267,25 @@ def forget(ask: RunRecipe, items: list[Item], run: Path, *, dry: bool) -> set[st
 def finished(item: Item, run: Path) -> bool:
     """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have."""
     return item.module not in ("evaluate", "report") and is_done(run / item.name) and settled(item, run)
+
+
+def find_data(item: Item) -> None:
+    """Find, or fetch, what a stage asks and talks about: what is missing stops a run before its first stage, not in its midst.
+
+    Raises:
+        FileNotFoundError, ConnectionError, ValueError: as the stage itself would.
+    """
+    config = item.config
+    if isinstance(config, Evaluate) and config.tasks:
+        from fledge.stages.evaluate import find
+
+        for task in find(config.tasks.split(","), config).values():
+            if task is not None:
+                task.load(config.split)
+    elif isinstance(config, Midtrain):
+        from fledge.tasks.mixture import open_chats
+
+        open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=0, local=config.local)
 
 
 def settled(item: Item, run: Path) -> bool:
