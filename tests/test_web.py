@@ -223,6 +223,15 @@ def test_turns_that_no_longer_fit_are_mentioned(page: Any, server: ScriptedServe
     ask(page, "Go")
     expect(answered(page).locator(".note")).to_contain_text("2 earlier turns no longer fit")
     expect(page.locator(".note")).to_contain_text("ran out of room")
+    server.replies.append(Reply(says("Yes", fledge={"dropped_turns": 1})))
+    ask(page, "On")
+    expect(answered(page, 2).locator(".note")).to_have_text("1 earlier turn no longer fits and was left out.")
+
+
+def test_an_answer_without_a_word_says_so(page: Any, server: ScriptedServer) -> None:
+    server.replies.append(Reply(says()))
+    ask(page, "Go")
+    expect(answered(page).locator(".note")).to_contain_text("The answer is empty")
 
 
 # ---- Branches
@@ -460,6 +469,7 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     page.fill("#rename", "Fruit")
     page.keyboard.press("Enter")
     expect(titles.first).to_have_text("Fruit")
+    expect(titles.first).to_be_focused()
     page.reload()
     expect(titles).to_have_text(["Fruit", "Apples"])
     page.locator("#list li").first.hover()
@@ -723,6 +733,7 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_list_slides_in(
     page.click("#compare")
     ask(page, "Wide?")
     answered(page)
+    page.click("#inspect")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert page.evaluate("document.querySelector('#log').scrollWidth <= document.querySelector('#log').clientWidth")
     rects = "[...document.querySelectorAll('main button')].map((item) => item.getBoundingClientRect().toJSON())"

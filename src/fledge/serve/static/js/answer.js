@@ -11,6 +11,8 @@ const NOTES = {
   tool_error: "The answer ended because a tool call went wrong.",
 };
 
+const left = (turns) => (turns === 1 ? "1 earlier turn no longer fits and was left out." : `${turns} earlier turns no longer fit and were left out.`);
+
 export class AnswerView {
   constructor(answer) {
     this.answer = answer;
@@ -36,7 +38,8 @@ export class AnswerView {
       else if (inspect && group.text.tokens?.length) showTokens((element.className = "tokens", element), group.text.tokens);
       else render(element, group.text.text, live && index === groups.length - 1);
     });
-    const notes = [!live && !answer.error && NOTES[answer.finish], answer.dropped && `${answer.dropped} earlier turns no longer fit and were left out.`];
+    const notes = [!live && !answer.error && NOTES[answer.finish], answer.dropped && left(answer.dropped)];
+    if (!live && answer.finish === "stop" && !answer.parts.length) notes.push("The answer is empty: the model ended it at once.");
     if (inspect && !live && isLast && answer.parts.length && surprise(answer) === null) notes.push("Written without probabilities: ask again to see them.");
     this.note.textContent = notes.filter(Boolean).join(" ");
     this.note.hidden = !this.note.textContent;

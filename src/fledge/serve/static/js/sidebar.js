@@ -29,16 +29,17 @@ function row(chat) {
 }
 
 function renameBox(chat) {
-  const finish = (keep) => {
+  const finish = (keep, byKey = false) => {
     if (renaming !== chat) return;
     renaming = null;
     chat.title = (keep && box.value.trim()) || chat.title;
     store.save(chat);
     changed();
+    if (byKey) [...$("#list").querySelectorAll(".title")][shown().indexOf(chat)]?.focus();
   };
   const box = h("input", { id: "rename", value: chat.title, "aria-label": "New name", onblur: () => finish(true) });
   box.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" || event.key === "Escape") event.stopPropagation(), finish(event.key === "Enter");
+    if (event.key === "Enter" || event.key === "Escape") event.stopPropagation(), event.preventDefault(), finish(event.key === "Enter", true);
   });
   return box;
 }
@@ -86,12 +87,15 @@ export function search() {
 }
 export const closeOnPhone = () => onPhone() && isOpen() && (close(), true);
 
-export function draw() {
+function shown() {
   const wanted = $("#search").value.trim().toLowerCase();
-  const chats = store.all().filter((chat) => words(chat).includes(wanted));
-  const groups = Map.groupBy(chats, age);
+  return store.all().filter((chat) => words(chat).includes(wanted));
+}
+
+export function draw() {
+  const groups = Map.groupBy(shown(), age);
   const items = [...groups].map(([title, some]) => h("section", {}, h("h2", {}, title), h("ul", {}, ...some.map(row))));
-  const empty = h("p", { class: "empty" }, wanted ? "Nothing found." : "Your conversations stay in this browser.");
+  const empty = h("p", { class: "empty" }, $("#search").value.trim() ? "Nothing found." : "Your conversations stay in this browser.");
   $("#list").replaceChildren(...(items.length ? items : [empty]));
   const last = path(state.chat).length && state.chat.title;
   document.title = last ? `${last} · fledge` : "fledge";
