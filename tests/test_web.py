@@ -745,6 +745,18 @@ def test_on_a_phone_nothing_is_wider_than_the_screen_and_the_list_slides_in(
     expect(page.locator("#sidebar")).not_to_be_in_viewport()
 
 
+def test_a_tap_on_a_token_shows_its_alternatives(open_page: Open, server: ScriptedServer) -> None:
+    page = open_page(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
+    page.tap("#inspect")
+    entries = [token("One", -0.1, One=-0.1, Two=-2.5), token(" pear", -0.5, **{" pear": -0.5})]
+    server.replies.append(Reply([delta(content="One pear", logprobs=entries), *says()]))
+    ask(page, "Go")
+    answered(page).locator(".token").first.tap()
+    page.wait_for_timeout(300)
+    expect(page.locator("#alternatives li")).to_have_count(2)
+    expect(page.locator("#alternatives")).to_be_visible()
+
+
 def test_every_control_has_a_name_and_the_focus_goes_from_list_to_bar_to_message(page: Any) -> None:
     ask(page, "Go")
     answered(page)

@@ -11,7 +11,7 @@ const visible = (token) => token.replace(/ /g, "␣").replace(/\n/g, "↵").repl
 /** Draws the tokens that are new since the last call; one of them is in the tab order, arrows move between them. */
 export function showTokens(element, tokens) {
   for (const [text, logprob, top] of tokens.slice(element.children.length)) {
-    const token = h("span", { class: "token", tabIndex: element.children.length ? -1 : 0, onfocus: show, onmouseenter: show, onblur: hide, onmouseleave: hide }, text);
+    const token = h("span", { class: "token", tabIndex: element.children.length ? -1 : 0, onfocus: show, onmouseenter: show, onblur: hide, onmouseleave: leave }, text);
     token.style.setProperty("--doubt", (1 - Math.exp(logprob)).toFixed(3));
     token.setAttribute("aria-label", `${visible(text)} ${percent(logprob)}`);
     token.setAttribute("role", "img");
@@ -50,6 +50,9 @@ function show({ currentTarget: token }) {
   card.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
   card.style.top = `${at.top - height - 8 > 0 ? at.top - height - 8 : at.bottom + 8}px`;
 }
+
+/** A token that was tapped or clicked keeps its card until the focus goes elsewhere: after a tap the pointer leaves at once. */
+const leave = ({ currentTarget: token }) => token !== document.activeElement && hide();
 
 export const hide = () => ($("#alternatives").hidden = true);
 
