@@ -85,7 +85,10 @@ def test_a_saved_conversation_can_be_loaded(chat: Conversing, tmp_path: Path) ->
     assert chat._conversation() == ()
     run(chat, f"/load {file}")
     assert chat._conversation() == before
-    assert "No such file" in run(chat, f"/load {tmp_path / 'none.json'}")
+    assert "cannot be read (No such" in run(chat, f"/load {tmp_path / 'none.json'}")
+    file.write_text("no JSON")
+    assert "is not JSON" in run(chat, f"/load {file}")
+    assert "cannot be written" in run(chat, f"/save {tmp_path}")
 
 
 def test_every_command_is_known_explained_and_completed(chat: Conversing) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed, thinned, ticks
-from fledge.evals.report import GRADES, RANKS, gains, gather, grade, rank, subjects, write
+from fledge.evals.report import GRADES, RANKS, gains, gather, grade, rank, sentences, subjects, write
 from fledge.runs import read_json
 
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
@@ -146,6 +146,16 @@ def test_gains_compare_neighbouring_stages_with_the_error_of_the_difference() ->
     assert (gain["before"], gain["after"], gain["task"]) == ("sft", "rl", "x")
     assert gain["gain"] == pytest.approx(0.2)
     assert gain["standard_error"] == pytest.approx(0.05)
+
+
+def test_what_rl_cost_elsewhere_stands_beside_what_it_gained() -> None:
+    before = {"hard": score(0.4), "easy": score(0.9), "other": score(0.9)}
+    after = {"hard": score(0.6), "easy": score(0.7), "other": score(0.89)}
+    card = {"stages": {"rl": {"task": "hard"}}, "gains": gains({"sft": before, "rl": after})}
+    assert sentences(card) == [
+        "RL changed hard by +0.200 ± 0.014 on the test split: significant.",
+        "It also changed easy by -0.200 ± 0.014.",
+    ]
 
 
 def test_a_run_without_a_finished_stage_has_no_report(tmp_path: Path) -> None:

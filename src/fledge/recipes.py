@@ -8,6 +8,7 @@ Every stage is a folder of the run. A finished one is skipped, an interrupted on
 from __future__ import annotations
 
 import importlib
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -199,7 +200,8 @@ def common(ask: RunRecipe) -> dict[str, Any]:
 def main(ask: RunRecipe, *, dry: bool = False) -> int:
     """`fledge run`: the stages of a recipe, one after the other."""
     if ask.list:
-        console.table("Recipes", ("name", "what"), [(name, summary_of(make)) for name, make in RECIPES.items()])
+        for name, make in RECIPES.items():
+            console.say(f"{name:<6} {summary_of(make)}")
         return 0
     items = choose(ask)
     run = Path(folder(ask))
@@ -298,7 +300,7 @@ def settled(item: Item, run: Path) -> bool:
 
 def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:
     """What will happen, where, and about how long it takes."""
-    left = [item for item in items if item.name in begun or not is_done(run / item.name)]
+    left = [item for item in items if item.name in begun or not (is_done(run / item.name) or looked_at(item, run))]
     minutes = sum(item.minutes or 0.0 for item in left)
     about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
@@ -309,6 +311,14 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> N
     console.say(f"Stop it whenever you like (Ctrl-C): the same command{again} goes on where it was.")
 
 
+def looked_at(item: Item, run: Path) -> bool:
+    """Whether an evaluation or the report has left something, which it will only bring up to date."""
+    config = item.config
+    if isinstance(config, Evaluate):
+        return (run / "eval" / f"{config.stage}.json").exists()
+    return isinstance(config, Report) and (run / "report.json").exists()
+
+
 def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:
     return (make.__doc__ or "").splitlines()[0]
 
@@ -316,5 +326,6 @@ def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:
 def farewell(run: Path, seconds: float) -> None:
     """The next commands."""
     console.say(f"\nDone in {console.duration(seconds)}. Now talk to it:")
-    console.say(f"  fledge chat {run}\n  fledge serve {run}        # web page and API on 127.0.0.1:8000")
+    path = shlex.quote(str(run))
+    console.say(f"  fledge chat {path}\n  fledge serve {path}        # web page and API on 127.0.0.1:8000")
     console.say(f"The report card: {run / 'report.md'}")

@@ -230,15 +230,20 @@ def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def sentences(card: dict[str, Any]) -> list[str]:
-    """What reinforcement learning did, in words, with its standard error."""
-    found = []
+    """What reinforcement learning did, in words, with its standard error: to its own task, and what it cost elsewhere."""
+    found, costs = [], []
     trained = card["stages"].get("rl", {}).get("task")
     for gain in card["gains"]:
-        if gain["after"] == "rl" and gain["task"] == trained:
-            error = gain["standard_error"]
+        if gain["after"] != "rl":
+            continue
+        error = gain["standard_error"]
+        changed = f"{gain['task']} by {gain['gain']:+.3f} ± {error:.3f}"
+        if gain["task"] == trained:
             sure = "significant" if gain["gain"] > 2 * error else "within the noise"
-            found.append(f"RL changed {gain['task']} by {gain['gain']:+.3f} ± {error:.3f} on the test split: {sure}.")
-    return found
+            found.append(f"RL changed {changed} on the test split: {sure}.")
+        elif gain["gain"] < -2 * error:
+            costs.append(changed)
+    return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
 
 
 def markdown(card: dict[str, Any], drawn: list[str]) -> str:
@@ -261,7 +266,8 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
         lines += ["## What the base model writes", ""]
         for sample in found:
             text = sample["text"].strip().replace("\n", "  \n> ")
-            lines += [f"> **{sample['prompt']}** {text}", ""]
+            begun = f"**{sample['prompt']}** " if sample["prompt"] else ""
+            lines += [f"> {begun}{text}", ""]
     if card["conversations"]:
         lines += ["## What the chat model answers", "", *table(*conversation_rows(card)), ""]
     return "\n".join(lines)

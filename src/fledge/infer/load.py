@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.model.transformer import ModelConfig
-from fledge.runs import choose_stage, read_json, trained_stages
+from fledge.runs import choose_stage, read_json, settings_of, trained_stages
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.checkpoint import checkpoints
+from fledge.train.checkpoint import checkpoints, read_state
 
 ToolName = Literal["calculator", "python", "none"]
 SUGGESTIONS = (
@@ -72,16 +72,19 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
 
 def _weights(folder: Path) -> Weights:
     newest = checkpoints(folder)[-1]
-    config = ModelConfig.from_json(read_json(newest / "model.json"))
-    return Weights(folder, config, (newest / "model.safetensors").stat().st_size)
+    try:
+        config = ModelConfig.from_json(read_json(newest / "model.json"))
+        return Weights(folder, config, (newest / "model.safetensors").stat().st_size)
+    except (OSError, TypeError, ValueError):
+        read_state(newest)  # says what is damaged, and what to do
+        raise
 
 
 def is_of_the_world(path: Path) -> bool:
     """Whether the run learned to converse from the embedded world."""
 
     def data(stage: str) -> Any:
-        file = path / stage / "config.json"
-        return read_json(file)["settings"].get("data") if file.exists() else None
+        return settings_of(path / stage).get("data") if (path / stage / "config.json").exists() else None
 
     return "world" in (data("sft"), data("midtrain"), data("pretrain"))
 

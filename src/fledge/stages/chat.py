@@ -205,11 +205,21 @@ class Conversing:
         return self.turns[-2].text
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written ({error.strerror}); name another file") from None
         self.say(f"{len(self.turns)} messages in {path}")
 
     def load(self, path: Path) -> None:
-        conversation = parse_conversation(json.loads(path.read_text(encoding="utf-8")), str(path))
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file that /save wrote") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: is not JSON ({error}); name a file that /save wrote") from None
+        conversation = parse_conversation(found, str(path))
         has_system = conversation[0].role == "system"
         turns = list(conversation[has_system:])
         if len(turns) % 2:

@@ -61,7 +61,7 @@ def measure(tokenizer: Tokenizer, samples: dict[str, str], config: Config) -> di
     columns = list(rows[0].bytes_per_token)
     cells = [[row.text, *(f"{row.bytes_per_token[name]:.2f}" for name in columns)] for row in rows]
     console.table("bytes per token", ("text", *columns), cells)
-    if absent := missing(folder):
+    if config.local and (absent := missing(folder)):
         console.say(f"not compared, files not found under --local: {', '.join(absent)}")
     return {row.text: dict(row.bytes_per_token) for row in rows}
 
