@@ -291,8 +291,8 @@ class Serve(Stage):
     """Answers computed at the same time, per model. None: by memory, 64 at most on a CPU."""
     context: int | None = None
     """Tokens of question and answer together. None: the model's."""
-    memory_bytes: int = 8 << 30
-    """Most memory for models and their caches; a model not in use makes room for another."""
+    memory_bytes: int | None = None
+    """Most memory for models and their caches; a model not in use makes room for another. None: 8 GiB, on GPUs .8 of theirs."""
     tools: Literal["calculator", "python", "none"] = "calculator"
     """What the model may run."""
     unsafe_exec: bool = False

@@ -51,12 +51,13 @@ def make_shelf(run: Run, config: Serve) -> Shelf:
         )
         for stage, weights in run.stages.items()
     ]
+    places = devices(config.device)
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
     return Shelf(
         entries,
         run.tokenizer,
-        memory_bytes=config.memory_bytes,
-        devices=devices(config.device),
+        memory_bytes=config.memory_bytes or most_memory(places),
+        devices=places,
         about={
             "tools": [] if tool is None else [config.tools],
             "suggestions": list(run.suggestions),
@@ -64,6 +65,13 @@ def make_shelf(run: Run, config: Serve) -> Shelf:
         },
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
+
+
+def most_memory(places: list[str]) -> int:
+    """Bytes for models and caches where nothing is said."""
+    if not places[0].startswith("cuda"):
+        return 8 << 30
+    return int(0.8 * sum(torch.cuda.get_device_properties(place).total_memory for place in places))
 
 
 def devices(wanted: str) -> list[str]:
