@@ -45,7 +45,7 @@ def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Callable[[s
     """Ask a server whose model says plan(codes[seed]); the tools' answers, and how many others were answered meanwhile."""
     plans = dict(enumerate(map(plan, codes))) | {POLITE: [*b"I only talk.", STOP]}
     shelf = Shelf(
-        [Entry(name="sft", stage="sft", context=CONTEXT, bytes=100_000, load=lambda _: tiny_model(context=CONTEXT))],
+        [Entry(name="sft", context=CONTEXT, bytes=100_000, load=lambda _: tiny_model(context=CONTEXT))],
         BYTES,
         engine_settings={"slots": 16, "run_tool": run},
     )

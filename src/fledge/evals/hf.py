@@ -90,7 +90,7 @@ def load(path: str, *, device: str = "auto") -> tuple[HfModel, HfTokenizer]:
         ) from error
     place = find_device(device)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path,
         local_files_only=True,
         use_safetensors=True,
