@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
@@ -25,6 +25,7 @@ PARTS = st.lists(st.builds(Part, st.sampled_from(KINDS), st.text(max_size=6)), m
 
 
 @given(TOKENS, st.lists(st.integers(1, 5), min_size=1))
+@example([257, 261, 261, 195], [2])
 @BUSY
 def test_a_stream_joined_is_the_whole_answer_whatever_the_tokens(tokens: list[int], steps: list[int]) -> None:
     """Also marks that close nothing, parts never closed, special tokens within a character, and tokens after the end."""

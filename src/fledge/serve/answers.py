@@ -69,7 +69,7 @@ class Choice:
         if finish:
             self.done = True
             pieces += self.reader.flush()
-        return Update(self.index, join_pieces(pieces), entries, finish)
+        return Update(self.index, join_pieces(pieces, marks=True), entries, finish)
 
     def _logprob(self, token: int, place: int) -> Json:
         raw = self.tokenizer.decode_bytes

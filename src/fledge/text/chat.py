@@ -240,11 +240,14 @@ class PartReader:
         return [(self.kind, text)] if text else []
 
 
-def join_pieces(pieces: Iterable[Piece]) -> list[Piece]:
-    """Neighbours of one kind become one. An empty piece marks where a tool part begins: it joins nothing before it."""
+def join_pieces(pieces: Iterable[Piece], *, marks: bool = False) -> list[Piece]:
+    """Neighbours of one kind become one. An empty piece marks where a tool part begins: it joins nothing before it.
+
+    With `marks` nothing joins it either, so that what is joined in stretches can be joined again.
+    """
     joined: list[Piece] = []
     for kind, text in pieces:
-        if joined and joined[-1][0] == kind and text:
+        if joined and joined[-1][0] == kind and text and (joined[-1][1] or not marks):
             joined[-1] = (kind, joined[-1][1] + text)
         else:
             joined.append((kind, text))
