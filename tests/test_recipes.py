@@ -283,7 +283,9 @@ def test_a_mistake_is_refused_with_the_nearest_valid_name(ask: RunRecipe, words:
         choose(ask)
 
 
-def test_what_a_later_stage_lacks_stops_the_run_before_its_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_later_stage_lacks_stops_the_run_before_its_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     (tmp_path / "texts").mkdir()
