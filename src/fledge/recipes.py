@@ -279,9 +279,9 @@ def find_data(item: Item) -> None:
     """
     config = item.config
     if isinstance(config, Evaluate) and config.tasks:
-        from fledge.stages.evaluate import find
+        from fledge.stages.evaluate import find, names_of
 
-        for task in find(config.tasks.split(","), config).values():
+        for task in find(names_of(config), config).values():
             if task is not None:
                 task.load(config.split)
     elif isinstance(config, Midtrain):

@@ -91,7 +91,7 @@ def find_kernel(config: ModelConfig, *, device: torch.device, dtype: torch.dtype
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     reason = ""
-    # Keys in one piece: an answer then does not depend on how many others run. Where that is not to be had, as torch likes.
+    # Keys in one piece: a row's attention then does not depend on how many others run. Else as torch likes.
     for settings in ({"num_splits": 1}, {}):
         try:
             from torch.nn.attention.varlen import varlen_attn

@@ -18,7 +18,7 @@ from fledge.text.chat import join_pieces
 class Shape(ABC):
     """How answers look on the wire."""
 
-    kind, prefix = "", ""
+    prefix = ""
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask

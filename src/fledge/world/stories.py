@@ -4,8 +4,9 @@
     flaw(text, hero="Mira", animal="fox", thing="kite")    # None, or what in it is not true of Fernhollow
 
 The grammar that writes a plot also reads it: `flaw` finds the plot a text follows, and checks every slot against the facts.
-Held out are (animal, object) pairs. A plot names first what is free and then what follows from it (the place, then its
-direction), and nothing has to differ from the request's object: a small model that always takes the likeliest word fails there.
+Held out are (animal, object) pairs. Every plot but that of the hair names first what is free and then what follows from it (the
+place, then its direction), and no second thing has to differ from the one asked for: a small model that always takes the likeliest
+word fails there.
 """
 
 from __future__ import annotations
