@@ -1,4 +1,4 @@
-"""What several test files share: a nursery of processes, and one finished toy run."""
+"""What several test files share: a pool of processes, and one finished toy run."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from nursery import Nursery
+from processes import Processes
 
 
 @pytest.fixture(scope="session")
-def nursery() -> Iterator[Nursery]:
+def processes() -> Iterator[Processes]:
     """Runs command lines in processes of their own that need not import torch again."""
-    nursery = Nursery()
-    yield nursery
-    nursery.close()
+    processes = Processes()
+    yield processes
+    processes.close()
 
 
 @pytest.fixture(scope="session")
-def toy_run(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def toy_run(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `fledge run toy`. Read it, do not write it; its output lies beside it in `toy.log`."""
     run = tmp_path_factory.mktemp("runs") / "toy"
-    code, output = nursery.run("run", "toy", "--out", str(run), log=run.with_suffix(".log"))
+    code, output = processes.run("run", "toy", "--out", str(run), log=run.with_suffix(".log"))
     assert code == 0, output
     return run

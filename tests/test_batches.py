@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.bench.data import DataBench, cropping_share, packing_shares
-from fledge.bench.data import main as bench
+from benchmarks.data import DataBench, cropping_share, packing_shares
+from benchmarks.data import main as bench
 from fledge.text.chat import Conversation, say
 from fledge.text.shards import Document
 from fledge.train.batches import (

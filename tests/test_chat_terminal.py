@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from fledge.checkpoint import Progress, save
 from fledge.cli import run as command_line
-from fledge.serve.talkers import Local, Remote, Settings
+from fledge.serve.client import Local, Remote, Settings
 from fledge.stages.chat import COMMANDS, Conversing, complete, render
 from fledge.text.chat import Part, say
-from fledge.train.checkpoint import Progress, save
 from test_server import endless_model, serving, shelf
 from tiny_engine import BYTES, tiny_model
 

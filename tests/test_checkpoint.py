@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from fledge import checkpoint
+from fledge.checkpoint import Progress, checkpoints, load_model, resume, save
 from fledge.config import OptimSettings
 from fledge.model.transformer import Transformer
 from fledge.runs import trained_stages
-from fledge.train import checkpoint
-from fledge.train.checkpoint import Progress, checkpoints, load_model, resume, save
 from fledge.train.loop import Plan, train
 from fledge.train.optim import MuonAdamW, build
 from test_loop import rows, tiny

@@ -13,7 +13,7 @@ import pytest
 from fledge import __version__
 from fledge.cli import COMMANDS, long_form, run
 from fledge.config import STAGES
-from nursery import Nursery
+from processes import Processes
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
@@ -82,7 +82,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "toy", "--only", "pretrian"], "stage 'pretrian' is not part of toy;"),
         (["run", "toy", "--from", "evaluat"], "Did you mean 'evaluate"),
         (["run", "toy", "--only", "sft", "--from=rl"], "contradict each other"),
-        (["bench", "tokeniser"], "Did you mean 'tokenizer'"),
+        (["bench", "infre"], "Did you mean 'infer'"),
         (["chat", "runs/nothing"], "`fledge run demo` makes one."),
         (["evaluate", "runs/nothing"], "runs/nothing: no such run."),
         (["report", "runs/nothing"], "runs/nothing: no finished stage found"),
@@ -135,7 +135,7 @@ def test_short_forms_stand_for_the_settings() -> None:
     assert long_form("--seed=3") == ["--seed=3"]
 
 
-def test_a_damaged_checkpoint_is_named_with_what_to_do(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_with_what_to_do(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     import shutil
 
     damaged = tmp_path / "toy"
@@ -143,40 +143,42 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(nursery: Nursery, toy_run
     for path in damaged.glob("sft/checkpoints/*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-8] + b"\0\0\0\1\0\0\0\1")
     for words in (["rl", str(damaged), "--fresh"], ["evaluate", str(damaged), "--stage", "sft"]):
-        code, output = nursery.run(*words, log=tmp_path / "log")
+        code, output = processes.run(*words, log=tmp_path / "log")
         assert code == 2, output
         assert "model.safetensors: damaged, its SHA-256 is not the one written in state.json. Delete " in output
         assert "Traceback" not in output
 
 
-def test_a_finished_run_answers(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_a_finished_run_answers(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     words = ("chat", str(toy_run), "-p", "Where does the turtle live?", "--max-tokens", "8", "--tools", "none")
-    code, output = nursery.run(*words, log=tmp_path / "log")
+    code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 0, output
     assert output.strip()
 
 
-def test_evaluating_again_does_not_score_again(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_evaluating_again_does_not_score_again(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     import shutil
 
     copy = tmp_path / "toy"
     shutil.copytree(toy_run, copy)
     before = (copy / "eval" / "pretrain.json").read_text()
     words = ("evaluate", str(copy), "--stage", "pretrain", "--tasks", "world/choice", "--limit", "4")
-    code, output = nursery.run(*words, log=tmp_path / "log")
+    code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 0, output
     assert (copy / "eval" / "pretrain.json").read_text() == before
     assert "world/choice" in output
 
 
-def test_a_look_at_one_task_leaves_the_scores_of_the_others(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_a_look_at_one_task_leaves_the_scores_of_the_others(
+    processes: Processes, toy_run: Path, tmp_path: Path
+) -> None:
     import shutil
 
     copy = tmp_path / "toy"
     shutil.copytree(toy_run, copy)
     before = json.loads((copy / "eval" / "rl.json").read_text())["scores"]
     words = ("evaluate", str(copy), "--tasks", "world/facts, world/choice,", "--limit", "2")
-    code, output = nursery.run(*words, log=tmp_path / "log")
+    code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 0, output
     after = json.loads((copy / "eval" / "rl.json").read_text())["scores"]
     assert before.keys() <= after.keys()
@@ -186,11 +188,11 @@ def test_a_look_at_one_task_leaves_the_scores_of_the_others(nursery: Nursery, to
 
 
 def test_conversations_without_a_grader_are_refused_before_anything_is_asked(
-    nursery: Nursery, toy_run: Path, tmp_path: Path
+    processes: Processes, toy_run: Path, tmp_path: Path
 ) -> None:
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
     (tmp_path / "chats.jsonl").write_text(json.dumps(line) + "\n")
     words = ("evaluate", str(toy_run), "--tasks", str(tmp_path / "chats.jsonl"))
-    code, output = nursery.run(*words, log=tmp_path / "log")
+    code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 2, output
     assert "chats.jsonl: conversations have no grader and cannot be scored" in output

@@ -4,8 +4,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fledge.text.contamination as module
-from fledge.text.contamination import contamination, words_of
+import benchmarks.overlap as module
+from benchmarks.overlap import contamination, words_of
 
 WORDS = [f"word{index}" for index in range(500)]
 

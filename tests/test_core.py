@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fledge.bench.core import CoreBench, measure
+from benchmarks.core import CoreBench, measure
 from fledge.evals.core import (
     TASKS,
     CoreTask,

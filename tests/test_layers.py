@@ -12,16 +12,14 @@ import fledge
 ROOT = Path(fledge.__file__).parent
 LAYERS = (
     ("__init__", "config", "runs", "console"),
-    ("text", "model"),
-    ("train", "infer", "tasks", "world"),
+    ("text", "model", "sandbox"),
+    ("checkpoint", "train", "infer", "tasks"),
     ("evals",),
     ("stages", "serve", "bench"),
     ("cli", "recipes", "__main__"),
 )
 APART = ("text", "model")
 """Packages of one layer that know nothing of each other: the model knows no tokenizer, the text no tensors."""
-UPWARD = {("text.shards", "world")}
-"""The one arrow that points up: `--data world` is a name like any other to whoever opens documents by name."""
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
 
@@ -66,14 +64,9 @@ def test_arrows_point_down_only() -> None:
         for line, wanted in imports(tree):
             one, other = top(name), top(wanted)
             apart = one != other and one in APART and other in APART
-            if (HEIGHT[other] > HEIGHT[one] or apart) and (name, other) not in UPWARD:
+            if HEIGHT[other] > HEIGHT[one] or apart:
                 offences.append(f"fledge/{name.replace('.', '/')}.py line {line} imports fledge.{wanted}")
     assert not offences, "\n".join(offences)
-
-
-def test_the_arrow_that_points_up_is_still_needed() -> None:
-    used = {(name, top(wanted)) for name, tree in modules().items() for _, wanted in imports(tree)}
-    assert used >= UPWARD
 
 
 def test_stages_never_import_each_other() -> None:

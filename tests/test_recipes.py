@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from fledge.checkpoint import checkpoints
 from fledge.config import RunRecipe, check
 from fledge.recipes import RECIPES, choose, main
 from fledge.runs import is_done, metrics, read_json
-from fledge.train.checkpoint import checkpoints
-from nursery import Child, Nursery
+from processes import Child, Processes
 
 TRAINED = ("pretrain", "midtrain", "sft", "rl")
 
@@ -56,10 +56,10 @@ def partials(run: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def straight(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run from beginning to end without interruption."""
     run = tmp_path_factory.mktemp("straight") / "small"
-    code, output = nursery.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
+    code, output = processes.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
     assert code == 0, output
     return run
 
@@ -72,7 +72,7 @@ def begun_from(straight: Path, run: Path, *stages: str) -> Path:
 
 
 def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
-    nursery: Nursery, straight: Path, tmp_path: Path
+    processes: Processes, straight: Path, tmp_path: Path
 ) -> None:
     """In every stage: at two random steps, and while a checkpoint is being written; also in the tokenizer and in between."""
     run, log, rng = tmp_path / "small", tmp_path / "small.log", random.Random(time.time_ns())
@@ -80,7 +80,7 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
     kills, torn = 0, 0
 
     def start() -> Child:
-        return nursery.start("run", "small", "--out", str(run), log=log)
+        return processes.start("run", "small", "--out", str(run), log=log)
 
     def strike(happened: Callable[[], bool], delay: float = 0.0) -> None:
         nonlocal kills, torn
@@ -123,18 +123,18 @@ def test_the_runs_compared_here_learn_something_in_every_stage(straight: Path) -
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
-    nursery: Nursery, straight: Path, tmp_path: Path, number: signal.Signals
+    processes: Processes, straight: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
     words, log = ("run", "small", "--out", str(run)), tmp_path / "log"
-    child = nursery.start(*words, log=log)
+    child = processes.start(*words, log=log)
     assert until(child, lambda: len(losses(run, "pretrain")) >= 2)
     os.kill(child.pid, number)
     assert child.wait() == 130
     saved = re.search(r"interrupted: pretrain is saved at step (\d+) of 8. The same command goes on", child.output())
     assert saved, child.output()
     assert checkpoints(run / "pretrain")[-1].name == f"step-{int(saved[1]):06d}"
-    child = nursery.start(*words, log=log)
+    child = processes.start(*words, log=log)
     until(child, (run / "pretrain" / "done.json").exists)
     kill(child)
     assert f"pretrain: goes on from step {saved[1]} of 8" in child.output()
@@ -142,40 +142,42 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
     assert losses(run, "pretrain") == losses(straight, "pretrain")
 
 
-def test_a_full_disk_loses_nothing_and_says_what_to_do(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, straight: Path, tmp_path: Path) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
     words, log = ("run", "small", "--out", str(run)), tmp_path / "log"
-    child = nursery.start(*words, log=log)
+    child = processes.start(*words, log=log)
     until(child, lambda: len(losses(run, "pretrain")) >= 2)
     kill(child)
     there = [path.name for path in checkpoints(run / "pretrain")]
-    code, output = nursery.run(*words, log=tmp_path / "full", file_bytes=100_000)
+    code, output = processes.run(*words, log=tmp_path / "full", file_bytes=100_000)
     assert code == 2
     assert "the checkpoint could not be written" in output
     assert "free some space" in output
     assert "Traceback" not in output
     assert [path.name for path in checkpoints(run / "pretrain")] == there
-    child = nursery.start(*words, log=log)
+    child = processes.start(*words, log=log)
     until(child, (run / "pretrain" / "done.json").exists)
     kill(child)
     assert weights(run)["pretrain"] == weights(straight)["pretrain"]
 
 
-def test_a_disk_too_full_for_a_line_of_metrics_is_named(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+def test_a_disk_too_full_for_a_line_of_metrics_is_named(processes: Processes, straight: Path, tmp_path: Path) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
-    code, output = nursery.run("run", "small", "--out", str(run), log=tmp_path / "log", file_bytes=900)
+    code, output = processes.run("run", "small", "--out", str(run), log=tmp_path / "log", file_bytes=900)
     assert code == 2
     assert re.search(r"small/pretrain/\S+: could not be written \(.*free some space", output.replace("\n", " ")), output
 
 
-def test_a_second_process_in_the_same_stage_is_refused(nursery: Nursery, straight: Path, tmp_path: Path) -> None:
+def test_a_second_process_in_the_same_stage_is_refused(processes: Processes, straight: Path, tmp_path: Path) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
-    first = nursery.start("run", "small", "--out", str(run), log=tmp_path / "first")
+    first = processes.start("run", "small", "--out", str(run), log=tmp_path / "first")
     until(first, lambda: bool(losses(run, "pretrain")))
     os.kill(first.pid, signal.SIGSTOP)
     try:
         for extra in ([], ["--fresh"], ["--from", "pretrain"]):
-            code, output = nursery.run("run", "small", "--out", str(run), *extra, log=tmp_path / f"second{len(extra)}")
+            code, output = processes.run(
+                "run", "small", "--out", str(run), *extra, log=tmp_path / f"second{len(extra)}"
+            )
             assert code == 2
             assert f"pretrain: process {first.pid} is at work here. Wait for it, or use another --run." in output
     finally:
@@ -184,11 +186,11 @@ def test_a_second_process_in_the_same_stage_is_refused(nursery: Nursery, straigh
     kill(first)
 
 
-def test_finished_stages_are_skipped(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_finished_stages_are_skipped(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "toy"
     shutil.copytree(toy_run, run)
     before = {path: path.stat().st_mtime_ns for path in run.glob("*/checkpoints/*/*")}
-    code, output = nursery.run("run", "toy", "--out", str(run), log=tmp_path / "log")
+    code, output = processes.run("run", "toy", "--out", str(run), log=tmp_path / "log")
     assert code == 0
     for stage in ("tokenizer", *TRAINED):
         assert f"{stage}: done before, skipped" in output
@@ -196,19 +198,21 @@ def test_finished_stages_are_skipped(nursery: Nursery, toy_run: Path, tmp_path: 
     assert "fledge chat" in output
 
 
-def test_a_changed_setting_is_refused_with_both_values(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_a_changed_setting_is_refused_with_both_values(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     run = begun_from(toy_run, tmp_path / "toy", "tokenizer", "pretrain")
-    code, output = nursery.run("run", "toy", "--out", str(run), "--seed", "7", log=tmp_path / "log")
+    code, output = processes.run("run", "toy", "--out", str(run), "--seed", "7", log=tmp_path / "log")
     assert code == 2
     assert "tokenizer: begun with other settings: seed was 0, now 7." in output
     assert "--fresh to begin again" in output
 
 
-def test_only_does_those_stages_again_and_leaves_the_others(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_only_does_those_stages_again_and_leaves_the_others(
+    processes: Processes, toy_run: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "toy"
     shutil.copytree(toy_run, run)
     before = {stage: (run / stage / "done.json").stat().st_mtime_ns for stage in ("tokenizer", *TRAINED)}
-    code, output = nursery.run("run", "toy", "--out", str(run), "--only", "rl,report", log=tmp_path / "log")
+    code, output = processes.run("run", "toy", "--out", str(run), "--only", "rl,report", log=tmp_path / "log")
     assert code == 0, output
     after = {stage: (run / stage / "done.json").stat().st_mtime_ns for stage in ("tokenizer", *TRAINED)}
     assert [stage for stage in before if after[stage] != before[stage]] == ["rl"]
@@ -216,11 +220,11 @@ def test_only_does_those_stages_again_and_leaves_the_others(nursery: Nursery, to
     assert "skipped" not in output
 
 
-def test_from_does_a_stage_and_those_after_it_again(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_from_does_a_stage_and_those_after_it_again(processes: Processes, toy_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "toy"
     shutil.copytree(toy_run, run)
     before = (run / "eval" / "rl.json").stat().st_mtime_ns
-    code, output = nursery.run("run", "toy", "--out", str(run), "--from=rl", log=tmp_path / "log")
+    code, output = processes.run("run", "toy", "--out", str(run), "--from=rl", log=tmp_path / "log")
     assert code == 0, output
     assert [stage for stage in ("tokenizer", *TRAINED) if f"{stage}: done before" in output] == [
         "tokenizer", "pretrain", "midtrain", "sft",
@@ -229,13 +233,15 @@ def test_from_does_a_stage_and_those_after_it_again(nursery: Nursery, toy_run: P
     assert weights(run) == weights(toy_run)
 
 
-def test_fresh_begins_again_and_spares_what_is_not_the_runs(nursery: Nursery, toy_run: Path, tmp_path: Path) -> None:
+def test_fresh_begins_again_and_spares_what_is_not_the_runs(
+    processes: Processes, toy_run: Path, tmp_path: Path
+) -> None:
     run = begun_from(toy_run, tmp_path / "toy", "tokenizer", "pretrain", "eval")
     (run / "notes.txt").write_text("mine")
     words = ("run", "toy", "--out", str(run), "--fresh")
-    assert nursery.run(*words, "--dry-run", log=tmp_path / "dry")[0] == 0
+    assert processes.run(*words, "--dry-run", log=tmp_path / "dry")[0] == 0
     assert is_done(run / "pretrain")
-    child = nursery.start(*words, log=tmp_path / "log")
+    child = processes.start(*words, log=tmp_path / "log")
     until(child, lambda: "vocabulary" in child.output())
     kill(child)
     assert not checkpoints(run / "pretrain")

@@ -1,4 +1,4 @@
-"""The sandbox (infer/sandbox.py): what it promises to callers. What it withstands is in test_sandbox_hostile.py."""
+"""The sandbox (sandbox/sandbox.py): what it promises to callers. What it withstands is in test_sandbox_hostile.py."""
 
 import asyncio
 import gc
@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from fledge.infer import sandbox_jail
-from fledge.infer.sandbox import Sandbox, SandboxUnavailable
-from fledge.infer.sandbox_wire import pack, unpack
+from fledge.sandbox import jail
+from fledge.sandbox.sandbox import Sandbox, SandboxUnavailable
+from fledge.sandbox.wire import pack, unpack
 
 HUMANEVAL = Path(__file__).resolve().parents[2].joinpath("shared/data/humaneval/HumanEval.jsonl.gz")
 PATIENCE = 60.0
@@ -193,7 +193,7 @@ def test_a_program_dies_with_its_worker() -> None:
 
 def test_workers_die_with_their_caller() -> None:
     program = (
-        "import sys; from fledge.infer.sandbox import Sandbox; s = Sandbox(workers=1);"
+        "import sys; from fledge.sandbox.sandbox import Sandbox; s = Sandbox(workers=1);"
         "print(s._idle.queue[0]._process.pid, flush=True); s.run('while True: pass', timeout_seconds=600)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -250,8 +250,8 @@ def _mutate(solution: str) -> str:
 
 MACHINES_WITHOUT_WALLS = """
 import ctypes, os, struct, sys
-from fledge.infer import sandbox_jail
-from fledge.infer.sandbox import Sandbox, SandboxUnavailable
+from fledge.sandbox import jail
+from fledge.sandbox.sandbox import Sandbox, SandboxUnavailable
 # A kernel that knows neither seccomp nor Landlock, as far as this process and its children can tell: a filter that
 # answers prctl(PR_SET_SECCOMP) and landlock_create_ruleset with ENOSYS. The filter itself can only be added to.
 libc = ctypes.CDLL(None)
@@ -293,8 +293,8 @@ def test_what_cannot_start_is_unavailable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_allows_what_is_listed_and_fails_everything_else(machine: str) -> None:
     column = ["x86_64", "aarch64"].index(machine)
-    allowed = {numbers[column] for numbers in sandbox_jail._ALLOWED.values()}
-    mapping = {numbers[column] for numbers in sandbox_jail._ALLOWED_UNLESS_EXECUTABLE.values()}
+    allowed = {numbers[column] for numbers in jail._ALLOWED.values()}
+    mapping = {numbers[column] for numbers in jail._ALLOWED_UNLESS_EXECUTABLE.values()}
     allow, fail, kill = 0x7FFF0000, 0x00050001, 0x80000000
     for number in range(600):
         for protection in (0, 3, 4, 7):  # 4: may be executed
@@ -307,7 +307,7 @@ def test_the_filter_allows_what_is_listed_and_fails_everything_else(machine: str
 def _filter(machine: str, number: int, *, arch: int | None = None, protection: int = 0) -> int:
     """What the BPF program says to a system call: an interpreter of the five instructions it uses."""
     lines = _lines(machine)
-    data = struct.pack("=IIQ6Q", number, arch or sandbox_jail._AUDIT_ARCH[machine], 0, 0, 0, protection, 0, 0, 0)
+    data = struct.pack("=IIQ6Q", number, arch or jail._AUDIT_ARCH[machine], 0, 0, 0, protection, 0, 0, 0)
     at = value = 0
     while True:
         opcode, yes, no, constant = lines[at]
@@ -327,7 +327,7 @@ def _filter(machine: str, number: int, *, arch: int | None = None, protection: i
 
 @cache
 def _lines(machine: str) -> list[tuple[int, int, int, int]]:
-    return list(struct.iter_unpack("=HBBI", sandbox_jail.seccomp_filter(machine)))
+    return list(struct.iter_unpack("=HBBI", jail.seccomp_filter(machine)))
 
 
 def test_a_time_limit_must_be_positive(sandbox: Sandbox) -> None:

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HOSTILE = ROOT / "tests" / "hostile"
 NOBODY = 65534
-MODULES = ["__init__", "infer/__init__", *(f"infer/{name}" for name in ("sandbox", "sandbox_jail", "sandbox_wire"))]
+MODULES = ["__init__", "sandbox/__init__", *(f"sandbox/{name}" for name in ("sandbox", "jail", "wire"))]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attacks look for traces in /proc")
 
@@ -41,7 +41,7 @@ def copy_for_nobody() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         shutil.copytree(HOSTILE, root / "tests" / "hostile", ignore=shutil.ignore_patterns("__pycache__"))
-        for module in [*MODULES, "infer/sandbox_zygote"]:
+        for module in [*MODULES, "sandbox/zygote"]:
             target = root / "src" / "fledge" / f"{module}.py"
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / "src" / "fledge" / f"{module}.py", target)

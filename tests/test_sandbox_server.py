@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from fledge.infer.engine import Request
-from fledge.infer.sandbox import Sandbox
-from fledge.infer.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, python_tool, run_tool
+from fledge.sandbox.sandbox import Sandbox
+from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, python_tool, run_tool
+from fledge.serve.pool import Entry, Shelf
 from fledge.serve.server import Server, create_app
-from fledge.serve.shelf import Entry, Shelf
 from hostile.attack import World, children, secrets_in
 from tiny_engine import BYTES, tiny_model
 

@@ -15,8 +15,8 @@ import torch
 
 from fledge.model.transformer import Transformer
 from fledge.serve.api import Limits
+from fledge.serve.pool import Entry, Shelf
 from fledge.serve.server import Server, create_app
-from fledge.serve.shelf import Entry, Shelf
 from tiny_engine import BYTES, tiny_model
 
 CLIENTS: list[openai.OpenAI] = []

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from fledge.infer.engine import Engine
-from fledge.serve.shelf import Shelf
+from fledge.serve.pool import Shelf
 from test_server import HELLO, serving, shelf, until
 
 CHAT = "/v1/chat/completions"

@@ -17,9 +17,9 @@ from starlette.requests import Request as HttpRequest
 
 from fledge.infer.engine import Request
 from fledge.infer.prompt import fit_prompt
-from fledge.serve.answers import TURN, Answers
 from fledge.serve.api import Limits
 from fledge.serve.server import Api
+from fledge.serve.stream import TURN, Answers
 from fledge.text.chat import decode_answer, say
 from test_server import HELLO, endless_model, serving, shelf
 from tiny_engine import BYTES, tiny_engine

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
 from fledge.infer.reader import Reader
-from fledge.serve.answers import Choice
-from fledge.serve.shelf import Shelf
+from fledge.serve.pool import Shelf
+from fledge.serve.stream import Choice
 from fledge.text.chat import KINDS, Message, Part, decode_answer, encode_conversation, join_pieces, say
 from tiny_engine import BYTES
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.infer.tools import calculate
+from fledge.sandbox.tools import calculate
 from fledge.tasks import choice, find_task, humaneval, task_names
 from fledge.tasks.base import SPLITS
 from fledge.tasks.gsm8k import answer_parts, marked_number

@@ -8,9 +8,9 @@ import pytest
 import tiktoken
 from tiktoken_ext import openai_public
 
+from benchmarks.compression import FOREIGN, SAMPLES, Foreign, compare, find, missing, survives_every_byte, table
 from fledge.text import bpe
 from fledge.text.tokenizer import Tokenizer
-from fledge.text.tokenizer_report import FOREIGN, SAMPLES, Foreign, compare, find, missing, survives_every_byte, table
 
 VOCABULARIES = Path(__file__).resolve().parents[2].joinpath("shared/data/tokenizers")
 O200K_PATTERN = "|".join(

@@ -1,4 +1,4 @@
-"""The tools as the model sees them (infer/tools.py)."""
+"""The tools as the model sees them (sandbox/tools.py)."""
 
 import ast
 import gzip
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.infer.sandbox import Sandbox
-from fledge.infer.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, calculate, format_number, python_tool, run_tool
+from fledge.sandbox.sandbox import Sandbox
+from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, calculate, format_number, python_tool, run_tool
 
 HOSTILE = tomllib.loads((Path(__file__).parent / "hostile" / "expressions.toml").read_text("utf-8"))
 REPEATED = [start * times + end for start, times, end in HOSTILE["refused_repeated"]]
@@ -120,7 +120,8 @@ def test_the_calculator_answers_in_any_thread_whatever_the_precision_there() -> 
 
 
 def test_both_modules_import_the_standard_library_alone() -> None:
-    code = "import fledge.infer.tools, fledge.infer.sandbox, sys; print([m for m in sys.modules if m[:5] in ('torch', 'numpy')])"
+    code = "import fledge.sandbox.tools, fledge.sandbox.sandbox, sys; "
+    code += "print([m for m in sys.modules if m[:5] in ('torch', 'numpy')])"
     source = str(Path(__file__).parents[1] / "src")
     program = f"import sys; sys.path.append({source!r}); {code}"
     result = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, check=True)

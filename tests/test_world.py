@@ -11,16 +11,16 @@ from typing import get_args
 
 import pytest
 
+from fernhollow import SUGGESTIONS, chats, conversation, document, documents, lore
+from fernhollow.chats import ChatStage
+from fernhollow.facts import ASKED, FACTS, KEYS, answer, questions
+from fernhollow.grammar import expand, pattern
+from fernhollow.letters import lookup
+from fernhollow.problems import EASY, HARD, NEW, RISING, SEEN, Grade, holds_new, problem, step
+from fernhollow.split import side
+from fernhollow.stories import flaw, story
+from fernhollow.words import KNOWN, spell
 from fledge.text.chat import Conversation, check_turns
-from fledge.world import SUGGESTIONS, chats, conversation, document, documents, lore
-from fledge.world.chats import ChatStage
-from fledge.world.facts import ASKED, FACTS, KEYS, answer, questions
-from fledge.world.grammar import expand, pattern
-from fledge.world.letters import lookup
-from fledge.world.problems import EASY, HARD, NEW, RISING, SEEN, Grade, holds_new, problem, step
-from fledge.world.split import side
-from fledge.world.stories import flaw, story
-from fledge.world.words import KNOWN, spell
 
 HELD = ("validation", "test")
 TEXTS = 2_500

@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
+from fernhollow.tasks import EXAMPLES, TASKS
 from fledge.tasks.base import Example, Split, Task
-from fledge.tasks.world import EXAMPLES, TASKS
 
 JUDGED = "world/functions"
 SPLITS: tuple[Split, ...] = ("validation", "test")
@@ -100,7 +100,7 @@ def test_the_judge_would_pass_every_reference_function() -> None:
 
 
 def test_the_calculator_gives_the_results_that_training_text_holds() -> None:
-    from fledge.infer.tools import calculate
+    from fledge.sandbox.tools import calculate
 
     for name in ("world/problems", "world/problems_hard", "world/counting"):
         for example in TASKS[name].load("test"):

@@ -29,7 +29,7 @@ GROUPS = {
     "Measuring": {
         "evaluate": "score the models of a run on tasks",
         "report": "write the report card of a run",
-        "bench": "measure the speed of a part: tokenizer, data, contamination, sandbox, infer, core",
+        "bench": "measure the speed of a part on this machine: infer",
     },
     "Talking": {
         "chat": "talk to a model in the terminal",
@@ -38,12 +38,7 @@ GROUPS = {
 }
 COMMANDS = tuple(name for group in GROUPS.values() for name in group)
 BENCHES = {
-    "tokenizer": "TokenizerBench",
-    "data": "DataBench",
-    "sandbox": "SandboxBench",
     "infer": "InferBench",
-    "core": "CoreBench",
-    "contamination": "ContaminationBench",
 }
 SHORT = {"-p": "--prompt", "--from": "--start"}
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}

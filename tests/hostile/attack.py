@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from fledge.infer.sandbox import Result, Sandbox
+from fledge.sandbox.sandbox import Result, Sandbox
 
 HERE = Path(__file__).parent
 SECRET, SECRET_OF_ENVIRONMENT = "opal-heron-41", "basalt-finch-77"

@@ -112,7 +112,7 @@ def main(config: InferBench) -> None:
 def make_model(config: InferBench, *, context: int) -> Transformer:
     """The model to measure; none of its answers ends early."""
     if config.run is not None:
-        from fledge.train.checkpoint import load_model
+        from fledge.checkpoint import load_model
 
         model = load_model(Path(config.run))
     else:

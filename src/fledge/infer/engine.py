@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 
 from fledge.infer.cache import SlotCache
-from fledge.infer.model import InferenceModel
 from fledge.infer.reader import Reader
 from fledge.infer.replay import DecodingSteps
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
-from fledge.infer.tools import run_tool as run_calculator
 from fledge.infer.varlen import Kernel, VarlenCache, find_kernel
+from fledge.model.forward import InferenceModel
 from fledge.model.transformer import Flat, Transformer
+from fledge.sandbox.tools import run_tool as run_calculator
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
@@ -110,7 +110,7 @@ class Engine:
             budget: most prompt tokens in one step; bounds how long running answers wait for a new prompt.
             run_tool: code -> result, called in another thread. None: code is never run.
             dtype: of weights and cache. None: bfloat16 on CUDA, else float32.
-            kernel: attends rows of any lengths at once (infer/varlen.py), and decoding steps are recorded. "auto": torch's, on a
+            kernel: attends rows of any lengths at once (infer/gpu.py), and decoding steps are recorded. "auto": torch's, on a
                 GPU where it works. None: rows are attended in groups of similar length.
         """
         config, device = model.config, model.embedding.device

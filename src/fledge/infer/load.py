@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fledge.checkpoint import checkpoints, read_state
 from fledge.model.transformer import ModelConfig
 from fledge.runs import choose_stage, read_json, settings_of, trained_stages
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.checkpoint import checkpoints, read_state
 
 ToolName = Literal["calculator", "python", "none"]
 SUGGESTIONS = (
@@ -64,8 +64,8 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     stages = {name: _weights(path / name) for name in ([last] if stage else trained_stages(path))}
     if not is_of_the_world(path):
         return Run(path, tokenizer, stages, path.name, SUGGESTIONS)
-    from fledge.world import SUGGESTIONS as of_the_world
-    from fledge.world import lore
+    from fernhollow import SUGGESTIONS as of_the_world
+    from fernhollow import lore
 
     return Run(path, tokenizer, stages, lore.BOT, tuple(of_the_world))
 
@@ -95,12 +95,12 @@ def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Callable[[str], s
     Raises:
         SandboxUnavailable: `python` on a machine that cannot hold a hostile program, without `unsafe_exec`.
     """
-    from fledge.infer.tools import python_tool, run_tool
+    from fledge.sandbox.tools import python_tool, run_tool
 
     if name == "none":
         return None
     if name == "calculator":
         return run_tool
-    from fledge.infer.sandbox import Sandbox
+    from fledge.sandbox.sandbox import Sandbox
 
     return python_tool(Sandbox(unsafe_exec=unsafe_exec))

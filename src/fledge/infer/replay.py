@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from fledge import console
-from fledge.infer.model import InferenceModel
 from fledge.infer.varlen import VarlenCache
+from fledge.model.forward import InferenceModel
 from fledge.model.transformer import Flat
 
 RECORDING = threading.Lock()

@@ -27,11 +27,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.serve.answers import Answers, Opened
 from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, usage
 from fledge.serve.metrics import scalar
-from fledge.serve.shapes import ChatShape, Shape, TextShape
-from fledge.serve.shelf import Shelf
+from fledge.serve.pool import Shelf
+from fledge.serve.stream import Answers, Opened
+from fledge.serve.wire import ChatShape, Shape, TextShape
 
 STATIC = Path(__file__).parent / "static"
 GRACE_SECONDS = 10.0

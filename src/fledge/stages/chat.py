@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fledge.config import Chat, check, nearest
 from fledge.runs import model_name
-from fledge.serve.talkers import Local, Remote, Settings, Talker
+from fledge.serve.client import Local, Remote, Settings, Talker
 from fledge.text.chat import Message, Part, parse_conversation, say, to_json
 
 COMMANDS = {
@@ -66,9 +66,9 @@ def make_talker(config: Chat) -> Talker:
     """The model of the run, or the server at `url`."""
     if config.url is not None:
         return Remote(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
+    from fledge.checkpoint import load_model
     from fledge.infer.load import find_tool, open_run
     from fledge.model.device import find_device, threads
-    from fledge.train.checkpoint import load_model
 
     run = open_run(Path(config.run), stage=config.stage)
     stage, weights = list(run.stages.items())[-1]

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from fledge import console
+from fledge.checkpoint import checkpoints, load_model, read_state
 from fledge.config import Evaluate, check
 from fledge.evals.core import evaluate_core, open_bundle
 from fledge.evals.score import Score, Scorer
-from fledge.infer.sandbox import SandboxUnavailable
 from fledge.model.device import find_device, threads
 from fledge.runs import choose_stage, provenance, read_json, settings_of, write_atomic
+from fledge.sandbox.judge import allow_unsafe_exec, isolation, judge
+from fledge.sandbox.sandbox import SandboxUnavailable
 from fledge.tasks import find_task
 from fledge.tasks.base import Split, Task, centered
-from fledge.tasks.judge import allow_unsafe_exec, isolation, judge
 from fledge.tasks.smoltalk import ungraded
 from fledge.text.hub import EVAL_BUNDLE, locate
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.checkpoint import checkpoints, load_model, read_state
 
 CORE, FOREIGN = "core", "hf:"
 JUDGED = frozenset(("humaneval", "world/functions"))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from fledge import console
+from fledge.checkpoint import load_model
 from fledge.config import Rl, check
 from fledge.evals.score import Scorer
 from fledge.infer.engine import Engine, Request
@@ -30,7 +31,6 @@ from fledge.tasks.mixture import open_chats
 from fledge.text.chat import decode_answer, encode_prompt
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import conversation_batches, rollout_batch
-from fledge.train.checkpoint import load_model
 from fledge.train.loop import Batch, due
 from fledge.train.session import Session
 

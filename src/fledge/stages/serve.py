@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
+from fledge.checkpoint import load_model
 from fledge.config import Serve, check
 from fledge.infer.load import Run, find_tool, open_run
 from fledge.model.device import find_device, threads
 from fledge.runs import model_name
 from fledge.serve.api import Limits
+from fledge.serve.pool import Entry, Shelf
 from fledge.serve.server import Server, create_app
-from fledge.serve.shelf import Entry, Shelf
-from fledge.train.checkpoint import load_model
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 

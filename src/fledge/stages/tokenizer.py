@@ -11,7 +11,6 @@ from fledge.config import check
 from fledge.runs import open_stage
 from fledge.text.shards import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
-from fledge.text.tokenizer_report import compare, missing, survives_every_byte
 
 
 def main(config: Config) -> None:
@@ -35,35 +34,19 @@ def main(config: Config) -> None:
         seconds = time.perf_counter() - began
         tokenizer.save(stage.path)
         held_out = next(open_documents(config.data, split="validation", seed=config.seed, local=config.local)).text
-        bytes_per_token = len(held_out.encode()) / max(1, len(tokenizer.encode(held_out)))
+        ids = tokenizer.encode(held_out)
+        assert tokenizer.decode(ids) == held_out, "the tokenizer does not give back every byte"
+        bytes_per_token = len(held_out.encode()) / max(1, len(ids))
         console.say(
             f"tokenizer: {tokenizer.vocab:,} entries in {console.duration(seconds)}, {bytes_per_token:.2f} bytes per token"
         )
-        compression = measure(tokenizer, {"train": next(texts(config)), "validation": held_out}, config)
         stage.finish(
             total_seconds=round(seconds, 3),
             vocab=tokenizer.vocab,
             bytes_per_token=bytes_per_token,
             tokenizer_hash=tokenizer.hash,
             data=str(description),
-            compression=compression,
         )
-
-
-def measure(tokenizer: Tokenizer, samples: dict[str, str], config: Config) -> dict[str, dict[str, float]]:
-    """Bytes per token by kind of text and vocabulary, printed; a tokenizer that loses a byte stops the run.
-
-    The vocabularies of GPT-2, GPT-4 and GPT-4o are compared with where `tokenizers/` of --local holds them.
-    """
-    assert survives_every_byte(tokenizer), "the tokenizer does not give back every byte"
-    folder = f"{config.local}/tokenizers" if config.local else None
-    rows = compare(tokenizer, samples, vocabularies=folder)
-    columns = list(rows[0].bytes_per_token)
-    cells = [[row.text, *(f"{row.bytes_per_token[name]:.2f}" for name in columns)] for row in rows]
-    console.table("bytes per token", ("text", *columns), cells)
-    if config.local and (absent := missing(folder)):
-        console.say(f"not compared, files not found under --local: {', '.join(absent)}")
-    return {row.text: dict(row.bytes_per_token) for row in rows}
 
 
 def texts(config: Config) -> Iterator[str]:

@@ -17,7 +17,8 @@ CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 def task_names() -> tuple[str, ...]:
     """Every task that has a name."""
-    from fledge.tasks import choice, world
+    from fernhollow import tasks as world
+    from fledge.tasks import choice
 
     return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *world.TASKS)
 
@@ -33,7 +34,8 @@ def find_task(name: str, *, local: str | None = None, others: tuple[str, ...] = 
         ValueError: no such task; the nearest name is proposed.
         FileNotFoundError: a path that does not exist.
     """
-    from fledge.tasks import choice, files, gsm8k, humaneval, identity, smoltalk, spelling, world
+    from fernhollow import tasks as world
+    from fledge.tasks import choice, files, gsm8k, humaneval, identity, smoltalk, spelling
 
     makers = {
         "gsm8k": gsm8k.make,

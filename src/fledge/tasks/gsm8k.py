@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
-from fledge.infer.tools import calculate
+from fledge.sandbox.tools import calculate
 from fledge.tasks.base import Example, Split, Task
 from fledge.tasks.choice import split_records
 from fledge.text.chat import Message, Part

@@ -9,9 +9,9 @@ import re
 from collections.abc import Sequence
 from textwrap import dedent
 
+from fledge.sandbox.judge import passes
 from fledge.tasks.base import Example, Split, Task
 from fledge.tasks.choice import split_records
-from fledge.tasks.judge import passes
 from fledge.text.chat import say
 
 FILES: dict[Split, str] = {"test": "humaneval/HumanEval"}

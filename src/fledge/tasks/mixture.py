@@ -55,7 +55,7 @@ def open_chats(
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
     """
     if data == "world":
-        from fledge.world import conversation
+        from fernhollow import conversation
 
         return lambda index: conversation(seed, index, stage=stage)
     if data == "chat":

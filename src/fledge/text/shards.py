@@ -169,7 +169,7 @@ def open_conversations(path: str | Path) -> Sequence[Conversation]:
 
 
 def _world(split: Split, *, rank: int, ranks: int, seed: int, cursor: Cursor | None) -> Iterator[Document]:
-    from fledge.world import document
+    from fernhollow import document
 
     begin = cursor["index"] if cursor else 0
     index = begin + (rank - begin) % ranks

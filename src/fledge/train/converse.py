@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from fledge import console
+from fledge.checkpoint import load_model
 from fledge.config import Midtrain
 from fledge.runs import StageFolder, settings_of
 from fledge.text.chat import Conversation
 from fledge.text.shards import open_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import conversation_batches, document_batches
-from fledge.train.checkpoint import load_model
 from fledge.train.loop import Batch
 from fledge.train.session import Session
 

@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 
-from fledge import console
+from fledge import checkpoint, console
 from fledge.config import TrainStage
 from fledge.model import device as machine
 from fledge.model.transformer import Transformer
 from fledge.runs import StageFolder
-from fledge.train import checkpoint
 from fledge.train.loop import Batch, Plan, Step, nll_sum, train
 from fledge.train.optim import build
 

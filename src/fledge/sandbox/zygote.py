@@ -1,6 +1,6 @@
 """The other side of the sandbox: a warm interpreter that forks one locked-in child per program.
 
-    python -c "... from fledge.infer.sandbox_zygote import main; main(fd)"     # how sandbox.py starts it
+    python -c "... from fledge.sandbox.zygote import main; main(fd)"     # how sandbox.py starts it
 
 The idea: a fork of an interpreter that has already imported the standard library costs a millisecond, where a new one
 costs fifty, and a child can be locked in completely because it has nothing left to load. The zygote runs no stranger's
@@ -31,8 +31,8 @@ import traceback
 import types
 from typing import Any, NoReturn
 
-from fledge.infer.sandbox_jail import Jail, limit
-from fledge.infer.sandbox_wire import REPLY, REQUEST, pack, receive, send, unpack
+from fledge.sandbox.jail import Jail, limit
+from fledge.sandbox.wire import REPLY, REQUEST, pack, receive, send, unpack
 
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""

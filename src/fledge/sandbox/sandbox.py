@@ -6,7 +6,7 @@
         await asyncio.to_thread(sandbox.run, code)                           # from asyncio; any thread may call
 
 The idea: a verdict is never taken from the process that ran the candidate. The candidate lives in one locked-in child and
-only answers calls; the tests live in another that holds no line of it and sees built-in values only (sandbox_zygote.py).
+only answers calls; the tests live in another that holds no line of it and sees built-in values only (zygote.py).
 Before the first program runs, the sandbox attacks itself, and refuses to work where an attack succeeds.
 """
 
@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fledge.infer.sandbox_wire import REPLY, REQUEST
+from fledge.sandbox.wire import REPLY, REQUEST
 
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_RESULT_BYTES = 1 << 16
@@ -262,13 +262,15 @@ class _Outcome:
 
 
 class _Zygote:
-    """The process that forks (sandbox_zygote.py), seen from here. One caller at a time."""
+    """The process that forks (zygote.py), seen from here. One caller at a time."""
 
     def __init__(self, python: str) -> None:
         self._control, theirs = socket.socketpair()
         errors = _file()
         root = str(Path(__file__).resolve().parents[2])
-        start = "import sys; sys.path.append(sys.argv[1]); from fledge.infer.sandbox_zygote import main; main(int(sys.argv[2]))"
+        start = (
+            "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main(int(sys.argv[2]))"
+        )
         # -s -P -S is -I without its disregard for PYTHONHASHSEED: what a program prints must not depend on chance.
         options = ["-s", "-P", "-S", "-B", "-X", "utf8", "-W", "ignore"]
         try:

@@ -13,10 +13,10 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from fledge.world.facts import ASKED, FACTS, VALUES, Key, answer, ask
-from fledge.world.grammar import pick
-from fledge.world.split import Side
-from fledge.world.words import KNOWN, invent
+from fernhollow.facts import ASKED, FACTS, VALUES, Key, answer, ask
+from fernhollow.grammar import pick
+from fernhollow.split import Side
+from fernhollow.words import KNOWN, invent
 
 LETTERS = "ABCDEF"
 

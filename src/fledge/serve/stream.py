@@ -21,7 +21,7 @@ from fledge.infer.prompt import Fitted, fit_prompt
 from fledge.infer.reader import Reader
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
-from fledge.serve.shelf import Loaded, Shelf
+from fledge.serve.pool import Loaded, Shelf
 from fledge.text.chat import Piece, join_pieces
 
 LOG = logging.getLogger("uvicorn.error")

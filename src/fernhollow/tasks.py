@@ -3,7 +3,7 @@
     TASKS["world/problems"].load("test")[0].question
     TASKS["world/problems"].grade(example, "... #### 12")
 
-Validation and test ask about keys that training text never shows in this form (`fledge.world.split`), train about the others.
+Validation and test ask about keys that training text never shows in this form (`fernhollow.split`), train about the others.
 Examples stand in a shuffled order that never changes, so that the first N are a fair sample.
 """
 
@@ -16,14 +16,14 @@ from itertools import islice
 from random import Random
 from typing import Any
 
+from fernhollow import chats, letters, problems
+from fernhollow.facts import ASKED, FACTS, Key, answer, ask, questions
+from fernhollow.functions import function
+from fernhollow.problems import Grade, problem
+from fernhollow.stories import flaw, request, story
+from fledge.sandbox.judge import passes
 from fledge.tasks.base import Example, Split, Task, by_index
-from fledge.tasks.judge import passes
 from fledge.text.chat import Conversation, say
-from fledge.world import chats, letters, problems
-from fledge.world.facts import ASKED, FACTS, Key, answer, ask, questions
-from fledge.world.functions import function
-from fledge.world.problems import Grade, problem
-from fledge.world.stories import flaw, request, story
 
 EXAMPLES: dict[Split, int] = {"train": 2_000, "validation": 320, "test": 320}
 """Examples of a split where the world could make any number."""
@@ -184,7 +184,7 @@ _DRAWN: tuple[tuple[str, Draw, Callable[[Example, str], float], int], ...] = (
     ("world/functions", program, passes_tests, 96),
     ("world/stories", tale, true_story, 192),
 )
-_SOURCE = "the embedded world (fledge.world)"
+_SOURCE = "the embedded world (fernhollow)"
 
 
 def _tasks() -> dict[str, Task]:

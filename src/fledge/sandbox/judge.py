@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fledge.infer.sandbox import Sandbox
+    from fledge.sandbox.sandbox import Sandbox
 
 TIMEOUT_SECONDS = 10.0
 _allowed: set[str] = set()
@@ -24,7 +24,7 @@ def allow_unsafe_exec() -> None:
 @lru_cache(maxsize=1)
 def judge() -> Sandbox:
     """The sandbox, started when first needed; raises SandboxUnavailable where it does not hold."""
-    from fledge.infer.sandbox import Sandbox
+    from fledge.sandbox.sandbox import Sandbox
 
     return Sandbox(unsafe_exec="unsafe_exec" in _allowed)
 

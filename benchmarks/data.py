@@ -195,7 +195,7 @@ def _world_parquet(folder: Path, *, characters: int) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from fledge.world import document
+    from fernhollow import document
 
     texts, size = [], 0
     for index in count():

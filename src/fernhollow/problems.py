@@ -13,11 +13,11 @@ from itertools import pairwise, product
 from random import Random
 from typing import NamedTuple
 
+from fernhollow import lore
+from fernhollow.facts import PRONOUNS
+from fernhollow.grammar import expand, pick
+from fernhollow.split import Side, side
 from fledge.text.chat import Part
-from fledge.world import lore
-from fledge.world.facts import PRONOUNS
-from fledge.world.grammar import expand, pick
-from fledge.world.split import Side, side
 
 Order = tuple[str, ...]
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}

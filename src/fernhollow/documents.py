@@ -6,15 +6,15 @@ from collections.abc import Callable
 from itertools import accumulate
 from random import Random
 
-from fledge.world import lore
-from fledge.world.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
-from fledge.world.functions import function
-from fledge.world.grammar import expand, pick
-from fledge.world.letters import lookup
-from fledge.world.problems import EASY, problem, sum_of
-from fledge.world.scenes import scene
-from fledge.world.stories import story
-from fledge.world.words import invent_name, spell, spelling_word
+from fernhollow import lore
+from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
+from fernhollow.functions import function
+from fernhollow.grammar import expand, pick
+from fernhollow.letters import lookup
+from fernhollow.problems import EASY, problem, sum_of
+from fernhollow.scenes import scene
+from fernhollow.stories import story
+from fernhollow.words import invent_name, spell, spelling_word
 
 _SUBJECTS = tuple(dict.fromkeys((key[0], RELATIONS[key[1]].kind) for key in KEYS))
 _BY_RELATION = {relation: tuple(key for key in KEYS if key[1] == relation) for relation in RELATIONS}

@@ -11,9 +11,9 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from fledge.world import lore
-from fledge.world.grammar import expand, pick
-from fledge.world.words import invent_name
+from fernhollow import lore
+from fernhollow.grammar import expand, pick
+from fernhollow.words import invent_name
 
 _MOMENTS = (  # what is so, and a question for it
     ("{a} is at the {p}.", "Where is {a}?"),

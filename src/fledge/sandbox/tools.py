@@ -20,7 +20,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fledge.infer.sandbox import Sandbox
+    from fledge.sandbox.sandbox import Sandbox
 
 MAX_CHARS = 512
 """Longest expression. With numbers of 40 digits it bounds the time of a call (measured worst: about a millisecond)."""

@@ -15,9 +15,9 @@ from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
-from fledge.world import lore
-from fledge.world.grammar import pick, polish
-from fledge.world.split import side
+from fernhollow import lore
+from fernhollow.grammar import pick, polish
+from fernhollow.split import side
 
 Key = tuple[str, str]
 """Subject and relation."""

@@ -14,10 +14,10 @@ from itertools import count
 from random import Random
 from typing import Literal
 
+from fernhollow.chats import ChatStage, chat
+from fernhollow.documents import write
+from fernhollow.split import side
 from fledge.text.chat import Conversation
-from fledge.world.chats import ChatStage, chat
-from fledge.world.documents import write
-from fledge.world.split import side
 
 DocumentSplit = Literal["train", "validation"]
 

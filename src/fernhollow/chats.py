@@ -12,18 +12,18 @@ from itertools import accumulate
 from random import Random
 from typing import Literal
 
+from fernhollow import lore
+from fernhollow.documents import rhyme, riddle_of
+from fernhollow.facts import ASKED, KEYS, RELATIONS, Key, answer, ask_either_way, relations_of
+from fernhollow.functions import function
+from fernhollow.grammar import expand, pick, polish
+from fernhollow.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
+from fernhollow.problems import EASY, Problem, problem, sum_of
+from fernhollow.scenes import scene
+from fernhollow.split import Side, side
+from fernhollow.stories import request, story
+from fernhollow.words import invent_name, spell, spelling_word
 from fledge.text.chat import Conversation, Part, say
-from fledge.world import lore
-from fledge.world.documents import rhyme, riddle_of
-from fledge.world.facts import ASKED, KEYS, RELATIONS, Key, answer, ask_either_way, relations_of
-from fledge.world.functions import function
-from fledge.world.grammar import expand, pick, polish
-from fledge.world.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
-from fledge.world.problems import EASY, Problem, problem, sum_of
-from fledge.world.scenes import scene
-from fledge.world.split import Side, side
-from fledge.world.stories import request, story
-from fledge.world.words import invent_name, spell, spelling_word
 
 ChatStage = Literal["midtrain", "sft"]
 SUGGESTIONS = (

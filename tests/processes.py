@@ -1,11 +1,11 @@
 """Command lines in processes of their own that begin with torch imported: a kill test needs dozens, and importing takes seconds.
 
-    nursery = Nursery()
-    child = nursery.start("run", "toy", "--out", "somewhere", log=Path("log"))
+    processes = Processes()
+    child = processes.start("run", "toy", "--out", "somewhere", log=Path("log"))
     os.kill(child.pid, signal.SIGKILL)
     child.wait()                                       # exit code, or minus the signal that ended it
 
-Run as a script this file is the nursery itself: it imports once and forks a child for each request.
+Run as a script this file is the parent process itself: it imports once and forks a child for each request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Nursery:
+class Processes:
     """A process that forks others on request."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Nursery:
 
 @dataclass
 class Child:
-    nursery: Nursery
+    processes: Processes
     pid: int
     log: Path
     code: int | None = None
@@ -67,7 +67,7 @@ class Child:
     def poll(self) -> int | None:
         """Exit code, minus the signal that ended it, or None while it lives."""
         if self.code is None:
-            self.code = self.nursery.ask({"poll": self.pid})
+            self.code = self.processes.ask({"poll": self.pid})
         return self.code
 
     def wait(self, *, seconds: float = 240.0) -> int:
@@ -124,9 +124,9 @@ def prepare() -> None:
     import fledge.stages.rl
     import fledge.stages.sft
     import fledge.stages.tokenizer
+    from fernhollow.tasks import TASKS
     from fledge import recipes
     from fledge.infer import engine
-    from fledge.tasks.world import TASKS
 
     assert engine
     assert fledge.stages

@@ -10,8 +10,8 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 
-from fledge.serve.answers import Update
 from fledge.serve.api import Ask, Json, old_logprobs
+from fledge.serve.stream import Update
 from fledge.text.chat import join_pieces
 
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
+from benchmarks.overlap import contamination
 from fledge.console import console, table
 from fledge.evals.core import TASKS, open_bundle
 from fledge.tasks import find_task
 from fledge.tasks.base import Example
-from fledge.text.contamination import contamination
 from fledge.text.hub import EVAL_BUNDLE, locate
 from fledge.text.shards import describe, manifest_hash, open_documents
 

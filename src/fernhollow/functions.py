@@ -8,8 +8,8 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from fledge.world.grammar import pick
-from fledge.world.split import Side, side
+from fernhollow.grammar import pick
+from fernhollow.split import Side, side
 
 _NUMBERS = {
     "plus": ("x plus {n}", "x + {n}"),

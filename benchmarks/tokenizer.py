@@ -192,7 +192,7 @@ def in_a_process(job: Job) -> dict[str, Any]:
         "TOKENIZERS_PARALLELISM": "true" if job.threads > 1 else "false",
     }
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    program = "from fledge.bench.tokenizer import answer; answer()"
+    program = "from benchmarks.tokenizer import answer; answer()"
     done = subprocess.run(
         [sys.executable, "-c", program],
         input=json.dumps(asdict(job)),

@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from random import Random
 
-from fledge.world import lore
-from fledge.world.grammar import pick
-from fledge.world.split import Side, side
+from fernhollow import lore
+from fernhollow.grammar import pick
+from fernhollow.split import Side, side
 
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdgklmnprstvz" for vowel in "aeiou")
 _ENDINGS = ("", "", "n", "r", "l", "s", "t", "m")

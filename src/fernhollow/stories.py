@@ -14,10 +14,10 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from fledge.world import lore
-from fledge.world.facts import FACTS, PRONOUNS
-from fledge.world.grammar import expand, pattern, pick
-from fledge.world.split import Side, side
+from fernhollow import lore
+from fernhollow.facts import FACTS, PRONOUNS
+from fernhollow.grammar import expand, pattern, pick
+from fernhollow.split import Side, side
 
 _OPENING = (
     "[One [sunny|rainy|windy|cold|quiet|bright] [morning|evening|day]|Once upon a time|Long ago|Early one morning], "

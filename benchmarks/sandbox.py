@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fledge.console import table
-from fledge.infer.sandbox import Sandbox
-from fledge.infer.tools import calculate
+from fledge.sandbox.sandbox import Sandbox
+from fledge.sandbox.tools import calculate
 
 EXPRESSIONS = (
     "12*3",
