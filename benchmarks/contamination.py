@@ -26,8 +26,6 @@ class ContaminationBench:
 
     data: str = "world"
     """Training text: "world", a name, a folder or a file."""
-    local: str | None = None
-    """Folder that holds what names would download."""
     tasks: str = "arc-easy,arc-challenge,mmlu,gsm8k,humaneval,core"
     """Tasks whose test split is looked for; `core` stands for the 22 tasks of CORE."""
     megabytes: float = 250.0
@@ -36,10 +34,10 @@ class ContaminationBench:
 
 def main(config: ContaminationBench) -> None:
     """Read, compare, print one line per set."""
-    description = describe(config.data, local=config.local)
+    description = describe(config.data)
     tests = dict(_tests(config))
     overlaps = contamination(_texts(config), tests)
-    console.print(f"training text: {description}, manifest {manifest_hash(config.data, 'train', local=config.local)}")
+    console.print(f"training text: {description}, manifest {manifest_hash(config.data, 'train')}")
     rows = [
         [one.name, f"{one.items:,}", f"{one.short:,}", f"{len(one.seen):,}", f"{one.share:.2%}", one.example]
         for one in overlaps
@@ -54,11 +52,11 @@ def main(config: ContaminationBench) -> None:
 def _tests(config: ContaminationBench) -> Iterator[tuple[str, list[str]]]:
     for name in filter(None, map(str.strip, config.tasks.split(","))):
         if name == "core":
-            read = open_bundle(locate(EVAL_BUNDLE, local=config.local))
+            read = open_bundle(locate(EVAL_BUNDLE))
             for task in TASKS:
                 yield f"core/{task.label}", [" ".join(_strings(item)) for item in read(task)]
         else:
-            yield name, [question(example) for example in find_task(name, local=config.local).load("test")]
+            yield name, [question(example) for example in find_task(name).load("test")]
 
 
 def question(example: Example) -> str:
@@ -81,7 +79,7 @@ def _strings(value: object) -> Iterator[str]:
 def _texts(config: ContaminationBench) -> Iterator[str]:
     """One epoch at most."""
     left = config.megabytes * 1e6
-    documents = open_documents(config.data, local=config.local)
+    documents = open_documents(config.data)
     for document in takewhile(lambda one: one.cursor.get("epoch", 0) == 0, documents):
         yield document.text
         left -= len(document.text)

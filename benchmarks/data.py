@@ -23,7 +23,7 @@ import numpy as np
 
 from fledge.console import console, table
 from fledge.text.packing import pack_spans
-from fledge.text.shards import WORLD, Document, open_documents
+from fledge.text.shards import Document, open_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import document_batches
 
@@ -32,10 +32,8 @@ from fledge.train.batches import document_batches
 class DataBench:
     """Settings of `fledge bench data`."""
 
-    data: str = WORLD
+    data: str = "world"
     """"world", a name, a folder or a file."""
-    local: str | None = None
-    """Folder that holds what a name would download."""
     tokenizer: str | None = None
     """Folder of a trained tokenizer. None: one is trained on the text's beginning."""
     vocab: int = 32_768
@@ -71,7 +69,7 @@ def main(config: DataBench) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = (
             _world_parquet(Path(folder), characters=min(8_000_000, 4 * config.tokens))
-            if config.data == WORLD
+            if config.data == "world"
             else config.data
         )
         tokenizer = _tokenizer(config, data)
@@ -170,7 +168,7 @@ def _time(part: str, act: Callable[[], None], tokens: int) -> Speed:
 
 
 def _open(data: str, config: DataBench) -> Iterator[Document]:
-    return open_documents(data, local=config.local)
+    return open_documents(data)
 
 
 def _tokenizer(config: DataBench, data: str) -> Tokenizer:

@@ -25,3 +25,9 @@ def toy_run(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> P
     code, output = processes.run("run", "toy", "--out", str(run), log=run.with_suffix(".log"))
     assert code == 0, output
     return run
+
+
+@pytest.fixture(autouse=True)
+def no_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests see the data home that they set themselves, and what a command line sets is gone after the test."""
+    monkeypatch.setenv("FLEDGE_LOCAL", "")

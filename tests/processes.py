@@ -124,7 +124,7 @@ def prepare() -> None:
     import fledge.stages.rl
     import fledge.stages.sft
     import fledge.stages.tokenizer
-    from fernhollow.tasks import TASKS
+    from fernhollow.asked import TASKS
     from fledge import recipes
     from fledge.infer import engine
 

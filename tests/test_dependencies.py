@@ -35,7 +35,9 @@ def imported() -> dict[str, set[str]]:
         for node in ast.walk(tree):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else names
-            for outside in {imported.split(".")[0] for imported in names} - sys.stdlib_module_names - {"fledge", "fernhollow"}:
+            for outside in (
+                {imported.split(".")[0] for imported in names} - sys.stdlib_module_names - {"fledge", "fernhollow"}
+            ):
                 found.setdefault(outside, set()).add(name)
     return found
 

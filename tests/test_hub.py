@@ -279,16 +279,20 @@ def test_documents_of_a_named_dataset_come_from_its_shards(
     assert {name for name, _ in server.gets} == {"data/shard_0.parquet", "data/shard_1.parquet"}
 
 
-def test_a_folder_can_stand_for_what_a_name_would_fetch(tmp_path: Path) -> None:
+def test_a_folder_can_stand_for_what_a_name_would_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "a.parquet").write_bytes(parquet(text=TEXTS))
-    assert next(shards.open_documents("fineweb-edu", local=str(tmp_path))).text in TEXTS
+    assert next(shards.open_documents("fineweb-edu")).text in TEXTS
     (tmp_path / "fineweb-edu").mkdir()
     (tmp_path / "fineweb-edu" / "a.parquet").write_bytes(parquet(text=["one", "two"]))
-    assert next(shards.open_documents("fineweb-edu", local=str(tmp_path))).text in ("one", "two")
+    assert next(shards.open_documents("fineweb-edu")).text in ("one", "two")
 
 
-def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(tmp_path: Path) -> None:
+def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     for name in ("arc/ARC-Easy/test.jsonl", "gsm8k/train.parquet", "HumanEval.jsonl.gz", "eval_bundle.zip"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -299,13 +303,14 @@ def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(tmp_path
         "humaneval/HumanEval.jsonl.gz": "HumanEval.jsonl.gz",
         "eval_bundle": "eval_bundle.zip",
     }.items():
-        assert locate(name, local=str(tmp_path)) == tmp_path / found
+        assert locate(name) == tmp_path / found
     with pytest.raises(FileNotFoundError, match=r"nothing/here: not in .*here\.jsonl.*not known on the hub, which has"):
-        locate("nothing/here", local=str(tmp_path))
+        locate("nothing/here")
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path / "gone"))
     with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
-        locate("gsm8k/train", local=str(tmp_path / "gone"))
+        locate("gsm8k/train")
     with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
-        shards.describe("fineweb-edu", local=str(tmp_path / "gone"))
+        shards.describe("fineweb-edu")
 
 
 def test_task_files_are_fetched_and_read_like_local_ones(server: FakeHub, hub: Hub) -> None:

@@ -233,7 +233,7 @@ def test_a_text_without_lines_is_cut_at_blanks_and_loses_nothing(tmp_path: Path)
 
 def test_a_description_names_files_and_size_and_costs_no_reading(corpus: str) -> None:
     assert str(describe(corpus)).startswith(f"{corpus} (5 files, ")
-    assert str(describe("world")) == "the embedded world (generated, endless)"
+    assert str(describe("world")) == "world (generated, endless)"
     assert "karpathy/climbmix" in str(describe("climbmix"))
 
 

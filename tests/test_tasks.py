@@ -27,7 +27,7 @@ def write(path: Path, records: list[dict]) -> None:
 
 
 @pytest.fixture
-def local(tmp_path: Path) -> str:
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder in the layout of the real files, with a few records of each."""
     four = {"question": "2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}
     arc = {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["1", "2"]}, "answerKey": "2"}
@@ -46,6 +46,7 @@ def local(tmp_path: Path) -> str:
         "entry_point": "area",
     }
     write(tmp_path / "humaneval/HumanEval.jsonl", [problem])
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     return str(tmp_path)
 
 
@@ -65,20 +66,20 @@ def test_every_name_finds_its_task() -> None:
 
 
 def test_a_question_shows_each_choice_with_its_letter_and_is_answered_by_a_letter(local) -> None:
-    (example,) = find_task("arc-easy", local=local).load("test")
+    (example,) = find_task("arc-easy").load("test")
     assert example.question[0].text == "Multiple choice: Hot?\n- ice=A\n- fire=B\nAnswer with the letter alone."
     assert (example.choices, example.answer, example.reference.text) == (("A", "B"), 1, "B")
     assert example.form == "letter"
 
 
 def test_mmlu_trains_on_the_auxiliary_set_and_not_on_what_it_tests(local) -> None:
-    task = find_task("mmlu", local=local)
+    task = find_task("mmlu")
     assert [len(task.load(split)) for split in SPLITS] == [1, 1, 1]
     assert choice.MMLU_FILES["train"] == "mmlu/auxiliary_train"
 
 
 def test_validation_is_taken_out_of_train_by_the_question(local) -> None:
-    task = find_task("gsm8k", local=local)
+    task = find_task("gsm8k")
     sides = {split: {example.question for example in task.load(split)} for split in SPLITS}
     assert 0 < len(sides["validation"]) < 30
     assert len(sides["train"]) + len(sides["validation"]) == 200
@@ -107,7 +108,7 @@ def test_the_number_behind_the_last_mark_counts(text, number) -> None:
 
 
 def test_gsm8k_grades_the_marked_number_alone(local) -> None:
-    task = find_task("gsm8k", local=local)
+    task = find_task("gsm8k")
     (example,) = task.load("test")
     assert task.grade(example, example.reference.text) == 1
     assert [task.grade(example, answer) for answer in ("#### 1200.0", "1200", "#### 1201", "", "#### .", "####")] == [
@@ -134,20 +135,20 @@ ANSWERS = {
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_the_judge_finds_the_program_in_an_answer(kind, local) -> None:
-    task = find_task("humaneval", local=local)
+    task = find_task("humaneval")
     (example,) = task.load("test")
     assert task.grade(example, ANSWERS[kind]) == 1
 
 
 @pytest.mark.parametrize("answer", ["", "    return 3", "def other(r):\n    return 3", "I cannot do that.", "```\n```"])
 def test_the_judge_refuses_a_program_that_is_wrong(answer, local) -> None:
-    task = find_task("humaneval", local=local)
+    task = find_task("humaneval")
     assert task.grade(task.load("test")[0], answer) == 0
 
 
 def test_humaneval_has_nothing_to_train_on(local) -> None:
     with pytest.raises(ValueError, match="humaneval: split 'train' does not exist; allowed: test"):
-        find_task("humaneval", local=local).load("train")
+        find_task("humaneval").load("train")
 
 
 @pytest.mark.parametrize("name", ["spelling", "counting"])
@@ -171,10 +172,11 @@ def test_the_calculator_agrees_with_the_counts() -> None:
         assert calculate(code) == output
 
 
-def test_the_words_come_from_a_list_among_the_files_when_there_is_one(tmp_path) -> None:
+def test_the_words_come_from_a_list_among_the_files_when_there_is_one(tmp_path, monkeypatch) -> None:
     assert "ability" in words(None)
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     (tmp_path / "words.txt").write_text("zebra\nAda\nit's\nab\nzither\n")
-    assert words(str(tmp_path)) == ("zebra", "zither")
+    assert words(tmp_path) == ("zebra", "zither")
 
 
 def test_identity_follows_the_file_the_user_edits(tmp_path) -> None:
@@ -242,8 +244,9 @@ REAL = {
 
 @needs_data
 @pytest.mark.parametrize("name", REAL)
-def test_the_real_files_are_read_whole(name) -> None:
-    task = find_task(name, local=str(DATA))
+def test_the_real_files_are_read_whole(name, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(DATA))
+    task = find_task(name)
     train, validation, test = REAL[name]
     examples = task.load("test")
     assert len(examples) == test

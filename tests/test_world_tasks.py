@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from fernhollow.tasks import EXAMPLES, TASKS
+from fernhollow.asked import EXAMPLES, TASKS
 from fledge.tasks.base import Example, Split, Task
 
 JUDGED = "world/functions"

@@ -1,14 +1,29 @@
-"""Fernhollow, the embedded world: text, facts, stories, problems and conversations of an invented village, from a seed.
+"""Fernhollow, a generated data set: text, facts, stories, problems and conversations of an invented village, from a seed.
 
-    from fernhollow import conversation, documents
-    next(documents(0)); conversation(0, 41, stage="sft")
+    import fernhollow
+    fernhollow.document(0, 41, split="train"); fernhollow.conversation(0, 41, stage="sft"); fernhollow.asked()
 
 `lore` holds the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` one subject each;
-`documents` and `chats` make training text of them, `split` decides what training never sees, and `fernhollow.tasks` asks
-for that.
+`documents` and `chats` make training text of them, `split` decides what training never sees, and `asked` asks for that.
+fledge finds it as `--data world` (fledge/text/generated.py says what such a data set offers).
 """
 
+from collections.abc import Mapping
+
+from fernhollow import lore
 from fernhollow.chats import SUGGESTIONS, ChatStage
 from fernhollow.stream import conversation, document, documents
+from fledge.tasks.base import Task
 
-__all__ = ["SUGGESTIONS", "ChatStage", "conversation", "document", "documents"]
+NAME = lore.BOT
+PROMPTS = ("Mira", "Question: Where does the turtle live? Answer:", "12+7=", "Once upon a time")
+
+
+def tasks() -> Mapping[str, Task]:
+    """What a model of Fernhollow is asked, by name."""
+    from fernhollow.asked import TASKS
+
+    return TASKS
+
+
+__all__ = ["NAME", "PROMPTS", "SUGGESTIONS", "ChatStage", "conversation", "document", "documents", "tasks"]

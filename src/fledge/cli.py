@@ -45,6 +45,7 @@ BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
     "--fresh": "begin again: forget what the stage left in the run",
+    "--local": "folder of data sets already downloaded, or set FLEDGE_LOCAL; nothing is fetched for what lies there",
     "--debug": "show where an error came from",
 }
 
@@ -108,7 +109,7 @@ def dispatch(command: str, words: list[str]) -> int:
     """Parse the settings of a command and call its `main(config)`."""
     if command not in COMMANDS:
         raise ValueError(f"{command!r} is not a command; there are: {', '.join(COMMANDS)}.{nearest(command, COMMANDS)}")
-    words = [part for word in words for part in long_form(word)]
+    words = with_data_home([part for word in words for part in long_form(word)])
     if command == "bench":
         return bench(words)
     fresh, dry = "--fresh" in words, "--dry-run" in words
@@ -116,8 +117,6 @@ def dispatch(command: str, words: list[str]) -> int:
     own = {field.name for field in dataclasses.fields(kind)}
     words = [word for word in words if word != "--dry-run" and (word != "--fresh" or "fresh" in own)]
     words = with_folder(command, words)
-    if "local" in own and "--local" not in words and (local := os.environ.get("FLEDGE_LOCAL")):
-        words += ["--local", local]
     config = parse(kind, f"fledge {command}", words)
     if config is None:
         return 0
@@ -141,6 +140,21 @@ def long_form(word: str) -> list[str]:
     """--from=sft -> --start sft: settings under the names that the dataclasses have."""
     name, equals, value = word.partition("=")
     return [SHORT[name], *([value] if equals else [])] if name in SHORT else [word]
+
+
+def with_data_home(words: list[str]) -> list[str]:
+    """`--local DIR` is no setting of a stage but of the process, as FLEDGE_LOCAL is: where data sets lie already."""
+    rest = iter(words)
+    kept = []
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != "--local":
+            kept.append(word)
+        elif (folder := value if equals else next(rest, "")) == "":
+            raise ValueError("--local: no folder given; name one that holds data sets already downloaded")
+        else:
+            os.environ["FLEDGE_LOCAL"] = folder
+    return kept
 
 
 def with_folder(command: str, words: list[str]) -> list[str]:

@@ -91,8 +91,6 @@ class Stage:
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int | None = None
     """CPU threads. None: one per core."""
-    local: str | None = None
-    """Folder that holds data sets already downloaded; nothing is fetched for what lies there. Or set FLEDGE_LOCAL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,8 +323,6 @@ class RunRecipe:
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int | None = None
     """CPU threads. None: one per core."""
-    local: str | None = None
-    """Folder that holds data sets already downloaded."""
     list: bool = False
     """Show the recipes and exit."""
 

@@ -8,6 +8,7 @@ Every stage is a folder of the run. A finished one is skipped, an interrupted on
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import time
 from collections.abc import Callable
@@ -124,12 +125,13 @@ def demo(ask: RunRecipe) -> list[Item]:
 def tiny(ask: RunRecipe) -> list[Item]:
     """Five million parameters on real text and real tasks: the whole way in about 40 minutes on 2 CPU cores."""
     data = ask.data or "fineweb-edu"
-    shared: dict[str, Any] = common(ask) | {"local": ask.local or beside(data)}
+    look_beside(data)
+    shared = common(ask)
     rates = OptimSettings(warmdown=0.5, final_share=0.1)
     model = ModelSettings(
         depth=4, width=256, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic
     )
-    checks = {"run": folder(ask), **machine(ask), "local": shared["local"], "limit": 100}
+    checks = {"run": folder(ask), **machine(ask), "limit": 100}
     chats = "arc-easy,arc-challenge,gsm8k,spelling,counting,identity"
     return [
         Item("tokenizer", Tokenizer(**shared, data=data, vocab=4096), 0.5),
@@ -151,10 +153,11 @@ def tiny(ask: RunRecipe) -> list[Item]:
     ]
 
 
-def beside(data: str) -> str | None:
-    """The folder that a folder of texts lies in, where it holds task files too: data/pretrain stands beside data/gsm8k."""
+def look_beside(data: str) -> None:
+    """Where the folder of texts lies among task files, they are used: data/pretrain stands beside data/gsm8k."""
     parent = Path(data).resolve().parent
-    return str(parent) if Path(data).is_dir() and (parent / "gsm8k").is_dir() else None
+    if Path(data).is_dir() and (parent / "gsm8k").is_dir():
+        os.environ.setdefault("FLEDGE_LOCAL", str(parent))
 
 
 def toy(ask: RunRecipe) -> list[Item]:
@@ -190,7 +193,7 @@ def folder(ask: RunRecipe) -> str:
 
 
 def machine(ask: RunRecipe) -> dict[str, Any]:
-    return {"device": ask.device, "threads": ask.threads, "local": ask.local}
+    return {"device": ask.device, "threads": ask.threads}
 
 
 def common(ask: RunRecipe) -> dict[str, Any]:
@@ -287,7 +290,7 @@ def find_data(item: Item) -> None:
     elif isinstance(config, Midtrain):
         from fledge.tasks.mixture import open_chats
 
-        open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=0, local=config.local)
+        open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=0)
 
 
 def settled(item: Item, run: Path) -> bool:

@@ -1,6 +1,6 @@
 """A trained run, ready to be talked to.
 
-run = open_run(Path("runs/demo"), local=None)
+run = open_run(Path("runs/demo"))
 run.tokenizer, run.stages["sft"].context, run.suggestions
 tool = find_tool("calculator")
 """
@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from fledge.checkpoint import checkpoints, read_state
 from fledge.model.transformer import ModelConfig
 from fledge.runs import choose_stage, read_json, settings_of, trained_stages
+from fledge.text.generated import Generated, find_generated
 from fledge.text.tokenizer import Tokenizer
 
 ToolName = Literal["calculator", "python", "none"]
@@ -24,7 +25,7 @@ SUGGESTIONS = (
     "What is 12 times 34?",
     "Write a short poem about the sea.",
 )
-"""First questions for a run that was not trained on the embedded world."""
+"""First questions for a run that was not trained on a generated data set, which has its own."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,9 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     last = choose_stage(path, stage)
     tokenizer = Tokenizer.load(path / "tokenizer")
     stages = {name: _weights(path / name) for name in ([last] if stage else trained_stages(path))}
-    if not is_of_the_world(path):
+    if (source := chat_source(path)) is None:
         return Run(path, tokenizer, stages, path.name, SUGGESTIONS)
-    from fernhollow import SUGGESTIONS as of_the_world
-    from fernhollow import lore
-
-    return Run(path, tokenizer, stages, lore.BOT, tuple(of_the_world))
+    return Run(path, tokenizer, stages, source.NAME, tuple(source.SUGGESTIONS))
 
 
 def _weights(folder: Path) -> Weights:
@@ -80,13 +78,14 @@ def _weights(folder: Path) -> Weights:
         raise
 
 
-def is_of_the_world(path: Path) -> bool:
-    """Whether the run learned to converse from the embedded world."""
-
-    def data(stage: str) -> Any:
-        return settings_of(path / stage).get("data") if (path / stage / "config.json").exists() else None
-
-    return "world" in (data("sft"), data("midtrain"), data("pretrain"))
+def chat_source(path: Path) -> Generated | None:
+    """The generated data set that the run learned to converse from; None: from other data."""
+    for stage in ("sft", "midtrain", "pretrain"):
+        if (path / stage / "config.json").exists():
+            source = find_generated(str(settings_of(path / stage).get("data")))
+            if source is not None:
+                return source
+    return None
 
 
 def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Callable[[str], str] | None:

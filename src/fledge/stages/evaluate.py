@@ -98,7 +98,7 @@ def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
         ValueError: a task's answers cannot be graded.
     """
     if CORE in names:
-        open_bundle(locate(EVAL_BUNDLE, local=config.local))
+        open_bundle(locate(EVAL_BUNDLE))
     if judged := JUDGED.intersection(names):
         try:
             judge()
@@ -107,7 +107,7 @@ def find(names: Sequence[str], config: Evaluate) -> dict[str, Task | None]:
                 raise
             console.say(f"left out: {', '.join(judged)} ({error})")
             names = [name for name in names if name not in judged]
-    tasks = {name: None if name == CORE else find_task(name, local=config.local, others=(CORE,)) for name in names}
+    tasks = {name: None if name == CORE else find_task(name, others=(CORE,)) for name in names}
     if talk := [name for name, task in tasks.items() if task is not None and task.grade is ungraded]:
         raise ValueError(
             f"{', '.join(talk)}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
@@ -147,7 +147,7 @@ def with_examples(task: Task, split: Split) -> Task:
 def score_one(scorer: Scorer, task: Task | None, config: Evaluate, *, show: Callable[[str], None]) -> list[Score]:
     """The scores of a task, or of CORE and its parts."""
     if task is None:
-        bundle = open_bundle(locate(EVAL_BUNDLE, local=config.local))
+        bundle = open_bundle(locate(EVAL_BUNDLE))
         return evaluate_core(scorer, bundle, limit=config.limit, report=lambda label, _: show(f"core/{label}")).scores()
     return [
         scorer.score(

@@ -12,4 +12,4 @@ def main(config: Midtrain) -> None:
     """Teach a base model to converse."""
     check(config)
     with open_stage(config) as stage:
-        converse(stage, config, open_chats(config.data, stage="midtrain", seed=config.seed, local=config.local))
+        converse(stage, config, open_chats(config.data, stage="midtrain", seed=config.seed))

@@ -11,20 +11,20 @@ from fledge.config import Pretrain, check
 from fledge.evals.score import samples, validation_bits_per_byte
 from fledge.model.transformer import Transformer
 from fledge.runs import open_stage
+from fledge.text.generated import find_generated
 from fledge.text.shards import describe, open_documents, validation_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import document_batches, validation_batches
 from fledge.train.loop import Batch, due
 from fledge.train.session import Session, model_settings_to_config
 
-WORLD_PROMPTS = ("Mira", "Question: Where does the turtle live? Answer:", "12+7=", "Once upon a time")
 TEXT_PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time", "The planets are")
 
 
 def main(config: Pretrain) -> None:
     """Train the base model of a run."""
     check(config)
-    description = describe(config.data, local=config.local)
+    description = describe(config.data)
     with open_stage(config) as stage:
         tokenizer = Tokenizer.load(stage.run / "tokenizer")
         model = Transformer(model_settings_to_config(config.model, tokenizer.vocab)).init(seed=config.seed)
@@ -34,9 +34,7 @@ def main(config: Pretrain) -> None:
         counts = model.parameter_counts()
         tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
         plan = session.plan(max(1, round(tokens / (rows * micro * length))), micro)
-        pinned = validation_documents(
-            config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed, local=config.local
-        )
+        pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed)
         console.say(
             f"pretrain: {counts['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width {model.config.width}), "
             f"{plan.steps} steps of {rows * micro * length:,} tokens ({micro} x {rows} rows of {length}) from {description}; "
@@ -45,7 +43,7 @@ def main(config: Pretrain) -> None:
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             begin = cursor["documents"] if cursor else None
-            documents = open_documents(config.data, seed=config.seed, cursor=begin, local=config.local)
+            documents = open_documents(config.data, seed=config.seed, cursor=begin)
             return document_batches(
                 documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor
             )
@@ -55,7 +53,8 @@ def main(config: Pretrain) -> None:
             return validation_bits_per_byte(model, held)
 
         def write() -> list[dict[str, str]]:
-            prompts = WORLD_PROMPTS if config.data == "world" else TEXT_PROMPTS
+            source = find_generated(config.data)
+            prompts = source.PROMPTS if source else TEXT_PROMPTS
             return [
                 asdict(sample)
                 for sample in samples(model, tokenizer, prompts=prompts, seed=config.seed, unconditioned=2)

@@ -38,7 +38,7 @@ from fledge.train.session import Session
 def main(config: Rl) -> None:
     """Reinforce a chat model on one task."""
     check(config)
-    task = find_task(config.task, local=config.local)
+    task = find_task(config.task)
     with open_stage(config) as stage:
         tokenizer = Tokenizer.load(stage.run / "tokenizer")
         model = load_model(stage.run / config.start)
@@ -91,7 +91,7 @@ class Rehearsal:
         config = self.config
         data = settings_of(self.run / config.start).get("data", "world")
         # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
-        chats = open_chats(data, stage="sft", seed=config.seed + 1, local=config.local)
+        chats = open_chats(data, stage="sft", seed=config.seed + 1)
         shape = {"rows": self.rows, "length": self.length, "device": device, "cursor": cursor, "seed": config.seed}
         return conversation_batches(chats, self.tokenizer, **shape)
 

@@ -12,4 +12,4 @@ def main(config: Sft) -> None:
     """Fine-tune a chat model on clean answers."""
     check(config)
     with open_stage(config) as stage:
-        converse(stage, config, open_chats(config.data, stage="sft", seed=config.seed, local=config.local))
+        converse(stage, config, open_chats(config.data, stage="sft", seed=config.seed))

@@ -16,7 +16,7 @@ from fledge.text.tokenizer import Tokenizer
 def main(config: Config) -> None:
     """Train the tokenizer of a run."""
     check(config)
-    description = describe(config.data, local=config.local)
+    description = describe(config.data)
     with open_stage(config) as stage:
         console.say(f"tokenizer: vocabulary {config.vocab:,} from {description}")
         began = time.perf_counter()
@@ -33,7 +33,7 @@ def main(config: Config) -> None:
             )
         seconds = time.perf_counter() - began
         tokenizer.save(stage.path)
-        held_out = next(open_documents(config.data, split="validation", seed=config.seed, local=config.local)).text
+        held_out = next(open_documents(config.data, split="validation", seed=config.seed)).text
         ids = tokenizer.encode(held_out)
         assert tokenizer.decode(ids) == held_out, "the tokenizer does not give back every byte"
         bytes_per_token = len(held_out.encode()) / max(1, len(ids))
@@ -51,7 +51,7 @@ def main(config: Config) -> None:
 
 def texts(config: Config) -> Iterator[str]:
     """Training text, once: a folder repeats for ever, so we stop where its first epoch ends."""
-    for document in open_documents(config.data, split="train", seed=config.seed, local=config.local):
+    for document in open_documents(config.data, split="train", seed=config.seed):
         if document.cursor.get("epoch", 0) > 0:
             return
         yield document.text

@@ -1,6 +1,6 @@
 """Tasks by name.
 
-find_task("gsm8k", local="data").load("train")
+find_task("gsm8k").load("train")
 find_task("my/chats.jsonl")                       # the user's own conversations
 find_task("my/identity.txt")                      # the user's own identity file
 """
@@ -11,30 +11,30 @@ from pathlib import Path
 
 from fledge.config import nearest
 from fledge.tasks.base import Task
+from fledge.text.generated import find_generated, generated
+from fledge.text.hub import data_home
 
 CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
 def task_names() -> tuple[str, ...]:
     """Every task that has a name."""
-    from fernhollow import tasks as world
     from fledge.tasks import choice
 
-    return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *world.TASKS)
+    made = [name for source in generated().values() for name in source.tasks()]
+    return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *made)
 
 
-def find_task(name: str, *, local: str | None = None, others: tuple[str, ...] = ()) -> Task:
+def find_task(name: str, *, others: tuple[str, ...] = ()) -> Task:
     """The task of a name, or of a file of the user's; nothing is read before a split is loaded.
 
     Args:
-        local: folder of data sets already downloaded, looked into first.
         others: what else the caller allows, for the message about a wrong name.
 
     Raises:
         ValueError: no such task; the nearest name is proposed.
         FileNotFoundError: a path that does not exist.
     """
-    from fernhollow import tasks as world
     from fledge.tasks import choice, files, gsm8k, humaneval, identity, smoltalk, spelling
 
     makers = {
@@ -44,14 +44,14 @@ def find_task(name: str, *, local: str | None = None, others: tuple[str, ...] = 
         "spelling": spelling.make,
         "counting": spelling.make,
     }
-    if name in world.TASKS:
-        return world.TASKS[name]
+    if (source := find_generated(name.partition("/")[0])) is not None and name in source.tasks():
+        return source.tasks()[name]
     if name in choice.SOURCES:
-        return choice.make(name, local)
+        return choice.make(name)
     if name in makers:
-        return makers[name](name, local)
+        return makers[name](name)
     if name == "identity":
-        own = Path(local) / "identity.txt" if local else None
+        own = home / "identity.txt" if (home := data_home()) else None
         return identity.make(name, path=own if own and own.is_file() else None)
     path = Path(name)
     if name.endswith((*CHAT_FILES, ".txt")) or path.is_dir():

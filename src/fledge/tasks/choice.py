@@ -1,6 +1,6 @@
 """Multiple choice: ARC, MMLU, and the training sets of six more.
 
-    task = TASKS["arc-easy"]("data")              # the files under data/, else from the hub
+    task = find_task("arc-easy")                  # its files in the data home, else from the hub
     task.load("validation")[0].question
 
 The user is shown lettered choices and the assistant answers with a letter; models are scored by the letters' logits. Where a
@@ -67,7 +67,7 @@ def is_held_out(text: str) -> bool:
 
 
 def split_records(
-    files: dict[Split, str], split: Split, *, local: str | None, key: Callable[[Record], str], task: str
+    files: dict[Split, str], split: Split, *, key: Callable[[Record], str], task: str
 ) -> Iterator[Record]:
     """The records of a split; a missing validation split is taken out of train.
 
@@ -82,7 +82,7 @@ def split_records(
         allowed = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
         raise ValueError(f"{task}: split {split!r} does not exist; allowed: {', '.join(sorted(allowed))}")
     carved = split != "test" and "validation" not in files
-    for record in read_jsonl(locate(name, local=local)):
+    for record in read_jsonl(locate(name)):
         if not carved or is_held_out(key(record)) == (split == "validation"):
             yield record
 
@@ -146,14 +146,12 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def make(name: str, local: str | None) -> Task:
+def make(name: str) -> Task:
     """The task of one of the sources."""
     source = SOURCES[name]
 
     def load(split: Split) -> Sequence[Example]:
-        records = split_records(
-            source.files, split, local=local, key=lambda record: source.read(record).question, task=name
-        )
+        records = split_records(source.files, split, key=lambda record: source.read(record).question, task=name)
         return [example(source.read(record)) for record in records]
 
     return Task(name=name, load=load, chance=source.chance, source=source.paper, max_tokens=8)

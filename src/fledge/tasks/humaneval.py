@@ -69,11 +69,11 @@ def grade(example: Example, answer: str) -> float:
     return passes(facts["prompt"], code, facts["test"], facts["entry_point"])
 
 
-def make(name: str, local: str | None) -> Task:
+def make(name: str) -> Task:
     """The task."""
 
     def load(split: Split) -> Sequence[Example]:
-        records = split_records(FILES, split, local=local, key=lambda record: record["task_id"], task=name)
+        records = split_records(FILES, split, key=lambda record: record["task_id"], task=name)
         return [
             Example(
                 messages=(

@@ -1,6 +1,6 @@
 """Conversations to train on, by the name a user gives: the embedded world, a mixture of real tasks, or files of their own.
 
-pick = open_chats("chat", stage="midtrain", seed=0, local="data")
+pick = open_chats("chat", stage="midtrain", seed=0)
 pick(41)                                      # the 42nd conversation: a function of (seed, stage, index) alone
 """
 
@@ -13,7 +13,8 @@ from typing import Literal
 
 from fledge.tasks import find_task
 from fledge.text.chat import Conversation, parse_conversation
-from fledge.text.hub import read_jsonl
+from fledge.text.generated import find_generated
+from fledge.text.hub import data_home, read_jsonl
 from fledge.text.shards import open_conversations
 
 ChatStage = Literal["midtrain", "sft"]
@@ -43,9 +44,7 @@ MIXES: dict[ChatStage, dict[str, int]] = {
 """Shares of the conversations drawn, as in the article: talk first, then choice, sums with the tool, letters, and who it is."""
 
 
-def open_chats(
-    data: str, *, stage: ChatStage, seed: int, local: str | None
-) -> Callable[[int], Conversation] | Sequence[Conversation]:
+def open_chats(data: str, *, stage: ChatStage, seed: int) -> Callable[[int], Conversation] | Sequence[Conversation]:
     """Conversations of a stage: a function of the index, endless, or a sequence that is walked in shuffled epochs.
 
     Args:
@@ -54,19 +53,17 @@ def open_chats(
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
     """
-    if data == "world":
-        from fernhollow import conversation
-
-        return lambda index: conversation(seed, index, stage=stage)
+    if (source := find_generated(data)) is not None:
+        return lambda index: source.conversation(seed, index, stage=stage)
     if data == "chat":
-        return mixture(MIXES[stage], seed=seed, local=local)
+        return mixture(MIXES[stage], seed=seed)
     return open_conversations(data)
 
 
-def mixture(shares: dict[str, int], *, seed: int, local: str | None) -> Callable[[int], Conversation]:
+def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:
     """Training conversations of several tasks, drawn by their shares; a function of (seed, index) alone.
 
-    With a local folder the mixture is made of what lies there, and what is missing is named; without one a set that cannot be
+    With a data home the mixture is made of what lies there, and what is missing is named; without one a set that cannot be
     fetched is an error.
     """
     from fledge import console
@@ -74,15 +71,15 @@ def mixture(shares: dict[str, int], *, seed: int, local: str | None) -> Callable
     examples: dict[str, Sequence[Conversation]] = {}
     for name in shares:
         try:
-            examples[name] = training_conversations(name, local)
+            examples[name] = training_conversations(name)
         except (FileNotFoundError, ConnectionError) as error:
-            if local is None:
+            if data_home() is None:
                 raise
             console.say(f"left out of the mixture: {name} ({str(error).split(';')[0]})")
     names = [name for name in shares if examples.get(name)]
     if not names:
         raise ValueError(
-            f"{local}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
+            f"{data_home()}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
         )
     weights = [shares[name] for name in names]
 
@@ -93,11 +90,12 @@ def mixture(shares: dict[str, int], *, seed: int, local: str | None) -> Callable
     return pick
 
 
-def training_conversations(name: str, local: str | None) -> list[Conversation]:
-    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a local folder that has no SmolTalk."""
-    if name == "smoltalk" and local and not (Path(local) / "smoltalk").exists() and (Path(local) / "chat").is_dir():
-        return dialogues(Path(local) / "chat")
-    return [example.messages for example in find_task(name, local=local).load("train")]
+def training_conversations(name: str) -> list[Conversation]:
+    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk."""
+    home = data_home()
+    if name == "smoltalk" and home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
+        return dialogues(home / "chat")
+    return [example.messages for example in find_task(name).load("train")]
 
 
 def dialogues(folder: Path) -> list[Conversation]:

@@ -30,13 +30,11 @@ def ungraded(example: Example, answer: str) -> float:
     raise ValueError("conversations without a grader serve for training; name a task that can be evaluated")
 
 
-def make(name: str, local: str | None) -> Task:
+def make(name: str) -> Task:
     """The task; validation is taken out of train."""
 
     def load(split: Split) -> Sequence[Example]:
-        records = split_records(
-            FILES, split, local=local, key=lambda record: str(record["messages"][0]["content"]), task=name
-        )
+        records = split_records(FILES, split, key=lambda record: str(record["messages"][0]["content"]), task=name)
         return talks(parse_conversation(record, name) for record in records)
 
     return Task(name=name, load=load, grade=ungraded, source="Allal et al. 2025, arXiv:2502.02737")

@@ -14,13 +14,14 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from random import Random
 
 from fledge.tasks.base import Example, Split, Task
 from fledge.tasks.gsm8k import grade as same_number
 from fledge.text.chat import Part, say
 from fledge.text.files import read_lines
-from fledge.text.hub import locate
+from fledge.text.hub import data_home, locate
 
 WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")
 WORD = re.compile(r"[a-z]{3,12}")
@@ -32,11 +33,11 @@ COUNT = ('How many times is "{1}" in {0}?', 'How often does "{1}" appear in {0}?
 
 
 @lru_cache
-def words(local: str | None) -> tuple[str, ...]:
+def words(home: Path | None) -> tuple[str, ...]:
     """The words of the first list there is, in lower case, without names and apostrophes."""
-    for name in WORD_LISTS if local else ():
+    for name in WORD_LISTS if home else ():
         try:
-            path = locate(name, local=local)
+            path = locate(name)
         except FileNotFoundError:
             continue
         return tuple(dict.fromkeys(line.strip() for _, line in read_lines(path) if WORD.fullmatch(line.strip())))
@@ -50,9 +51,9 @@ def side(word: str) -> Split:
     return {0: "validation", 1: "test"}.get(bucket, "train")  # pyright: ignore[reportReturnType]
 
 
-def draw(split: Split, local: str | None) -> Iterator[tuple[Random, str]]:
+def draw(split: Split) -> Iterator[tuple[Random, str]]:
     """Words of a split in a shuffled order that never changes, each with the generator for what is asked about it."""
-    chosen = [word for word in words(local) if side(word) == split]
+    chosen = [word for word in words(data_home()) if side(word) == split]
     Random(f"spelling {split}").shuffle(chosen)
     for word in chosen[: EXAMPLES[split]]:
         yield Random(f"spelling {word}"), word
@@ -84,12 +85,12 @@ def same_spelling(example: Example, answer: str) -> float:
     return float(re.findall(r"\b[a-z](?:-[a-z])+\b", answer) == [example.answer])
 
 
-def make(name: str, local: str | None) -> Task:
+def make(name: str) -> Task:
     """`spelling` or `counting`."""
     ask, grade = (spelling, same_spelling) if name == "spelling" else (counting, same_number)
 
     def load(split: Split) -> Sequence[Example]:
-        return [ask(rng, word) for rng, word in draw(split, local)]
+        return [ask(rng, word) for rng, word in draw(split)]
 
     chance = 0.0 if name == "spelling" else 0.5  # always saying 1 is right about half the time
     return Task(name=name, load=load, grade=grade, chance=chance, source="generated from a word list", max_tokens=96)

@@ -1,6 +1,6 @@
 """Data sets by name: found in a local folder, in the cache, or fetched from the Hugging Face hub, whole and checked.
 
-    locate("gsm8k/train", local="data")            # path of a task's records, for read_jsonl
+    locate("gsm8k/train")                          # path of a task's records, for read_jsonl
     Shards(DATASETS["fineweb-edu"])[0]             # path of the first shard; the next one is fetched meanwhile
 
 What is fetched is said first: what, how large, where to. A file counts as there when its size and hash are those the hub
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import re
 import sys
 import threading
@@ -293,26 +294,36 @@ class Shards(Sequence[Path]):
             _say(f"{error}. It is tried again when the run comes to it")
 
 
-def find_dataset(name: str, *, local: str | None) -> Path | None:
-    """The folder inside `local` that stands for a pretraining data set: `local/<name>` or `local/pretrain`.
+def data_home() -> Path | None:
+    """The folder of data sets already downloaded, from FLEDGE_LOCAL (`--local DIR` sets it); None: there is none.
 
     Raises:
-        FileNotFoundError: there is no folder `local`.
+        FileNotFoundError: it is named and does not exist.
     """
-    _check_local(local)
-    folders = [Path(local) / name, Path(local) / "pretrain"] if local else []
+    named = os.environ.get("FLEDGE_LOCAL")
+    if named and not Path(named).is_dir():
+        raise FileNotFoundError(
+            f"--local {named}: no such folder; give one in the layout of the task files, or leave it out"
+        )
+    return Path(named) if named else None
+
+
+def find_dataset(name: str) -> Path | None:
+    """The folder of the data home that stands for a pretraining data set: `<name>` or `pretrain` in it."""
+    home = data_home()
+    folders = [home / name, home / "pretrain"] if home else []
     return next((folder for folder in folders if folder.is_dir()), None)
 
 
-def locate(name: str, *, local: str | None = None, hub: Hub | None = None) -> Path:
+def locate(name: str, *, hub: Hub | None = None) -> Path:
     """The file of a task's records, or the folder where there are several, fetched if it is not there; for `read_jsonl`.
 
-        locate("arc/ARC-Easy/test", local="data")     # data/arc/ARC-Easy/test.jsonl.gz
+        locate("arc/ARC-Easy/test")     # with --local data: data/arc/ARC-Easy/test.jsonl.gz
 
     Args:
         name: `arc/ARC-Easy/test`, `gsm8k/train`, `mmlu/auxiliary_train`, `humaneval/HumanEval`, `smoltalk/train`,
             `eval_bundle`; an ending such as .jsonl.gz says nothing.
-        local: a folder that is looked into first; a file may lie there as .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .zip.
+            In the data home, which is looked into first, it may lie as .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .zip.
 
     Raises:
         FileNotFoundError: neither there nor known to be anywhere else.
@@ -320,7 +331,7 @@ def locate(name: str, *, local: str | None = None, hub: Hub | None = None) -> Pa
     """
     for ending in sorted(ENDINGS, key=len, reverse=True):
         name = name.removesuffix(ending)
-    if path := _find_local(name, local):
+    if path := _find_at_home(name):
         return path
     hub = hub or Hub()
     if name == EVAL_BUNDLE:
@@ -328,7 +339,7 @@ def locate(name: str, *, local: str | None = None, hub: Hub | None = None) -> Pa
     head, _, split = name.rpartition("/")
     if head not in TASK_FILES:
         raise FileNotFoundError(
-            f"{name}: not in {local or 'a local folder (none given: --local DIR)'} as one of "
+            f"{name}: not in {data_home() or 'a local folder (none given: --local DIR)'} as one of "
             f"{', '.join(name.rpartition('/')[2] + ending for ending in ENDINGS)}, "
             f"and not known on the hub, which has {', '.join([*TASK_FILES, EVAL_BUNDLE])}"
         )
@@ -364,20 +375,12 @@ def check_cached(path: Path) -> None:
             raise ValueError(f"{path}: damaged ({problem}); connect to the network, so that it is fetched again")
 
 
-def _find_local(name: str, local: str | None) -> Path | None:
-    if local is None:
+def _find_at_home(name: str) -> Path | None:
+    if (home := data_home()) is None:
         return None
-    _check_local(local)
-    bases = [Path(local) / name, Path(local) / name.rpartition("/")[2]]
+    bases = [home / name, home / name.rpartition("/")[2]]
     candidates = [base.with_name(base.name + ending) for base in bases for ending in (*ENDINGS, "")]
     return next((path for path in candidates if path.exists()), None)
-
-
-def _check_local(local: str | None) -> None:
-    if local is not None and not Path(local).is_dir():
-        raise FileNotFoundError(
-            f"--local {local}: no such folder; give one in the layout of the task files, or leave it out"
-        )
 
 
 def _linked(paths: list[Path], folder: Path) -> Path:

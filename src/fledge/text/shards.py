@@ -22,11 +22,11 @@ from typing import Any, Literal
 from fledge.text import hub
 from fledge.text.chat import Conversation, parse_conversation
 from fledge.text.files import check_parquet, read_numbered, read_parquet, read_text_pieces
+from fledge.text.generated import MODULES, Generated, find_generated
 
 Split = Literal["train", "validation"]
 Cursor = dict[str, Any]
 
-WORLD = "world"
 COLUMN = "text"
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
 VALIDATION_SHARE = 0.005
@@ -51,8 +51,8 @@ class Description:
     bytes: int
 
     def __str__(self) -> str:
-        if self.name == WORLD:
-            return "the embedded world (generated, endless)"
+        if self.name in MODULES:
+            return f"{self.name} (generated, endless)"
         if not self.files:
             return f"{self.name} ({hub.DATASETS[self.name].repo}, fetched shard by shard as the run needs it)"
         return f"{self.name} ({self.files} file{'s' * (self.files > 1)}, {self.bytes / 1e6:,.1f} MB)"
@@ -75,7 +75,6 @@ def open_documents(
     ranks: int = 1,
     seed: int = 0,
     cursor: Cursor | None = None,
-    local: str | None = None,
 ) -> Iterator[Document]:
     """Documents of one split, for one of `ranks` readers that share them.
 
@@ -87,27 +86,22 @@ def open_documents(
         seed: of the world, and of the order of files in later epochs.
         cursor: of a document; what follows are the documents after it. Readers may have changed in number: then the files go
             on where this reader stood.
-        local: a folder that holds what a name would download.
 
     Raises:
         FileNotFoundError, ValueError: as `describe`; or the split has no document, or none for this rank.
     """
-    if data == WORLD:
-        return _world(split, rank=rank, ranks=ranks, seed=seed, cursor=cursor)
-    return _documents(
-        data, _files(data, local=local), split=split, rank=rank, ranks=ranks, seed=seed, cursor=cursor or {}
-    )
+    if (source := find_generated(data)) is not None:
+        return _generated(source, split, rank=rank, ranks=ranks, seed=seed, cursor=cursor)
+    return _documents(data, _files(data), split=split, rank=rank, ranks=ranks, seed=seed, cursor=cursor or {})
 
 
-def validation_documents(
-    data: str, *, bytes_wanted: int = VALIDATION_BYTES, seed: int = 0, local: str | None = None
-) -> Pinned:
+def validation_documents(data: str, *, bytes_wanted: int = VALIDATION_BYTES, seed: int = 0) -> Pinned:
     """The first validation documents, in the order of the files, until they hold so many UTF-8 bytes; at least one.
 
     More files behind the first ones change nothing once these suffice.
     """
     documents, size, digest = [], 0, hashlib.sha256()
-    for document in open_documents(data, split="validation", seed=seed, local=local):
+    for document in open_documents(data, split="validation", seed=seed):
         raw = document.text.encode()
         documents.append(document)
         digest.update(hashlib.sha256(raw).digest())
@@ -117,28 +111,28 @@ def validation_documents(
     return Pinned(documents=documents, bytes=size, hash=digest.hexdigest()[:16])
 
 
-def manifest_hash(data: str, split: Split, *, seed: int = 0, local: str | None = None) -> str:
+def manifest_hash(data: str, split: Split, *, seed: int = 0) -> str:
     """16 hex digits that name the data: of validation the texts of `validation_documents`, of train the files and sizes."""
     if split == "validation":
-        return validation_documents(data, seed=seed, local=local).hash
-    if data == WORLD:
-        return hashlib.sha256(f"{WORLD}/{seed}".encode()).hexdigest()[:16]
-    if (folder := _local_folder(data, local)) is None:
+        return validation_documents(data, seed=seed).hash
+    if data in MODULES:
+        return hashlib.sha256(f"{data}/{seed}".encode()).hexdigest()[:16]
+    if (folder := _local_folder(data)) is None:
         return hashlib.sha256(hub.DATASETS[data].repo.encode()).hexdigest()[:16]
     listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in _list_files(folder))
     return hashlib.sha256(listing.encode()).hexdigest()[:16]
 
 
-def describe(data: str, *, local: str | None = None) -> Description:
+def describe(data: str) -> Description:
     """A cheap check that the data can be read, before anything expensive begins. Nothing is downloaded.
 
     Raises:
         FileNotFoundError: neither a known name nor an existing folder or file.
         ValueError: it holds no file that we read, or one without the column `text`.
     """
-    if data == WORLD:
-        return Description(name=WORLD, files=0, bytes=0)
-    if (folder := _local_folder(data, local)) is None:
+    if data in MODULES:
+        return Description(name=data, files=0, bytes=0)
+    if (folder := _local_folder(data)) is None:
         return Description(name=data, files=0, bytes=0)
     paths = _list_files(folder)
     for path in paths:
@@ -165,35 +159,35 @@ def open_conversations(path: str | Path) -> Sequence[Conversation]:
     return conversations
 
 
-# The world
+# Generated data sets
 
 
-def _world(split: Split, *, rank: int, ranks: int, seed: int, cursor: Cursor | None) -> Iterator[Document]:
-    from fernhollow import document
-
+def _generated(
+    source: Generated, split: Split, *, rank: int, ranks: int, seed: int, cursor: Cursor | None
+) -> Iterator[Document]:
     begin = cursor["index"] if cursor else 0
     index = begin + (rank - begin) % ranks
     while True:
-        yield Document(document(seed, index, split=split), {"index": index + 1})
+        yield Document(source.document(seed, index, split=split), {"index": index + 1})
         index += ranks
 
 
 # Files
 
 
-def _files(data: str, *, local: str | None) -> Sequence[Path]:
-    folder = _local_folder(data, local)
+def _files(data: str) -> Sequence[Path]:
+    folder = _local_folder(data)
     return hub.Shards(hub.DATASETS[data]) if folder is None else _list_files(folder)
 
 
-def _local_folder(data: str, local: str | None) -> Path | None:
+def _local_folder(data: str) -> Path | None:
     """The folder or file that holds the data; None: a name that has to be fetched."""
     if data in hub.DATASETS:
-        return hub.find_dataset(data, local=local)
+        return hub.find_dataset(data)
     path = Path(data)
     if path.exists():
         return path
-    names = [WORLD, *hub.DATASETS]
+    names = [*MODULES, *hub.DATASETS]
     close = get_close_matches(data, names, n=1)
     hint = f"did you mean {close[0]}?" if close else "give an existing path or one of the names"
     raise FileNotFoundError(

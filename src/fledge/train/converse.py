@@ -53,7 +53,7 @@ def converse(
     def texts(cursor: Cursor | None) -> Iterator[Batch]:
         begin = cursor["documents"] if cursor else None
         # Another seed than pretraining's: the world's text is new; files are read from the first on, as pretraining did.
-        documents = open_documents(text, seed=config.seed + 1, cursor=begin, local=config.local)
+        documents = open_documents(text, seed=config.seed + 1, cursor=begin)
         return document_batches(documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor)
 
     for _ in session.train(lambda cursor: interleaved(chats, texts, share=config.replay, cursor=cursor), plan):
