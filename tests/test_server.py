@@ -109,6 +109,16 @@ def test_models_are_the_stages_of_the_run_and_the_last_is_the_default(url: str) 
     assert ask(url, model="base", top_k=0).choices[0].message.content != ask(url, top_k=0).choices[0].message.content
 
 
+def test_every_model_lists_the_settings_with_the_bounds_that_requests_are_held_to(url: str) -> None:
+    for model in client(url).models.list().data:
+        table = {field["name"]: field for field in model.model_dump()["fledge"]["sampling"]}
+        assert table.keys() == {"temperature", "top_k", "top_p", "min_p", "max_tokens", "seed"}
+        for name in table.keys() - {"seed"}:  # its bounds are those of numbers in JavaScript
+            for outside in (table[name]["low"] - 1, table[name]["high"] + 1):
+                with pytest.raises(openai.BadRequestError, match=f"{name}={outside}"):
+                    client(url).chat.completions.create(model="sft", messages=HELLO, extra_body={name: outside})
+
+
 def test_a_stream_says_what_a_whole_answer_says(url: str) -> None:
     for seed in range(5):
         whole = ask(url, seed=seed)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import test_server
+from fledge.serve.api import Limits, sampling_table
 from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
@@ -57,7 +58,7 @@ def open_page(browser: Any, server: ScriptedServer) -> Iterator[Open]:
     """Opens the page in a fresh profile; afterwards no script failed and nothing but the server was asked."""
     contexts, wrong = [], []
 
-    def open_it(ready: bool = True, **options: Any) -> Any:
+    def open_it(url: str = server.url, ready: bool = True, **options: Any) -> Any:
         context = browser.new_context(
             reduced_motion="reduce", **({"viewport": {"width": 1100, "height": 760}} | options)
         )
@@ -68,9 +69,9 @@ def open_page(browser: Any, server: ScriptedServer) -> Iterator[Open]:
         page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
         page.on(
             "request",
-            lambda request: None if request.url.startswith((server.url, "blob:")) else wrong.append(request.url),
+            lambda request: None if request.url.startswith((url, "blob:")) else wrong.append(request.url),
         )
-        page.goto(server.url)
+        page.goto(url)
         if ready:
             page.wait_for_selector("body.ready")
         return page
@@ -571,7 +572,7 @@ def test_the_settings_and_the_system_prompt_reach_the_request_and_survive_a_relo
 ) -> None:
     page.click("#settings-open")
     page.get_by_label("System prompt").fill("Be brief.")
-    values = {"Temperature": "0.2", "Top-k": "7", "Top-p": "0.9", "Longest answer": "33", "Seed": "5"}
+    values = {"Temperature": "0.2", "Top k": "7", "Top p": "0.9", "Max tokens": "33", "Seed": "5"}
     for label, value in values.items():
         page.get_by_label(label, exact=True).fill(value)
     page.keyboard.press("Escape")
@@ -584,13 +585,56 @@ def test_the_settings_and_the_system_prompt_reach_the_request_and_survive_a_relo
     assert body["messages"][0] == {"role": "system", "content": "Be brief."}
     page.reload()
     page.click("#settings-open")
-    expect(page.get_by_label("Top-k")).to_have_value("7")
+    expect(page.get_by_label("Top k")).to_have_value("7")
     expect(page.get_by_label("System prompt")).to_have_value("Be brief.")
-    page.get_by_label("Top-k").fill("5000")
+    page.get_by_label("Top k").fill("5000")
     page.keyboard.press("Tab")
-    expect(page.locator("#set-top_k-about")).to_have_text("Top-k is a whole number from 0 to 1000, not “5000”.")
+    expect(page.locator("#set-top_k-about")).to_have_text("Top k is a whole number from 0 to 1000, not “5000”.")
     page.get_by_role("button", name="Restore the defaults").click()
     expect(page.get_by_label("Seed", exact=True)).to_have_value("")
+    expect(page.get_by_label("Top k")).to_have_value("50")
+
+
+def test_the_servers_default_holds_until_a_setting_is_changed(open_page: Open) -> None:
+    limits = Limits(temperature=0.35, max_tokens=64)
+    with test_server.serving(limits=limits) as address:
+        page = open_page(address)
+        temperature = page.get_by_label("Temperature", exact=True)
+
+        def sampling() -> dict[str, Any]:
+            with page.expect_request("**/v1/chat/completions") as asked:
+                ask(page, "Go")
+            expect(page.locator("#send")).to_have_attribute("title", "Send")
+            body = asked.value.post_data_json
+            return {key: body[key] for key in body.keys() & {field["name"] for field in sampling_table(limits)}}
+
+        page.click("#settings-open")
+        expect(temperature).to_have_value("0.35")
+        expect(page.get_by_label("Max tokens")).to_have_attribute("max", "64")
+        page.get_by_label("Max tokens").fill("8")
+        page.keyboard.press("Escape")
+        assert sampling() == {"max_tokens": 8}
+        page.click("#settings-open")
+        temperature.fill("0.6")
+        page.keyboard.press("Escape")
+        assert sampling() == {"max_tokens": 8, "temperature": 0.6}
+        page.click("#settings-open")
+        temperature.fill("0.35")
+        page.keyboard.press("Escape")
+        assert sampling() == {"max_tokens": 8}
+
+
+def test_a_server_without_a_table_of_settings_is_sent_none(open_page: Open, server: ScriptedServer) -> None:
+    server.stages = [stage("sft", default=True, sampling=[])]
+    del server.stages[0]["fledge"]["sampling"]
+    page = open_page()
+    page.click("#settings-open")
+    expect(page.get_by_label("System prompt")).to_be_visible()
+    expect(page.locator("#fields input")).to_have_count(0)
+    page.keyboard.press("Escape")
+    ask(page, "Go")
+    answered(page)
+    assert server.requests[0].keys() == {"model", "messages", "stream", "stream_options"}
 
 
 def test_slash_commands_are_offered_completed_and_carried_out(page: Any, server: ScriptedServer) -> None:

@@ -32,10 +32,18 @@ from web_files import POLICY, STATIC
 
 Event = dict[str, Any]
 SUGGESTIONS = ["Who is the baker?", "What is 12 times 3?", "Spell the word lantern.", "Write a line about the harbour."]
+SAMPLING = [
+    {"name": "temperature", "type": "number", "default": 0.6, "low": 0.0, "high": 2.0, "help": "More is more varied."},
+    {"name": "top_k", "type": "integer", "default": 50, "low": 0, "high": 1000, "help": "The k likeliest; 0: all."},
+    {"name": "top_p", "type": "number", "default": 1.0, "low": 0.0, "high": 1.0, "help": "This share of the mass."},
+    {"name": "max_tokens", "type": "integer", "default": None, "low": 1, "high": 4096, "help": "Longest answer."},
+    {"name": "seed", "type": "integer", "default": None, "low": 0, "high": 2**53 - 1, "help": "The same answer again."},
+]
 
 
-def stage(name: str, *, default: bool = False) -> Event:
+def stage(name: str, *, default: bool = False, sampling: list[Event] = SAMPLING) -> Event:
     about = {"context_tokens": 512, "tools": ["calculator"], "suggestions": SUGGESTIONS, "name": "Pip"}
+    about["sampling"] = sampling
     return {"id": name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about | {"default": default}}
 
 

@@ -234,6 +234,24 @@ def _part(part: Any, where: str) -> Part:
 # Answers
 
 
+def sampling_table(limits: Limits) -> list[Json]:
+    """The settings a client may send, as /v1/models lists them; the web page builds its form from this table.
+
+    A `default` of None: the server decides. Bounds of the seed are those that JavaScript's numbers hold exactly.
+    """
+    integer, number, whole = "integer", "number", 2**53 - 1
+    keys = ("name", "type", "default", "low", "high", "help")
+    rows = (
+        ("temperature", number, limits.temperature, 0.0, 2.0, "0 takes the likeliest token; more is more varied."),
+        ("top_k", integer, limits.top_k, 0, 1_000_000, "Draw from the k likeliest tokens; 0: from all."),
+        ("top_p", number, 1.0, 0.0, 1.0, "Draw from the likeliest tokens that make up this share."),
+        ("min_p", number, 0.0, 0.0, 1.0, "Leave out tokens less likely than this share of the best."),
+        ("max_tokens", integer, None, 1, limits.max_tokens, "Longest answer, in tokens. Empty: what fits."),
+        ("seed", integer, None, -whole, whole, "The same seed gives the same answer again. Empty: random."),
+    )
+    return [dict(zip(keys, row, strict=True)) for row in rows]
+
+
 def usage(prompt: int, completion: int, cached: int) -> Json:
     details = {"cached_tokens": cached}
     totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

@@ -27,7 +27,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, usage
+from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, sampling_table, usage
 from fledge.serve.metrics import scalar
 from fledge.serve.pool import Shelf
 from fledge.serve.stream import Answers, Opened
@@ -57,8 +57,10 @@ def create_app(
         queue: requests that may wait for a slot before new ones are answered 429.
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
+    limits = limits or Limits()
+    shelf.about = shelf.about | {"sampling": sampling_table(limits)}
     answers = Answers(shelf, queue=queue)
-    api = Api(answers, limits or Limits())
+    api = Api(answers, limits)
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:

@@ -34,10 +34,10 @@ async function request(path, options = {}) {
   throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`, { status: response.status, retryAfter });
 }
 
-/** The stages, as {id, name, context_tokens, tools, suggestions, default}. */
+/** The stages, as {id, name, context_tokens, tools, suggestions, sampling, default}. */
 export async function models() {
   const { data } = await (await request("v1/models")).json();
-  return data.map((model) => ({ id: model.id, suggestions: [], tools: [], ...model.fledge }));
+  return data.map((model) => ({ id: model.id, suggestions: [], tools: [], sampling: [], ...model.fledge }));
 }
 
 /** The payloads of server-sent events, however the bytes were cut: half characters, half lines, half line ends. */

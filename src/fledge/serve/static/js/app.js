@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as chat from "./chat.js";
-import { COMMANDS } from "./commands.js";
+import { help } from "./commands.js";
 import * as composer from "./composer.js";
 import { newChat } from "./conversation.js";
 import { $, h, icon, notify } from "./dom.js";
@@ -51,12 +51,9 @@ function mountBar() {
     localStorage.setItem("fledge.theme", dataset.theme);
     drawBar();
   });
-  $("#settings-open").addEventListener("click", () => $("#settings").showModal());
-  $("#help-open").addEventListener("click", () => $("#help").showModal());
+  $("#help-open").addEventListener("click", help);
   for (const dialog of document.querySelectorAll("dialog"))
     dialog.addEventListener("click", (event) => (event.target === dialog || event.target.closest(".close")) && dialog.close());
-  const row = ({ name, argument, about }) => [h("dt", {}, h("code", {}, `/${name}${argument ? ` ${argument}` : ""}`)), h("dd", {}, about)];
-  $("#help-commands").append(...COMMANDS.flatMap(row));
   $("#first-error button").addEventListener("click", list);
 }
 
@@ -105,8 +102,9 @@ function openFromAddress() {
 
 const kept = await store.open();
 mountBar();
+settings.mount();
 api.onKeyNeeded(askForKey);
-for (const draw of [drawBar, chat.mount(), composer.mount(), sidebar.mount(), settings.mount()]) onChange(draw);
+for (const draw of [drawBar, chat.mount(), composer.mount(), sidebar.mount()]) onChange(draw);
 addEventListener("keydown", onKey);
 addEventListener("hashchange", openFromAddress);
 openFromAddress();
