@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fledge import __version__
-from fledge.cli import COMMANDS, long_form, run
-from fledge.config import STAGES
+from fledge.cli import long_form, run
+from fledge.config import SETTINGS
 from processes import Processes
 
 
@@ -31,7 +31,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_names_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(words) == 0
     text = said(capsys)
-    assert all(command in text for command in COMMANDS)
+    assert all(command in text for command in SETTINGS)
     assert "--dry-run" in text
 
 
@@ -48,11 +48,11 @@ def test_help_is_quick_and_the_module_is_the_command() -> None:
     assert time.perf_counter() - began < 15  # half a second each where the machine is idle
 
 
-@pytest.mark.parametrize("command", STAGES)
+@pytest.mark.parametrize("command", SETTINGS)
 def test_every_setting_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([command, "--help"]) == 0
+    assert run([*command.split(), "--help"]) == 0
     text = said(capsys)
-    for name in STAGES[command].__dataclass_fields__:
+    for name in SETTINGS[command].__dataclass_fields__:
         if name not in ("model", "optim"):
             assert f"--{name.replace('_', '-')}" in text
 
@@ -82,7 +82,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "toy", "--only", "pretrian"], "stage 'pretrian' is not part of toy;"),
         (["run", "toy", "--from", "evaluat"], "Did you mean 'evaluate"),
         (["run", "toy", "--only", "sft", "--from=rl"], "contradict each other"),
-        (["bench", "infre"], "Did you mean 'infer'"),
+        (["bench", "infre"], "Did you mean 'bench infer'"),
         (["chat", "runs/nothing"], "`fledge run demo` makes one."),
         (["evaluate", "runs/nothing"], "runs/nothing: no such run."),
         (["report", "runs/nothing"], "runs/nothing: no finished stage found"),

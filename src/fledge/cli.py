@@ -12,34 +12,13 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fledge import __version__
-from fledge.config import STAGES, RunRecipe, nearest, to_json
+from fledge.config import COMMANDS, SETTINGS, STAGES, nearest, to_json
+from fledge.runs import begin_again, newest_run
 
-GROUPS = {
-    "Everything at once": {"run": "raise a model: all stages of a recipe, in one folder"},
-    "Stages of training": {
-        "tokenizer": "train the tokenizer",
-        "pretrain": "train a base model on text",
-        "midtrain": "teach it conversations, multiple choice and tool use",
-        "sft": "fine-tune it on clean answers",
-        "rl": "improve it on a task by reinforcement learning",
-    },
-    "Measuring": {
-        "evaluate": "score the models of a run on tasks",
-        "report": "write the report card of a run",
-        "bench": "measure the speed of a part on this machine: infer",
-    },
-    "Talking": {
-        "chat": "talk to a model in the terminal",
-        "serve": "web page and OpenAI-compatible API",
-    },
-}
-COMMANDS = tuple(name for group in GROUPS.values() for name in group)
-BENCHES = {
-    "infer": "InferBench",
-}
 SHORT = {"-p": "--prompt", "--from": "--start"}
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
@@ -98,42 +77,56 @@ def overview() -> str:
         "Raise your own ChatGPT, from raw text to a chat.",
         "",
     ]
-    for title, commands in GROUPS.items():
-        lines += [f"{title}:", *(f"  {name:<11}{text}" for name, text in commands.items()), ""]
-    lines += ["With every command:", *(f"  {flag:<11}{text}" for flag, text in ANYWHERE.items()), ""]
+    for title, commands in COMMANDS.items():
+        lines += [f"{title}:", *(f"  {name:<12}{summary(kind)}" for name, kind in commands.items()), ""]
+    lines += ["With every command:", *(f"  {flag:<12}{text}" for flag, text in ANYWHERE.items()), ""]
     lines += ["`fledge COMMAND --help` lists the settings. First steps: `fledge run`, then `fledge chat`."]
     return "\n".join(lines)
 
 
+def summary(kind: type[Any]) -> str:
+    """What a command does, in a few words: the first line of its settings' docstring."""
+    line = (kind.__doc__ or "").splitlines()[0].rstrip(".")
+    return line[:1].lower() + line[1:]
+
+
 def dispatch(command: str, words: list[str]) -> int:
     """Parse the settings of a command and call its `main(config)`."""
-    if command not in COMMANDS:
-        raise ValueError(f"{command!r} is not a command; there are: {', '.join(COMMANDS)}.{nearest(command, COMMANDS)}")
-    words = with_data_home([part for word in words for part in long_form(word)])
-    if command == "bench":
-        return bench(words)
-    fresh, dry = "--fresh" in words, "--dry-run" in words
-    kind = RunRecipe if command == "run" else STAGES[command]
-    own = {field.name for field in dataclasses.fields(kind)}
-    words = [word for word in words if word != "--dry-run" and (word != "--fresh" or "fresh" in own)]
-    words = with_folder(command, words)
-    config = parse(kind, f"fledge {command}", words)
+    command, config, flags = read(command, words)
     if config is None:
         return 0
-    if dry and command != "run":
+    if "--dry-run" in flags:
         print(json.dumps(to_json(config), indent=1))
         return 0
-    if fresh and command != "run":
-        from pathlib import Path
-
-        from fledge.runs import begin_again
-
+    if "--fresh" in flags and command in STAGES:
         begin_again(Path(config.run), command)
-    if command == "run":
-        from fledge.recipes import main as run_recipe
+    return importlib.import_module(module_of(command)).main(config) or 0
 
-        return run_recipe(config, dry=dry) or 0
-    return importlib.import_module(f"fledge.stages.{command}").main(config) or 0
+
+def read(command: str, words: list[str]) -> tuple[str, Any, set[str]]:
+    """The command's full name, its settings (None when help was shown), and which flags of every command were given.
+
+    Raises:
+        ValueError: there is no such command.
+    """
+    if command == "bench" and words and not words[0].startswith("-"):
+        command, words = f"bench {words[0]}", words[1:]
+    if command not in SETTINGS:
+        there = tuple(SETTINGS)
+        raise ValueError(f"{command!r} is not a command; there are: {', '.join(there)}.{nearest(command, there)}")
+    kind = SETTINGS[command]
+    own = {field.name for field in dataclasses.fields(kind)}
+    words = with_data_home([part for word in words for part in long_form(word)])
+    flags = {flag for flag in ("--dry-run", "--fresh") if flag in words and flag[2:].replace("-", "_") not in own}
+    words = with_folder(command, [word for word in words if word not in flags])
+    return command, parse(kind, f"fledge {command}", words), flags
+
+
+def module_of(command: str) -> str:
+    """Where the `main(config)` of a command is."""
+    if command == "run":
+        return "fledge.recipes"
+    return f"fledge.{command.replace(' ', '.')}" if " " in command else f"fledge.stages.{command}"
 
 
 def long_form(word: str) -> list[str]:
@@ -161,12 +154,9 @@ def with_folder(command: str, words: list[str]) -> list[str]:
     """A first word without a dash is the run's folder (the recipe's name for `run`); without any, the newest run is meant."""
     if words and not words[0].startswith("-"):
         return ["--recipe" if command == "run" else "--run", *words]
-    if command in ("chat", "serve", "evaluate", "report") and "--run" not in words and "--help" not in words:
-        from fledge.runs import newest_run
-
-        if (found := newest_run()) is not None:
-            return ["--run", str(found), *words]
-    return words
+    talks_of_a_run = command in ("chat", "serve", "evaluate", "report") and not {"--run", "--help"} & set(words)
+    found = newest_run() if talks_of_a_run else None
+    return words if found is None else ["--run", str(found), *words]
 
 
 def parse(kind: type[Any], program: str, words: list[str]) -> Any:
@@ -179,19 +169,3 @@ def parse(kind: type[Any], program: str, words: list[str]) -> Any:
         if stop.code in (0, None):
             return None
         raise
-
-
-def bench(words: list[str]) -> int:
-    """`fledge bench NAME`: the settings and the work live in fledge/bench/NAME.py."""
-    if not words or words[0] not in BENCHES:
-        if words and words[0] in ("-h", "--help"):
-            print(f"usage: fledge bench NAME [--setting value ...]\n\nNAME is one of: {', '.join(BENCHES)}")
-            return 0
-        asked = words[0] if words else ""
-        raise ValueError(f"bench {asked!r} is not one of {', '.join(BENCHES)}.{nearest(asked, tuple(BENCHES))}")
-    name, *rest = words
-    module = importlib.import_module(f"fledge.bench.{name}")
-    config = parse(getattr(module, BENCHES[name]), f"fledge bench {name}", rest)
-    if config is not None:
-        module.main(config)
-    return 0

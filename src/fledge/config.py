@@ -301,7 +301,7 @@ class Serve(Stage):
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe:
-    """Run a whole recipe: a chain of stages over one folder."""
+    """Raise a model: all stages of a recipe, in one folder."""
 
     recipe: str = "demo"
     """demo, tiny or toy; `fledge run --list` says what they are."""
@@ -319,6 +319,8 @@ class RunRecipe:
     """--from STAGE: do this stage and those after it again."""
     fresh: bool = False
     """Delete the run folder's stages first."""
+    dry_run: bool = False
+    """Show the settings of every stage and exit."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int | None = None
@@ -327,18 +329,50 @@ class RunRecipe:
     """Show the recipes and exit."""
 
 
-STAGES: dict[str, type[Stage]] = {
-    "tokenizer": Tokenizer,
-    "pretrain": Pretrain,
-    "midtrain": Midtrain,
-    "sft": Sft,
-    "rl": Rl,
-    "evaluate": Evaluate,
-    "report": Report,
-    "chat": Chat,
-    "serve": Serve,
+@dataclass(frozen=True, kw_only=True)
+class InferBench:
+    """Measure how fast this machine answers, with random weights or those of a run."""
+
+    run: str | None = None
+    """Folder of a stage, as in runs/demo/sft. None: random weights of the shape below."""
+    layers: int = 3
+    """Layers of the random model."""
+    width: int = 128
+    """Its width."""
+    heads: int = 2
+    """Its heads."""
+    vocab: int = 1536
+    """Its vocabulary."""
+    batches: str = "1,4,16,64,256"
+    """Requests at the same time."""
+    prompts: str = "32,256"
+    """Prompt lengths in tokens."""
+    new: int = 64
+    """Tokens to sample per request."""
+    mixed: bool = False
+    """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
+    peers: bool = False
+    """Compare with full forward passes and with transformers."""
+    repeats: int = 5
+    """Each comparison is repeated in turns; the best of each counts."""
+    clock: str = "wall"
+    """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
+    device: str = "auto"
+    """auto, cpu, cuda, mps."""
+    threads: int | None = None
+    """CPU threads. None: one per core."""
+
+
+COMMANDS: dict[str, dict[str, type[Any]]] = {
+    "Everything at once": {"run": RunRecipe},
+    "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
+    "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench},
+    "Talking": {"chat": Chat, "serve": Serve},
 }
-TRAINED = ("pretrain", "midtrain", "sft", "rl")
+"""Every command and its settings, as `fledge --help` groups them. The first line of a class is the help of its command."""
+SETTINGS: dict[str, type[Any]] = {name: kind for group in COMMANDS.values() for name, kind in group.items()}
+STAGES = {name: kind for name, kind in SETTINGS.items() if issubclass(kind, Stage)}
+TRAINED = tuple(name for name, kind in STAGES.items() if issubclass(kind, TrainStage))
 
 
 def to_json(config: Any) -> dict[str, Any]:

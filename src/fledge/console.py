@@ -8,7 +8,6 @@ In a terminal the line is redrawn in place; in a log a line is printed every `QU
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -76,11 +75,6 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)
-
-
-def complain(text: str) -> None:
-    """One line on the error stream."""
-    print(f"fledge: {text}", file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -200,7 +200,7 @@ def common(ask: RunRecipe) -> dict[str, Any]:
     return {"run": folder(ask), "seed": ask.seed, **machine(ask)}
 
 
-def main(ask: RunRecipe, *, dry: bool = False) -> int:
+def main(ask: RunRecipe) -> int:
     """`fledge run`: the stages of a recipe, one after the other."""
     if ask.list:
         for name, make in RECIPES.items():
@@ -208,12 +208,12 @@ def main(ask: RunRecipe, *, dry: bool = False) -> int:
         return 0
     items = choose(ask)
     run = Path(folder(ask))
-    if ask.fresh and not dry:
+    if ask.fresh and not ask.dry_run:
         for name in STAGES:
             begin_again(run, name)
-    begun = forget(ask, items, run, dry=dry)
+    begun = forget(ask, items, run)
     announce(ask, items, run, begun)
-    if dry:
+    if ask.dry_run:
         for item in items:
             console.say(f"{item.name}: {item.config}")
         return 0
@@ -256,7 +256,7 @@ def choose(ask: RunRecipe) -> list[Item]:
     return items
 
 
-def forget(ask: RunRecipe, items: list[Item], run: Path, *, dry: bool) -> set[str]:
+def forget(ask: RunRecipe, items: list[Item], run: Path) -> set[str]:
     """With --from or --only, what those stages left is removed; returns their names."""
     if not (ask.start or ask.only):
         return set()
@@ -264,7 +264,7 @@ def forget(ask: RunRecipe, items: list[Item], run: Path, *, dry: bool) -> set[st
     first = 0
     if ask.start:
         first = next(place for place, item in enumerate(items) if ask.start in (item.name, item.module))
-    for item in items[first:] if not dry else []:
+    for item in items[first:] if not ask.dry_run else []:
         begin_again(run, item.name)
     return set(names[first:])
 

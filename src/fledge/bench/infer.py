@@ -14,13 +14,14 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fledge.config import InferBench
 from fledge.console import table
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads
@@ -29,40 +30,6 @@ from fledge.text.tokenizer import Tokenizer
 
 SPECIAL = Tokenizer([]).special
 """Ids 256 to 264 of every vocabulary, as far as the bench is concerned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferBench:
-    """Measure the engine on random weights, or on those of a run."""
-
-    run: str | None = None
-    """Folder of a stage, as in runs/demo/sft. None: random weights of the shape below."""
-    layers: int = 3
-    """Layers of the random model."""
-    width: int = 128
-    """Its width."""
-    heads: int = 2
-    """Its heads."""
-    vocab: int = 1536
-    """Its vocabulary."""
-    batches: str = "1,4,16,64,256"
-    """Requests at the same time."""
-    prompts: str = "32,256"
-    """Prompt lengths in tokens."""
-    new: int = 64
-    """Tokens to sample per request."""
-    mixed: bool = False
-    """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
-    peers: bool = False
-    """Compare with full forward passes and with transformers."""
-    repeats: int = 5
-    """Each comparison is repeated in turns; the best of each counts."""
-    clock: str = "wall"
-    """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    threads: int | None = None
-    """CPU threads. None: one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)
