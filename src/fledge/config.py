@@ -85,6 +85,12 @@ class Stage:
 
     run: str = "runs/demo"
     """Folder of the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStage(Stage):
+    """What the stages share that compute with a tokenizer or a model."""
+
     seed: int = 0
     """Seed of everything random."""
     device: Device = "auto"
@@ -94,7 +100,7 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(Stage):
+class TrainStage(ModelStage):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -115,7 +121,7 @@ class TrainStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer(Stage):
+class Tokenizer(ModelStage):
     """Train the BPE tokenizer."""
 
     data: str = "world"
@@ -208,7 +214,7 @@ class Rl(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Stage):
+class Evaluate(ModelStage):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
@@ -236,7 +242,7 @@ class Report(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(Stage):
+class Chat(ModelStage):
     """Talk to a model in the terminal."""
 
     stage: str | None = None
@@ -264,7 +270,7 @@ class Chat(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Stage):
+class Serve(ModelStage):
     """Serve a run: web page and OpenAI-compatible API."""
 
     stage: str | None = None
