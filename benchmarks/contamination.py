@@ -16,8 +16,8 @@ from fledge.console import console, table
 from fledge.evals.core import TASKS, open_bundle
 from fledge.tasks import find_task
 from fledge.tasks.base import Example
+from fledge.text.documents import describe, open_documents
 from fledge.text.hub import EVAL_BUNDLE, locate
-from fledge.text.shards import describe, manifest_hash, open_documents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def main(config: ContaminationBench) -> None:
     description = describe(config.data)
     tests = dict(_tests(config))
     overlaps = contamination(_texts(config), tests)
-    console.print(f"training text: {description}, manifest {manifest_hash(config.data, 'train')}")
+    console.print(f"training text: {description}")
     rows = [
         [one.name, f"{one.items:,}", f"{one.short:,}", f"{len(one.seen):,}", f"{one.share:.2%}", one.example]
         for one in overlaps

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from fledge.console import console, table
+from fledge.text.documents import Document, open_documents
 from fledge.text.packing import pack_spans
-from fledge.text.shards import Document, open_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import document_batches
 

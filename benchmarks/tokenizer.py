@@ -66,7 +66,7 @@ class Job:
 def main(config: TokenizerBench) -> None:
     """Measure everything and print two tables."""
     from fledge.console import say, table
-    from fledge.text.shards import describe
+    from fledge.text.documents import describe
 
     describe(config.data)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +150,7 @@ def machine() -> str:
 
 def write_documents(config: TokenizerBench, folder: Path) -> tuple[int, int]:
     """Puts the documents of both parts into files (4 bytes of length before each); returns the bytes of text."""
-    from fledge.text.shards import open_documents
+    from fledge.text.documents import open_documents
 
     wanted = [("train", config.train_bytes), ("encode", config.encode_bytes)]
     sizes = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.data import DataBench, cropping_share, packing_shares
 from benchmarks.data import main as bench
 from fledge.text.chat import Conversation, say
-from fledge.text.shards import Document
+from fledge.text.documents import Document
 from fledge.train.batches import (
     conversation_batches,
     document_batches,

@@ -19,9 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fledge.text import documents
 from fledge.text import hub as hub_module
-from fledge.text import shards
-from fledge.text.hub import DATASETS, Dataset, Hub, Shards, locate, read_jsonl
+from fledge.text.datasets import HUB
+from fledge.text.hub import Dataset, Hub, Shards, locate, read_jsonl
 
 REPO = "someone/texts"
 TEXTS = [f"Document {index} of the shards." + " word" * (index % 9) for index in range(400)]
@@ -268,12 +269,14 @@ def test_a_shard_that_fails_in_the_background_is_tried_again_when_it_is_needed(s
 def test_documents_of_a_named_dataset_come_from_its_shards(
     server: FakeHub, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = next(text for text in map(str, count()) if shards.document_hash(text) < shards.VALIDATION_SHARE * 2**64)
+    held = next(
+        text for text in map(str, count()) if documents.document_hash(text) < documents.VALIDATION_SHARE * 2**64
+    )
     server.files[REPO]["data/shard_0.parquet"] = parquet(text=[*TEXTS[:100], held])
     files = Shards(Dataset(REPO), hub)
-    monkeypatch.setitem(DATASETS, "texts", Dataset(REPO))
-    monkeypatch.setattr(hub_module, "Shards", lambda _: files)
-    read = [one.text for one in islice(shards.open_documents("texts"), 60)]
+    monkeypatch.setitem(HUB, "texts", Dataset(REPO))
+    monkeypatch.setattr(documents, "Shards", lambda _: files)
+    read = [one.text for one in islice(documents.open_documents("texts"), 60)]
     settle(files)
     assert set(read) <= set(TEXTS[:100])
     assert {name for name, _ in server.gets} == {"data/shard_0.parquet", "data/shard_1.parquet"}
@@ -283,10 +286,10 @@ def test_a_folder_can_stand_for_what_a_name_would_fetch(tmp_path: Path, monkeypa
     monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     (tmp_path / "pretrain").mkdir()
     (tmp_path / "pretrain" / "a.parquet").write_bytes(parquet(text=TEXTS))
-    assert next(shards.open_documents("fineweb-edu")).text in TEXTS
+    assert next(documents.open_documents("fineweb-edu")).text in TEXTS
     (tmp_path / "fineweb-edu").mkdir()
     (tmp_path / "fineweb-edu" / "a.parquet").write_bytes(parquet(text=["one", "two"]))
-    assert next(shards.open_documents("fineweb-edu")).text in ("one", "two")
+    assert next(documents.open_documents("fineweb-edu")).text in ("one", "two")
 
 
 def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(
@@ -310,7 +313,7 @@ def test_task_files_are_found_in_the_local_folder_in_any_of_their_forms(
     with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
         locate("gsm8k/train")
     with pytest.raises(FileNotFoundError, match=r"--local .*: no such folder"):
-        shards.describe("fineweb-edu")
+        documents.describe("fineweb-edu")
 
 
 def test_task_files_are_fetched_and_read_like_local_ones(server: FakeHub, hub: Hub) -> None:

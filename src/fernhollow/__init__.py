@@ -5,7 +5,7 @@
 
 `lore` holds the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` one subject each;
 `documents` and `chats` make training text of them, `split` decides what training never sees, and `asked` asks for that.
-fledge finds it as `--data world` (fledge/text/generated.py says what such a data set offers).
+fledge finds it as `--data world` (fledge/text/datasets.py says what such a data set offers).
 """
 
 from collections.abc import Mapping

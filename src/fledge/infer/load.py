@@ -15,7 +15,7 @@ from typing import Literal
 from fledge.checkpoint import checkpoints, read_state
 from fledge.model.transformer import ModelConfig
 from fledge.runs import choose_stage, read_json, settings_of, trained_stages
-from fledge.text.generated import Generated, find_generated
+from fledge.text.datasets import Generated, find_generated
 from fledge.text.tokenizer import Tokenizer
 
 ToolName = Literal["calculator", "python", "none"]

@@ -11,8 +11,8 @@ from fledge.config import Pretrain, check
 from fledge.evals.score import samples, validation_bits_per_byte
 from fledge.model.transformer import Transformer
 from fledge.runs import open_stage
-from fledge.text.generated import find_generated
-from fledge.text.shards import describe, open_documents, validation_documents
+from fledge.text.datasets import find_generated
+from fledge.text.documents import describe, open_documents, validation_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import document_batches, validation_batches
 from fledge.train.loop import Batch, due

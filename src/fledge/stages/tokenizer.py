@@ -9,7 +9,7 @@ from fledge import console
 from fledge.config import Tokenizer as Config
 from fledge.config import check
 from fledge.runs import open_stage
-from fledge.text.shards import describe, open_documents
+from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
 
 
@@ -45,7 +45,7 @@ def main(config: Config) -> None:
             vocab=tokenizer.vocab,
             bytes_per_token=bytes_per_token,
             tokenizer_hash=tokenizer.hash,
-            data=str(description),
+            data=description,
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fledge.config import nearest
 from fledge.tasks.base import Task
-from fledge.text.generated import find_generated, generated
+from fledge.text.datasets import find_generated, generated
 from fledge.text.hub import data_home
 
 CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")

@@ -14,7 +14,7 @@ from pathlib import Path
 from fledge.tasks.base import Example, Split, Task
 from fledge.tasks.smoltalk import talks, ungraded
 from fledge.text.chat import Conversation, to_json
-from fledge.text.shards import open_conversations
+from fledge.text.conversations import open_conversations
 
 SHARES = 20
 

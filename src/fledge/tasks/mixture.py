@@ -13,9 +13,9 @@ from typing import Literal
 
 from fledge.tasks import find_task
 from fledge.text.chat import Conversation, parse_conversation
-from fledge.text.generated import find_generated
+from fledge.text.conversations import open_conversations
+from fledge.text.datasets import find_generated
 from fledge.text.hub import data_home, read_jsonl
-from fledge.text.shards import open_conversations
 
 ChatStage = Literal["midtrain", "sft"]
 MIXES: dict[ChatStage, dict[str, int]] = {

@@ -1,7 +1,7 @@
 """Data sets by name: found in a local folder, in the cache, or fetched from the Hugging Face hub, whole and checked.
 
     locate("gsm8k/train")                          # path of a task's records, for read_jsonl
-    Shards(DATASETS["fineweb-edu"])[0]             # path of the first shard; the next one is fetched meanwhile
+    Shards(HUB["climbmix"])[0]                     # path of the first shard; the next one is fetched meanwhile
 
 What is fetched is said first: what, how large, where to. A file counts as there when its size and hash are those the hub
 announced; a broken transfer goes on where it stopped (after a kill with that file), and a partial file is never used.
@@ -41,13 +41,6 @@ class Dataset:
     repo: str
     folder: str = ""
 
-
-DATASETS = {
-    "fineweb-edu": Dataset("karpathy/fineweb-edu-100b-shuffle"),
-    "climbmix": Dataset("karpathy/climbmix-400b-shuffle"),
-    "fineweb-edu-10b": Dataset("HuggingFaceFW/fineweb-edu", "sample/10BT/"),
-}
-"""Text to pretrain on: what `--data` accepts beside "world" and paths. The first two come shuffled."""
 
 TASK_FILES = {
     "arc/ARC-Easy": Dataset("allenai/ai2_arc", "ARC-Easy/{split}-"),
@@ -306,13 +299,6 @@ def data_home() -> Path | None:
             f"--local {named}: no such folder; give one in the layout of the task files, or leave it out"
         )
     return Path(named) if named else None
-
-
-def find_dataset(name: str) -> Path | None:
-    """The folder of the data home that stands for a pretraining data set: `<name>` or `pretrain` in it."""
-    home = data_home()
-    folders = [home / name, home / "pretrain"] if home else []
-    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def locate(name: str, *, hub: Hub | None = None) -> Path:

@@ -29,8 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fledge.text.chat import Conversation, Rendered, encode_conversation
+from fledge.text.documents import Document
 from fledge.text.packing import fill_rows, pack_spans, pack_whole
-from fledge.text.shards import Document
 from fledge.train.loop import Batch
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _document_rows(
         if cursor and first != cursor["first"]:
             raise ValueError(
                 f"the documents begin before {first}, the cursor continues before {cursor['first']}: "
-                f'open them with cursor=cursor["documents"], on the same data and the same number of ranks'
+                f'open them with cursor=cursor["documents"], on the same data'
             )
         cursor = None
         begin = {"documents": place, "first": first, "carry": [p.tolist() for p in carry], "window": window}

@@ -11,7 +11,7 @@ from fledge.checkpoint import load_model
 from fledge.config import Midtrain
 from fledge.runs import StageFolder, settings_of
 from fledge.text.chat import Conversation
-from fledge.text.shards import open_documents
+from fledge.text.documents import open_documents
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import conversation_batches, document_batches
 from fledge.train.loop import Batch

@@ -9,15 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fledge.text.conversations import open_conversations
+from fledge.text.documents import Document, describe, open_documents, validation_documents
 from fledge.text.files import read_text_pieces
-from fledge.text.shards import (
-    Document,
-    describe,
-    manifest_hash,
-    open_conversations,
-    open_documents,
-    validation_documents,
-)
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "pretrain"
 TEXTS = [f"Document {index}. " + "word " * (index % 7 + 1) for index in range(1200)]
@@ -54,8 +48,8 @@ def texts_of(documents: Iterator[Document], count: int | None = None) -> list[st
     return [document.text for document in itertools.islice(documents, count)]
 
 
-def train_epoch(data: str, *, rank: int = 0, ranks: int = 1) -> list[Document]:
-    return list(itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(data, rank=rank, ranks=ranks)))
+def train_epoch(data: str) -> list[Document]:
+    return list(itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(data)))
 
 
 def test_every_document_of_every_kind_of_file_is_in_one_split(corpus: str) -> None:
@@ -81,21 +75,12 @@ def test_more_files_behind_leave_the_pinned_set_as_it_is(tmp_path: Path) -> None
     after = validation_documents(str(tmp_path), bytes_wanted=20)
     assert (before.hash, before.bytes) == (after.hash, after.bytes)
     assert validation_documents(str(tmp_path)).hash != before.hash
-    assert manifest_hash(str(tmp_path), "validation") == validation_documents(str(tmp_path)).hash
-    assert manifest_hash(str(tmp_path), "train") != manifest_hash(str(tmp_path / "0.parquet"), "train")
 
 
 def test_a_text_that_occurs_twice_is_never_on_both_sides(tmp_path: Path) -> None:
     write_parquet(tmp_path / "0.parquet", TEXTS + TEXTS)
     train = {document.text for document in train_epoch(str(tmp_path))}
     assert not train & set(texts_of(open_documents(str(tmp_path), split="validation")))
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 8])
-def test_ranks_share_the_documents_without_overlap(corpus: str, ranks: int) -> None:
-    shares = [[one.text for one in train_epoch(corpus, rank=rank, ranks=ranks)] for rank in range(ranks)]
-    assert sorted(itertools.chain(*shares)) == sorted(one.text for one in train_epoch(corpus))
-    assert max(map(len, shares)) < 1.3 * min(map(len, shares))
 
 
 @pytest.mark.parametrize("stop", [1, 15, 16, 17, 499, 600, 950, 1195, 1300, 2500])
@@ -105,12 +90,9 @@ def test_a_cursor_goes_on_with_the_next_document(corpus: str, stop: int) -> None
     assert list(itertools.islice(open_documents(corpus, seed=5, cursor=cursor), 5)) == whole[stop:]
 
 
-def test_the_world_is_endless_and_its_ranks_and_cursors_are_places() -> None:
+def test_the_world_is_endless_and_its_cursors_are_places() -> None:
     whole = list(itertools.islice(open_documents("world", seed=3), 12))
     assert list(itertools.islice(open_documents("world", seed=3, cursor=whole[4].cursor), 7)) == whole[5:]
-    for rank in range(3):
-        share = itertools.islice(open_documents("world", seed=3, rank=rank, ranks=3, cursor={"index": 2}), 3)
-        assert [one.cursor["index"] - 1 for one in share] == [index for index in range(2, 11) if index % 3 == rank]
     pinned = validation_documents("world", seed=3, bytes_wanted=1000)
     assert not {one.text for one in whole} & {one.text for one in pinned.documents}
     assert 1000 <= pinned.bytes < 3000
@@ -147,12 +129,6 @@ def test_a_text_that_is_one_document_cannot_be_split_and_says_so(tmp_path: Path)
     (tmp_path / "a.txt").write_text("Only this.")
     with pytest.raises(ValueError, match="1 document found; at least two"):
         next(open_documents(str(tmp_path)))
-
-
-def test_more_ranks_than_documents_raise_instead_of_hanging(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", TEXTS[:3])
-    with pytest.raises(ValueError, match="no document of train for reader 8 of 8; use fewer ranks"):
-        next(open_documents(str(tmp_path), rank=7, ranks=8))
 
 
 def test_empty_and_blank_documents_are_left_out(tmp_path: Path) -> None:
@@ -232,9 +208,9 @@ def test_a_text_without_lines_is_cut_at_blanks_and_loses_nothing(tmp_path: Path)
 
 
 def test_a_description_names_files_and_size_and_costs_no_reading(corpus: str) -> None:
-    assert str(describe(corpus)).startswith(f"{corpus} (5 files, ")
-    assert str(describe("world")) == "world (generated, endless)"
-    assert "karpathy/climbmix" in str(describe("climbmix"))
+    assert describe(corpus).startswith(f"{corpus} (5 files, ")
+    assert describe("world") == "world (generated, endless)"
+    assert "karpathy/climbmix" in describe("climbmix")
 
 
 def test_a_damaged_parquet_raises_with_its_name(tmp_path: Path) -> None:

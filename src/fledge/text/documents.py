@@ -1,0 +1,201 @@
+"""Documents of a data set: generated, fetched by name, or read from .parquet, .jsonl(.gz, .zst) and .txt files.
+
+    for document in open_documents("world"): document.text, document.cursor
+    open_documents("corpus/", split="validation")
+    open_documents("fineweb-edu", cursor=document.cursor)                      # goes on after that document
+
+What is validation is decided by the hash of a document's text: the same text falls on the same side whatever the number of
+files or the rows of a batch, and a text that occurs twice is never on both. The documents that a bits per byte is measured on
+are pinned by `validation_documents(...).hash`, to be printed beside the number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fledge.text.datasets import Generated, find_data
+from fledge.text.files import check_parquet, read_numbered, read_parquet, read_text_pieces
+from fledge.text.hub import Dataset, Shards
+
+Split = Literal["train", "validation"]
+Cursor = dict[str, Any]
+
+COLUMN = "text"
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
+VALIDATION_SHARE = 0.005
+VALIDATION_BYTES = 2_000_000
+"""Default size of the pinned set: at 3.5 bytes a token, about 570,000 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text, and where the data goes on after it."""
+
+    text: str
+    cursor: Cursor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pinned:
+    """The documents that every bits per byte of a data set is measured on, and the hash that names them."""
+
+    documents: list[Document]
+    bytes: int
+    hash: str
+
+
+def open_documents(
+    data: str, *, split: Split = "train", seed: int = 0, cursor: Cursor | None = None
+) -> Iterator[Document]:
+    """Documents of one split.
+
+    Train repeats for ever, the files in another order from the second epoch on; validation of files ends, that of generated
+    data does not.
+
+    Args:
+        data: as `find_data` knows it.
+        seed: of generated data, and of the order of files in later epochs.
+        cursor: of a document; what follows are the documents after it.
+
+    Raises:
+        FileNotFoundError, ValueError: as `describe`; or the split has no document.
+    """
+    found = find_data(data)
+    if isinstance(found, Path | Dataset):
+        files = _list_files(found) if isinstance(found, Path) else Shards(found)
+        return _documents(data, files, split=split, seed=seed, cursor=cursor or {})
+    return _generated(found, split, seed=seed, begin=cursor["index"] if cursor else 0)
+
+
+def validation_documents(data: str, *, bytes_wanted: int = VALIDATION_BYTES, seed: int = 0) -> Pinned:
+    """The first validation documents, in the order of the files, until they hold so many UTF-8 bytes; at least one.
+
+    More files behind the first ones change nothing once these suffice.
+    """
+    documents, size, digest = [], 0, hashlib.sha256()
+    for document in open_documents(data, split="validation", seed=seed):
+        raw = document.text.encode()
+        documents.append(document)
+        digest.update(hashlib.sha256(raw).digest())
+        size += len(raw)
+        if size >= bytes_wanted:
+            break
+    return Pinned(documents=documents, bytes=size, hash=digest.hexdigest()[:16])
+
+
+def describe(data: str) -> str:
+    """What a `--data` stands for, in words; a cheap check that it can be read, before anything expensive begins.
+
+    Nothing is downloaded, and of files nothing but the descriptions of parquet files is read.
+
+    Raises:
+        FileNotFoundError: neither a known name nor an existing folder or file.
+        ValueError: it holds no file that we read, or one without the column `text`.
+    """
+    found = find_data(data)
+    if isinstance(found, Dataset):
+        return f"{data} ({found.repo}, fetched shard by shard as the run needs it)"
+    if not isinstance(found, Path):
+        return f"{data} (generated, endless)"
+    paths = _list_files(found)
+    for path in paths:
+        if path.suffix == ".parquet":
+            check_parquet(path, column=COLUMN)
+    size = sum(path.stat().st_size for path in paths)
+    return f"{data} ({len(paths)} file{'s' * (len(paths) > 1)}, {size / 1e6:,.1f} MB)"
+
+
+def _generated(source: Generated, split: Split, *, seed: int, begin: int) -> Iterator[Document]:
+    for index in itertools.count(begin):
+        yield Document(source.document(seed, index, split=split), {"index": index + 1})
+
+
+def _list_files(path: Path) -> list[Path]:
+    if path.is_file():
+        if not path.name.endswith(ENDINGS):
+            raise ValueError(f"{path}: a file of type {path.suffix or 'unknown'}; allowed are {', '.join(ENDINGS)}")
+        return [path]
+    found = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    files = [file for file in found if file.name.endswith(ENDINGS) and not file.name.startswith(".")]
+    if not files:
+        seen = ", ".join(file.name for file in found[:3]) or "nothing"
+        raise ValueError(f"{path}: holds {seen}, but no {', '.join(ENDINGS)}; put at least one such file there")
+    return files
+
+
+def _documents(data: str, files: Sequence[Path], *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
+    limit = _validation_limit(data, files)
+    epoch, first, begin = cursor.get("epoch", 0), cursor.get("file", 0), cursor.get("row", 0)
+    while True:
+        order = _file_order(len(files), seed=seed, epoch=epoch)
+        came = first > 0 or begin > 0
+        for place in range(first, len(files)):
+            for row, text in _read(files[order[place]], begin):
+                if (document_hash(text) < limit) == (split == "validation"):
+                    came = True
+                    yield Document(text, {"epoch": epoch, "file": place, "row": row + 1})
+            begin = 0
+        if not came:
+            raise ValueError(f"data {data!r}: no document of {split}; add more documents")
+        if split == "validation":
+            return
+        epoch, first, begin = epoch + 1, 0, 0
+
+
+def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """The first epoch in order, so that shards can arrive while the first ones train; later ones shuffled."""
+    order = list(range(count))
+    if epoch:
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order
+
+
+def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
+    """Rows from `begin` on and their texts; rows without text are left out."""
+    if path.suffix == ".parquet":
+        texts: Iterator[tuple[int, str | None]] = enumerate(read_parquet(path, column=COLUMN, begin=begin), begin)
+    elif ".jsonl" in path.name:
+        texts = ((number - 1, _text_of(record, path, number)) for number, record in read_numbered(path))
+    else:
+        texts = enumerate(read_text_pieces(path))
+    return ((row, text) for row, text in texts if row >= begin and text and not text.isspace())
+
+
+def _text_of(record: dict[str, Any], path: Path, number: int) -> str:
+    text = record.get(COLUMN, 0)
+    if text is None:  # as in a .parquet: a row without text
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(
+            f'{path} line {number}: fields {", ".join(record) or "none"} found; expected {{"{COLUMN}": "..."}} '
+            "(conversations are given to midtrain and sft)"
+        )
+    return text
+
+
+def _validation_limit(data: str, files: Sequence[Path]) -> int:
+    """Texts with a hash below it are validation. Where no text has one below the share, it lies above the smallest."""
+    limit = int(VALIDATION_SHARE * 2**64)
+    hashes: set[int] = set()
+    for path in files:
+        for _, text in _read(path, 0):
+            hashes.add(document_hash(text))
+            if len(hashes) > 1 and min(hashes) < limit:
+                return limit
+    if len(hashes) < 2:
+        raise ValueError(
+            f"data {data!r}: {len(hashes)} document found; at least two different ones are needed, "
+            "one of them for validation. Add text"
+        )
+    return min(hashes) + 1
+
+
+def document_hash(text: str) -> int:
+    """64 bits that depend on the text alone."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
