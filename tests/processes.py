@@ -98,7 +98,7 @@ def small(ask: Any) -> list[Any]:
         elif isinstance(config, Midtrain):
             config = replace(config, tokens=6144)
         elif isinstance(config, Rl):
-            config = replace(config, task="letters", steps=5)
+            config = replace(config, task="world/vowels", steps=5)
         elif isinstance(config, Evaluate):
             config = replace(config, tasks="world/choice", limit=2)
         if isinstance(config, TrainStage):
@@ -131,7 +131,7 @@ def prepare() -> None:
     assert engine
     assert fledge.stages
     recipes.RECIPES["small"] = small
-    TASKS["letters"] = replace(TASKS["world/spelling"], name="letters", grade=letters, max_tokens=24)
+    TASKS["world/vowels"] = replace(TASKS["world/spelling"], name="world/vowels", grade=letters, max_tokens=24)
 
 
 def be_child(request: dict[str, Any]) -> int:

@@ -32,7 +32,7 @@ from fledge.config import (
     Tokenizer,
     nearest,
 )
-from fledge.runs import begin_again, is_done
+from fledge.runs import begin_again, has_result, open_stage
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,6 @@ class Item:
     def module(self) -> str:
         """The stage that does the work: `evaluate sft` is done by `evaluate`."""
         return self.name.split()[0]
-
-    @property
-    def folder(self) -> str:
-        return self.name
 
 
 def demo(ask: RunRecipe) -> list[Item]:
@@ -260,18 +256,22 @@ def forget(ask: RunRecipe, items: list[Item], run: Path) -> set[str]:
     """With --from or --only, what those stages left is removed; returns their names."""
     if not (ask.start or ask.only):
         return set()
-    names = [item.name for item in items]
-    first = 0
-    if ask.start:
-        first = next(place for place, item in enumerate(items) if ask.start in (item.name, item.module))
+    first = next(place for place, item in enumerate(items) if not ask.start or ask.start in (item.name, item.module))
     for item in items[first:] if not ask.dry_run else []:
         begin_again(run, item.name)
-    return set(names[first:])
+    return {item.name for item in items[first:]}
 
 
 def finished(item: Item, run: Path) -> bool:
-    """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have."""
-    return item.module not in ("evaluate", "report") and is_done(run / item.name) and settled(item, run)
+    """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have.
+
+    Raises:
+        ValueError: it was done with other settings, or another process is at work in it.
+    """
+    if item.module in ("evaluate", "report") or not has_result(run, item.name):
+        return False
+    with open_stage(item.config):
+        return True
 
 
 def find_data(item: Item) -> None:
@@ -293,17 +293,9 @@ def find_data(item: Item) -> None:
         open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=0)
 
 
-def settled(item: Item, run: Path) -> bool:
-    """True when the stage was done with these settings; otherwise the refusal names what changed."""
-    from fledge.runs import open_stage
-
-    with open_stage(item.config):
-        return True
-
-
 def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:
     """What will happen, where, and about how long it takes."""
-    left = [item for item in items if item.name in begun or not (is_done(run / item.name) or looked_at(item, run))]
+    left = [item for item in items if item.name in begun or not has_result(run, item.name)]
     minutes = sum(item.minutes or 0.0 for item in left)
     about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
@@ -312,14 +304,6 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> N
     console.say(f"stages: {stages}")
     again = " without --fresh, --from and --only" if begun or ask.fresh else ""
     console.say(f"Stop it whenever you like (Ctrl-C): the same command{again} goes on where it was.")
-
-
-def looked_at(item: Item, run: Path) -> bool:
-    """Whether an evaluation or the report has left something, which it will only bring up to date."""
-    config = item.config
-    if isinstance(config, Evaluate):
-        return (run / "eval" / f"{config.stage}.json").exists()
-    return isinstance(config, Report) and (run / "report.json").exists()
 
 
 def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:

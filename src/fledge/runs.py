@@ -175,25 +175,44 @@ def settings_of(stage: Path) -> dict[str, Any]:
 
 
 def begin_again(run: Path, name: str) -> None:
-    """Remove everything a stage left in the run: its folder, or the results of `evaluate`, or the report.
+    """Remove everything a stage left in the run, or an evaluation (`evaluate sft`; `evaluate`: all), or the report.
 
     Raises:
         ValueError: another process is at work in it.
     """
-    if name == "report":
-        for kind in ("md", "html", "json"):
-            (run / f"report.{kind}").unlink(missing_ok=True)
-        shutil.rmtree(run / "plots", ignore_errors=True)
-    elif name.split()[0] == "evaluate":
-        for stage in name.split()[1:] or TRAINED:
-            (run / "eval" / f"{stage}.json").unlink(missing_ok=True)
-    elif (run / name).exists():
-        with locked(run / name):
-            for path in (run / name).iterdir():
-                if path.is_dir():
-                    shutil.rmtree(path)
-                elif path.name != LOCK:
-                    path.unlink()
+    for path in results(run, name):
+        if path.is_dir() and (path / LOCK).exists():
+            with locked(path):
+                _empty(path)
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock, which this process holds."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def results(run: Path, name: str) -> list[Path]:
+    """The files and folders that hold what a stage, an evaluation or the report leaves in the run."""
+    kind, _, stage = name.partition(" ")
+    if kind == "report":
+        return [*(run / f"report.{ending}" for ending in ("json", "md", "html")), run / "plots"]
+    if kind == "evaluate":
+        return [run / "eval" / f"{trained}.json" for trained in ([stage] if stage else TRAINED)]
+    return [run / name]
+
+
+def has_result(run: Path, name: str) -> bool:
+    """Whether a stage was finished, an evaluation begun, or the report written."""
+    first = results(run, name)[0]
+    return is_done(first) if name in TRAINED or name == "tokenizer" else first.exists()
 
 
 @contextlib.contextmanager
