@@ -25,6 +25,7 @@ from fledge.text.hub import Dataset, Shards
 
 Split = Literal["train", "validation"]
 Cursor = dict[str, Any]
+Files = Sequence[Path] | Shards
 
 COLUMN = "text"
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
@@ -129,7 +130,7 @@ def _list_files(path: Path) -> list[Path]:
     return files
 
 
-def _documents(data: str, files: Sequence[Path], *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
+def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
     limit = _validation_limit(data, files)
     epoch, first, begin = cursor.get("epoch", 0), cursor.get("file", 0), cursor.get("row", 0)
     while True:
@@ -179,7 +180,7 @@ def _text_of(record: dict[str, Any], path: Path, number: int) -> str:
     return text
 
 
-def _validation_limit(data: str, files: Sequence[Path]) -> int:
+def _validation_limit(data: str, files: Files) -> int:
     """Texts with a hash below it are validation. Where no text has one below the share, it lies above the smallest."""
     limit = int(VALIDATION_SHARE * 2**64)
     hashes: set[int] = set()
