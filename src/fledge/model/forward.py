@@ -1,6 +1,6 @@
 """The inference copy of a model: its weights in the type of the engine, laid out so that a step launches few kernels.
 
-    model = InferenceModel(transformer, dtype=torch.float32)
+    model = InferenceModel(transformer, dtype=torch.float32, context=512)
     logits_RV = model.extend(flat, cache)                   # equals transformer.extend
 
 A decoding step of a small model costs what it launches, not what it computes. Hence queries, keys and values come from one

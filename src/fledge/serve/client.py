@@ -1,6 +1,6 @@
 """Who answers in a terminal chat: a model in this process, or a server.
 
-    talker = Local(model, tokenizer)                        # or Remote("http://127.0.0.1:8000")
+    talker = Local(model, tokenizer, name="sft")                        # or Remote("http://127.0.0.1:8000")
     for kind, text in talker.answer(conversation, Settings(temperature=0.6)): ...
     talker.told                                             # how it ended: finish, tokens, seconds, turns dropped
 

@@ -28,6 +28,7 @@ CACHED_PIECES = 1 << 18
 def pattern(digits: int) -> str:
     r"""The regex that cuts text into pieces, in the dialect of tiktoken, `regex` and Hugging Face's tokenizers.
 
+    >>> import regex
     >>> regex.findall(pattern(3), "I'll pay $1234")
     ['I', "'ll", ' pay', ' $', '123', '4']
 
