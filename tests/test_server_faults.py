@@ -219,7 +219,7 @@ def test_odd_values_are_refused_briefly(url: str, field: str) -> None:
 
 def test_a_long_stop_string_costs_little() -> None:
     """Once each token compared all beginnings of every stop string, which is quadratic: 100,000 letters took minutes."""
-    from fledge.infer.reader import held_back
+    from fledge.text.chat import held_back
 
     begin = time.process_time()
     assert held_back("ab" + "y" * 50, ["y" * 1_000_000] * 4) == 50

@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from starlette.requests import Request as HttpRequest
 
 from fledge.infer.engine import Request
-from fledge.infer.prompt import fit_prompt
 from fledge.serve.api import Limits
 from fledge.serve.server import Api
 from fledge.serve.stream import TURN, Answers
-from fledge.text.chat import decode_answer, say
+from fledge.text.chat import decode_answer, fit_prompt, say
 from test_server import HELLO, endless_model, serving, shelf
 from tiny_engine import BYTES, tiny_engine
 

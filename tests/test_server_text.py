@@ -8,10 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
-from fledge.infer.reader import Reader
 from fledge.serve.pool import Shelf
 from fledge.serve.stream import Choice
-from fledge.text.chat import KINDS, Message, Part, decode_answer, encode_conversation, join_pieces, say
+from fledge.text.chat import KINDS, Message, Part, PartReader, decode_answer, encode_conversation, join_pieces, say
 from tiny_engine import BYTES
 
 SPECIAL = BYTES.special
@@ -96,7 +95,7 @@ def test_stray_marks_mean_what_the_rule_says() -> None:
 @given(TOKENS, st.lists(st.sampled_from(["a", "é", "\ufffd", "ab", "\x00"]), min_size=1, max_size=3))
 @BUSY
 def test_prose_before_a_stop_string_is_the_beginning_of_the_whole_prose(tokens: list[int], stop: list[str]) -> None:
-    reader = Reader(BYTES, stop)
+    reader = PartReader(BYTES, stop)
     pieces = [piece for token in tokens for piece in reader.feed(token)] + reader.flush()
     said = "".join(text for kind, text in pieces if kind == "text")
     whole = "".join(part.text for part in decode_answer(BYTES, tokens) if part.kind == "text")

@@ -25,13 +25,12 @@ import torch
 from torch import Tensor
 
 from fledge.infer.cache import SlotCache
-from fledge.infer.reader import Reader
-from fledge.infer.replay import DecodingSteps
+from fledge.infer.gpu import DecodingSteps, Kernel, PagedCache, find_kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
-from fledge.infer.varlen import Kernel, VarlenCache, find_kernel
 from fledge.model.forward import InferenceModel
 from fledge.model.transformer import Flat, Transformer
 from fledge.sandbox.tools import run_tool as run_calculator
+from fledge.text.chat import PartReader
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
@@ -84,7 +83,7 @@ class Request:
         self.computed, self.slot, self.cancelled = 0, -1, False
         self.code: list[int] | None = None
         self.tool: Future[str] | None = None
-        self.reader: Reader | None = None
+        self.reader: PartReader | None = None
         self.on_event: Callable[[Request], None] | None = None
 
 
@@ -127,7 +126,7 @@ class Engine:
         if kernel is None:
             self.cache = SlotCache(config, **room)
         else:
-            self.cache = VarlenCache(config, **room, kernel=kernel)
+            self.cache = PagedCache(config, **room, kernel=kernel)
             self.decoding = DecodingSteps(self.model, self.cache, most=slots)
         special = tokenizer.special
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
@@ -220,7 +219,7 @@ class Engine:
     def enqueue(self, request: Request) -> None:
         request.submitted = time.perf_counter()
         if request.stop:
-            request.reader = Reader(self.tokenizer, request.stop)
+            request.reader = PartReader(self.tokenizer, request.stop)
         self.counts["requests"] += 1
         self.waiting.append(request)
 

@@ -17,10 +17,12 @@ import decimal
 import re
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from fledge.sandbox.sandbox import Sandbox
+
+ToolName = Literal["calculator", "python", "none"]
 
 MAX_CHARS = 512
 """Longest expression. With numbers of 40 digits it bounds the time of a call (measured worst: about a millisecond)."""
@@ -89,6 +91,21 @@ def format_number(value: int | float | Decimal) -> str:
     if number == number.to_integral_value():
         return str(int(number))
     return format(number, "f")
+
+
+def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Callable[[str], str] | None:
+    """What runs the code that a model writes: code -> what the model reads as its result.
+
+    Raises:
+        SandboxUnavailable: `python` on a machine that cannot hold a hostile program, without `unsafe_exec`.
+    """
+    if name == "none":
+        return None
+    if name == "calculator":
+        return run_tool
+    from fledge.sandbox.sandbox import Sandbox
+
+    return python_tool(Sandbox(unsafe_exec=unsafe_exec))
 
 
 def run_tool(code: str) -> str:

@@ -19,8 +19,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fledge.infer.reader import Piece
-from fledge.text.chat import Conversation, to_json
+from fledge.text.chat import Conversation, PartReader, Piece, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
@@ -81,13 +80,11 @@ class Local:
             ValueError: the last question alone is longer than the context.
         """
         from fledge.infer.engine import Request
-        from fledge.infer.prompt import fit_prompt
-        from fledge.infer.reader import Reader
 
         context = self.engine.context
         fitted = fit_prompt(self.tokenizer, conversation, context=context, room=min(settings.max_tokens, context // 4))
         request = Request(prompt=fitted.ids, **vars(settings))
-        reader, news, sent = Reader(self.tokenizer), queue.SimpleQueue[None](), 0
+        reader, news, sent = PartReader(self.tokenizer), queue.SimpleQueue[None](), 0
         self.told = None
         self.engine.submit(request, lambda _: news.put(None))
         try:

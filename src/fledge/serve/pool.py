@@ -1,6 +1,7 @@
 """The models of a run: loaded when first asked for, put away again when memory is needed.
 
-    shelf = Shelf([Entry(name="sft", context=512, bytes=4_000_000, load=...)], tokenizer, memory_bytes=8 << 30)
+    run = open_run(Path("runs/demo"))                       # everything but the weights
+    shelf = Shelf(run.entries, run.tokenizer, memory_bytes=8 << 30)
     async with shelf.borrow("sft") as model:
         model.engine().submit(...)
 
@@ -15,15 +16,25 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fledge.checkpoint import checkpoints, load_model, read_state
 from fledge.infer.engine import Engine
+from fledge.model.transformer import ModelConfig, Transformer
+from fledge.runs import choose_stage, model_name, read_json, settings_of, trained_stages
 from fledge.serve.api import ApiError
+from fledge.text.datasets import Generated, find_generated
+from fledge.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from fledge.model.transformer import Transformer
-    from fledge.text.tokenizer import Tokenizer
+SUGGESTIONS = (
+    "Who are you?",
+    "Why is the sky blue?",
+    "What is 12 times 34?",
+    "Write a short poem about the sea.",
+)
+"""First questions for a run that was not trained on a generated data set, which has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,59 @@ class Entry:
     """Memory of its weights, before it is loaded; the cache comes on top and is known after."""
     load: Callable[[str], Transformer]
     """device -> model; runs in a thread."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run offers to talk to."""
+
+    path: Path
+    tokenizer: Tokenizer
+    entries: list[Entry]
+    """Its stages that have weights, in the order of training."""
+    name: str
+    """What the model calls itself."""
+    suggestions: tuple[str, ...]
+
+
+def open_run(path: Path, *, stage: str | None = None) -> Run:
+    """Everything but the weights.
+
+    Args:
+        stage: only this one (pretrain, also called base; midtrain, sft, rl).
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such run or stage, or it has no weights.
+    """
+    last = choose_stage(path, stage)
+    tokenizer = Tokenizer.load(path / "tokenizer")
+    entries = [_entry(path / name) for name in ([last] if stage else trained_stages(path))]
+    if (source := chat_source(path)) is None:
+        return Run(path, tokenizer, entries, path.name, SUGGESTIONS)
+    return Run(path, tokenizer, entries, source.NAME, tuple(source.SUGGESTIONS))
+
+
+def _entry(folder: Path) -> Entry:
+    newest = checkpoints(folder)[-1]
+    try:
+        context = ModelConfig.from_json(read_json(newest / "model.json")).context
+        size = (newest / "model.safetensors").stat().st_size
+    except (OSError, TypeError, ValueError):
+        read_state(newest)  # says what is damaged, and what to do
+        raise
+    return Entry(
+        name=model_name(folder.name), context=context, bytes=size, load=lambda device: load_model(folder, device=device)
+    )
+
+
+def chat_source(path: Path) -> Generated | None:
+    """The generated data set that the run learned to converse from; None: from other data."""
+    for stage in ("sft", "midtrain", "pretrain"):
+        if (path / stage / "config.json").exists():
+            source = find_generated(str(settings_of(path / stage).get("data")))
+            if source is not None:
+                return source
+    return None
 
 
 @dataclass

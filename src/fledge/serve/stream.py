@@ -17,12 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fledge.infer.engine import Engine, Request
-from fledge.infer.prompt import Fitted, fit_prompt
-from fledge.infer.reader import Reader
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import Loaded, Shelf
-from fledge.text.chat import Piece, join_pieces
+from fledge.text.chat import Fitted, PartReader, Piece, fit_prompt, join_pieces
 
 LOG = logging.getLogger("uvicorn.error")
 TURN = 16  # streams that go on in one turn of the event loop; who else has something to say waits for no more of them
@@ -44,7 +42,7 @@ class Choice:
 
     def __init__(self, index: int, request: Request, shelf: Shelf, stop: Sequence[str]) -> None:
         self.index, self.request, self.tokenizer = index, request, shelf.tokenizer
-        self.reader = Reader(shelf.tokenizer, stop)
+        self.reader = PartReader(shelf.tokenizer, stop)
         self.sent = 0
         self.done = False
 

@@ -66,16 +66,16 @@ def make_talker(config: Chat) -> Talker:
     """The model of the run, or the server at `url`."""
     if config.url is not None:
         return Remote(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
-    from fledge.checkpoint import load_model
-    from fledge.infer.load import find_tool, open_run
     from fledge.model.device import find_device, threads
+    from fledge.sandbox.tools import find_tool
+    from fledge.serve.pool import open_run
 
     run = open_run(Path(config.run), stage=config.stage)
-    stage, weights = list(run.stages.items())[-1]
+    entry = run.entries[-1]
     threads(config.threads)
-    model = load_model(weights.folder, device=find_device(config.device))
+    model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {model_name(stage)})", run_tool=tool)
+    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {entry.name})", run_tool=tool)
 
 
 def remember_lines() -> None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from fledge.checkpoint import load_model
 from fledge.config import Serve, check
-from fledge.infer.load import Run, find_tool, open_run
 from fledge.model.device import find_device, threads
-from fledge.runs import model_name
+from fledge.sandbox.tools import find_tool
 from fledge.serve.api import Limits
-from fledge.serve.pool import Entry, Shelf
+from fledge.serve.pool import Run, Shelf, open_run
 from fledge.serve.server import Server, create_app
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -42,15 +41,7 @@ def main(config: Serve) -> None:
 
 def make_shelf(run: Run, config: Serve) -> Shelf:
     """The stages of the run as models."""
-    entries = [
-        Entry(
-            name=model_name(stage),
-            context=config.context or weights.config.context,
-            bytes=weights.bytes,
-            load=lambda device, folder=weights.folder: load_model(folder, device=device),
-        )
-        for stage, weights in run.stages.items()
-    ]
+    entries = [replace(entry, context=config.context or entry.context) for entry in run.entries]
     places = devices(config.device)
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
     return Shelf(

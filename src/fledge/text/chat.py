@@ -2,7 +2,9 @@
 
     ids, mask = encode_conversation(tokenizer, conversation)      # training: mask 1 = the assistant's own tokens
     prompt = encode_prompt(tokenizer, conversation)               # inference: ends where the assistant speaks
+    fitted = fit_prompt(tokenizer, conversation, context=512, room=128)     # the same, shortened until an answer fits
     parts = decode_answer(tokenizer, answer_ids)                  # text, python, output parts of an answer
+    for kind, text in PartReader(tokenizer).feed(token): ...      # the same while it arrives
 
 A conversation becomes `bos user_start ... user_end assistant_start ... assistant_end user_start ...`. A tool call inside an
 answer is `python_start code python_end output_start result output_end`: the model learns to write the code and never the
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -168,6 +171,46 @@ def encode_prompt(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list
     return [*rendered.ids, tokenizer.special["<|assistant_start|>"]]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A prompt that leaves room for an answer."""
+
+    ids: list[int]
+    dropped: int
+    """Exchanges (a question and its answer) left out at the beginning."""
+
+
+def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int, room: int) -> Fitted:
+    """Prompt ids of the longest end of `conversation` that leaves `room` tokens to answer; the system prompt stays.
+
+    Where the last question alone does not leave that room, it is kept as long as one token can be answered.
+
+    Raises:
+        ValueError: the last question alone fills the context, or the conversation does not end with the user.
+    """
+    system = conversation[:1] if conversation and conversation[0].role == "system" else ()
+    turns = conversation[len(system) :]
+    sizes = [_size(tokenizer, message) for message in turns]
+    # 2: <|bos|> and the mark after which the answer begins.
+    first = sum(_size(tokenizer, message) for message in system) + 2
+    # Every text is encoded once to find where to cut, and the winner once more: a long history costs no more than its length.
+    dropped = 0
+    while dropped + 2 < len(turns) and first + sum(sizes[dropped:]) + room > context:
+        dropped += 2
+    ids = encode_prompt(tokenizer, (*system, *turns[dropped:]))
+    if len(ids) >= context:
+        raise ValueError(
+            f"the question has {len(ids)} tokens, the context holds {context} for question and answer; "
+            f"shorten it by {len(ids) - context + 1} tokens or more"
+        )
+    return Fitted(ids, dropped // 2)
+
+
+def _size(tokenizer: Tokenizer, message: Message) -> int:
+    """Tokens of one message, its marks included."""
+    return 2 + sum(len(tokenizer.encode(part.text)) + 2 * (part.kind != "text") for part in message.parts)
+
+
 def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     """The system prompt becomes the first paragraph of the first user message, as in the article's template."""
     if not conversation or conversation[0].role != "system":
@@ -202,12 +245,17 @@ class PartReader:
     python_start and output_start begin a part, however often they come; python_end and output_end go back to prose, also
     where nothing was open; a part never closed goes on to the end; assistant_end and bos end the answer; every other special
     token is silent. Bytes are joined to characters within a part, never across one.
+
+    A stop string in the prose ends the reading; text that may turn out to be the beginning of one is held back.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         special = tokenizer.special
         self.kind: Kind = "text"
         self.ended = False
+        self.stop, self.stopped = tuple(stop), False
+        self.held = ""
+        """Prose that may be the beginning of a stop string."""
         self.decoder = tokenizer.incremental_decoder()
         self.silent = frozenset(special.values())
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
@@ -216,7 +264,7 @@ class PartReader:
 
     def feed(self, token: int) -> list[Piece]:
         """The text that is certain now, in whole characters. A tool part begins with an empty piece of its kind."""
-        if self.ended:
+        if self.ended or self.stopped:
             return []
         if token not in self.silent:
             return self._piece(self.decoder.feed(token))
@@ -233,11 +281,25 @@ class PartReader:
         return []
 
     def flush(self) -> list[Piece]:
-        """What is left of a character that was never completed."""
-        return self._piece(self.decoder.flush())
+        """What was held back and what is left of a character that was never completed, at the end of a part."""
+        pieces = self._piece(self.decoder.flush())
+        held, self.held = self.held, ""
+        return [*pieces, ("text", held)] if held and not self.stopped else pieces
 
     def _piece(self, text: str) -> list[Piece]:
+        if self.kind == "text" and self.stop:
+            self.held += text
+            found = [place for place in map(self.held.find, self.stop) if place >= 0]
+            self.stopped |= bool(found)
+            text = self.held[: min(found) if found else len(self.held) - held_back(self.held, self.stop)]
+            self.held = self.held[len(text) :]
         return [(self.kind, text)] if text else []
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Length of the longest end of `text` that begins a stop string: held_back("to be", ("bee",)) == 2."""
+    lengths = ((n for n in range(1, min(len(stop), len(text) + 1)) if text.endswith(stop[:n])) for stop in stops)
+    return max(chain.from_iterable(lengths), default=0)
 
 
 def join_pieces(pieces: Iterable[Piece], *, marks: bool = False) -> list[Piece]:

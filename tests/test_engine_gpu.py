@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.infer.engine import Engine, Request
-from fledge.infer.varlen import TOLERANCE, disagreement, find_kernel
+from fledge.infer.gpu import TOLERANCE, disagreement, find_kernel
 from tiny_engine import BYTES, tiny_engine, tiny_model
 
 CPU = torch.device("cpu")
