@@ -61,7 +61,7 @@ def method(kind: type[Any], name: str) -> inspect.Signature | None:
     fields = getattr(kind, "__dataclass_fields__", {})
     assert hasattr(kind, name) or name in fields or f"self.{name}" in inspect.getsource(kind), f"{kind} has no {name}"
     found = inspect.getattr_static(kind, name, None)
-    if not inspect.isfunction(found):
+    if not inspect.isfunction(found) or name in fields:
         return None
     signature = inspect.signature(found)
     return signature.replace(parameters=list(signature.parameters.values())[1:])
