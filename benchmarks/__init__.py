@@ -1,0 +1,1 @@
+"""Comparisons with other programs, outside the package: `uv run --group bench python -m benchmarks NAME --help`."""

@@ -1,4 +1,4 @@
-"""How much faster CORE is when prompts share what they have in common: `fledge bench core --bundle eval_bundle.zip`.
+"""How much faster CORE is when prompts share what they have in common: `python -m benchmarks core --bundle eval_bundle.zip`.
 
 Asks a random model the first items of every task twice: all together (evals/likelihood.py), and one item per forward pass, as
 the public reference does, its options padded to one batch. Prints both times per task, and how many answers differ: none may.
@@ -6,23 +6,26 @@ the public reference does, its options padded to one batch. Prints both times pe
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
+from benchmarks.harness import Timed, compare, show
 from fledge.evals.core import TASKS, CoreTask, Item, ask, item_rows, open_bundle, outcome, prompts, shuffled
 from fledge.evals.likelihood import evaluating, judge_rows
 from fledge.evals.score import Scorer
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 
+Answers = list[dict[str, Any]]
+
 
 @dataclass(frozen=True, kw_only=True)
-class CoreBench:
-    """Time CORE batched and one example per forward pass."""
+class Settings:
+    """CORE with all prompts together beside one item per forward pass."""
 
     bundle: str = "eval_bundle.zip"
     """eval_bundle.zip, the unpacked folder, or a folder that holds one of them."""
@@ -42,55 +45,38 @@ class CoreBench:
     """Seed of its weights."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """One task, both ways."""
-
-    label: str
-    items: int
-    batched_seconds: float
-    single_seconds: float
-    differ: int
-    """Items whose answers differ."""
-
-
-def main(config: CoreBench) -> None:
+def main(settings: Settings) -> None:
     """Measure and print a line per task."""
-    print(
-        f"{'task':<34}{'items':>6}{'batched s':>11}{'one by one s':>14}{'times faster':>14}{'answers that differ':>21}"
-    )
-    for timing in measure(config):
-        faster = timing.single_seconds / timing.batched_seconds
-        seconds = f"{timing.batched_seconds:>11.2f}{timing.single_seconds:>14.2f}{faster:>14.1f}"
-        print(f"{timing.label:<34}{timing.items:>6}{seconds}{timing.differ:>21}", flush=True)
+    rows = []
+    for label, way in measure(settings):
+        together, single = way["together"], way["one by one"]
+        differ = sum(map(differs, together.result, single.result))
+        times = [str(together.time), str(single.time), single.time.times(together.time)]
+        rows.append([label, str(len(together.result)), *times, str(differ)])
+    columns = ["task", "items", "together, seconds", "one by one, seconds", "times faster", "answers that differ"]
+    show("CORE", columns, rows)
 
 
-def measure(config: CoreBench) -> Iterator[Timing]:
-    """Time every task both ways; the last is the sum of all.
+def measure(settings: Settings) -> Iterator[tuple[str, dict[str, Timed[Answers]]]]:
+    """Every task by its label, both ways.
 
     Raises:
         ValueError: an unknown task.
         FileNotFoundError: there is no bundle.
     """
-    torch.set_num_threads(config.threads)
-    bundle = open_bundle(config.bundle)
-    unknown = set(config.tasks) - {task.label for task in TASKS}
+    torch.set_num_threads(settings.threads)
+    bundle = open_bundle(settings.bundle)
+    unknown = set(settings.tasks) - {task.label for task in TASKS}
     if unknown:
         raise ValueError(f"tasks: {', '.join(sorted(unknown))} is not among {', '.join(task.label for task in TASKS)}")
-    chosen = [task for task in TASKS if not config.tasks or task.label in config.tasks]
-    tokenizer = Tokenizer.train(task_texts(bundle), vocab=config.vocab)
-    scorer = Scorer(random_model(config, tokenizer.vocab), tokenizer)
-    timings = []
-    for task in chosen:
-        timings.append(time_task(scorer, task, bundle, config.examples))
-        yield timings[-1]
-    yield Timing(
-        label="all",
-        items=sum(timing.items for timing in timings),
-        batched_seconds=sum(timing.batched_seconds for timing in timings),
-        single_seconds=sum(timing.single_seconds for timing in timings),
-        differ=sum(timing.differ for timing in timings),
-    )
+    tokenizer = Tokenizer.train(task_texts(bundle), vocab=settings.vocab)
+    scorer = Scorer(random_model(settings, tokenizer.vocab), tokenizer)
+    for task in TASKS:
+        if not settings.tasks or task.label in settings.tasks:
+            items = shuffled(bundle(task), None)
+            count = min(settings.examples, len(items))
+            ways = {"together": together, "one by one": one_by_one}
+            yield task.label, compare({name: partial(way, scorer, task, items, count) for name, way in ways.items()})
 
 
 def task_texts(bundle: Callable[[CoreTask], list[Item]]) -> Iterator[str]:
@@ -100,40 +86,27 @@ def task_texts(bundle: Callable[[CoreTask], list[Item]]) -> Iterator[str]:
             yield prompts(task, item, ())[-1]
 
 
-def random_model(config: CoreBench, vocab: int) -> Transformer:
+def random_model(settings: Settings, vocab: int) -> Transformer:
     """A model that prefers some tokens to others; the initial one finds all equally likely."""
-    heads = max(1, config.width // 64)
+    heads = max(1, settings.width // 64)
     shape = ModelConfig(
-        vocab=vocab, layers=config.layers, width=config.width, heads=heads, kv_heads=heads, context=2048
+        vocab=vocab, layers=settings.layers, width=settings.width, heads=heads, kv_heads=heads, context=2048
     )
     model = Transformer(shape)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.size(-1) ** -0.5)
     return model
 
 
-def time_task(scorer: Scorer, task: CoreTask, bundle: Callable[[CoreTask], list[Item]], count: int) -> Timing:
-    """Ask the first `count` items both ways."""
-    items = shuffled(bundle(task), None)
-    count = min(count, len(items))
-    begin = time.perf_counter()
-    batched, _ = ask(scorer, task, items, count=count)
-    middle = time.perf_counter()
-    single = one_by_one(scorer, task, items, count)
-    end = time.perf_counter()
-    return Timing(
-        label=task.label,
-        items=count,
-        batched_seconds=middle - begin,
-        single_seconds=end - middle,
-        differ=sum(answer(left) != answer(right) for left, right in zip(batched, single, strict=True)),
-    )
+def together(scorer: Scorer, task: CoreTask, items: Sequence[Item], count: int) -> Answers:
+    """As an evaluation asks."""
+    return ask(scorer, task, items, count=count)[0]
 
 
-def one_by_one(scorer: Scorer, task: CoreTask, items: list[Item], count: int) -> list[dict[str, Any]]:
-    """The records of `ask`, from one forward pass per item that computes every logit of its padded options."""
+def one_by_one(scorer: Scorer, task: CoreTask, items: Sequence[Item], count: int) -> Answers:
+    """One forward pass per item that computes every logit of its padded options."""
     model: Any = scorer.model
     model.device = model.embedding.device
     records = []
@@ -145,6 +118,6 @@ def one_by_one(scorer: Scorer, task: CoreTask, items: list[Item], count: int) ->
     return records
 
 
-def answer(record: dict[str, Any]) -> Any:
+def differs(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """What has to agree: the choice, or whether the text was reproduced."""
-    return record.get("choice", record["correct"])
+    return one.get("choice", one["correct"]) != other.get("choice", other["correct"])

@@ -1,36 +1,37 @@
 """How fast text becomes tensors, and what packing does to documents.
 
-    fledge bench data                                   # on text of the embedded world, written to parquet first
-    fledge bench data --data DIR --tokenizer runs/demo/tokenizer
+    python -m benchmarks data                                   # on text of the embedded world, written to parquet first
+    python -m benchmarks data --data DIR --tokenizer runs/demo/tokenizer
 
-Reading, tokenizing and packing are measured one by one and together, in wall time and in CPU time: the second does not depend
-on what else the machine does. Packing is compared with cropping as nanochat does it: a document that does not fit is cut
-to the row and its remainder dropped.
+Reading, tokenizing and packing are measured one by one and together. Packing is compared with cropping as nanochat does it: a
+document that does not fit is cut to the row and its remainder dropped.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
-import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from fledge.console import console, table
-from fledge.text.documents import Document, open_documents
+import fernhollow
+from benchmarks.harness import compare, show
+from fledge.console import say
+from fledge.text.documents import open_documents
 from fledge.text.packing import pack_spans
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import document_batches
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataBench:
-    """Settings of `fledge bench data`."""
+class Settings:
+    """From files to training batches, and packing beside cropping."""
 
     data: str = "world"
     """"world", a name, a folder or a file."""
@@ -44,57 +45,49 @@ class DataBench:
     """Rows per batch."""
     tokens: int = 10_000_000
     """Tokens to measure on."""
+    repeats: int = 1
+    """Turns of every measurement; the median counts."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Tokens per second of one part of the way."""
-
-    part: str
-    tokens: int
-    seconds: float
-    cpu_seconds: float
-
-    @property
-    def wall(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def per_core(self) -> float:
-        return self.tokens / self.cpu_seconds
-
-
-def main(config: DataBench) -> None:
+def main(settings: Settings) -> None:
     """Measure and print two tables."""
     with tempfile.TemporaryDirectory() as folder:
-        data = (
-            _world_parquet(Path(folder), characters=min(8_000_000, 4 * config.tokens))
-            if config.data == "world"
-            else config.data
-        )
-        tokenizer = _tokenizer(config, data)
-        sample = list(_documents_of(tokenizer, _open(data, config), config.tokens))
-        sizes = [size for _, size in sample]
-        documents = [document for document, _ in sample]
-        speeds = _speeds(config, data, tokenizer, documents, sum(sizes))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    text_bytes = sum(len(document.text.encode()) for document in documents)
-    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    console.print(
-        f"{len(sizes):,} documents, {sum(sizes):,} tokens of {text_bytes / sum(sizes):.2f} bytes; {cores} cores{load}"
-    )
-    rows = [[one.part, f"{one.wall / 1e6:.2f}", f"{one.per_core / 1e6:.2f}"] for one in speeds]
-    table("Million tokens per second", ["part", "wall", "per CPU second"], rows)
+        data = settings.data
+        if data == "world":
+            data = write_world(Path(folder), characters=min(8_000_000, 4 * settings.tokens))
+        tokenizer = tokenizer_for(settings, data)
+        texts, sizes = texts_of(tokenizer, data, settings.tokens)
+        tokens = sum(sizes)
+        spans = list(pairwise(np.cumsum([0, *sizes]).tolist()))
+        batches = max(1, tokens // (settings.rows * settings.length))
+
+        def everything() -> None:
+            stream = document_batches(open_documents(data), tokenizer, rows=settings.rows, length=settings.length)
+            for _ in islice(stream, batches):
+                pass
+            stream.close()  # type: ignore[attr-defined]
+
+        ways = {
+            "read": lambda: sum(1 for _ in islice(open_documents(data), len(texts))),
+            "tokenize": lambda: tokenizer.encode_batch(texts),
+            "pack": lambda: pack_spans(spans, settings.length + 1),
+            "all, from file to tensors": everything,
+        }
+        done = compare(ways, repeats=settings.repeats)
+    text_bytes = sum(len(text.encode()) for text in texts)
+    say(f"{len(texts):,} documents, {tokens:,} tokens of {text_bytes / tokens:.2f} bytes")
+    moved = dict.fromkeys(ways, tokens) | {"all, from file to tensors": batches * settings.rows * settings.length}
+    rows = [[name, one.time.rate(moved[name] / 1e6), str(one.time)] for name, one in done.items()]
+    show("from files to tensors", ["part", "million tokens per second", "seconds"], rows)
+    packed, cropped = packing_shares(sizes, settings.length + 1), cropping_share(sizes, settings.length + 1)
+    unavoidable = sum(max(0, size - settings.length) for size in sizes) / tokens
     rows = [
-        [name, f"{dropped:.1%}", f"{severed:.1%}"]
-        for name, dropped, severed in (
-            ("cut and go on (ours)", *packing_shares(sizes, config.length + 1)),
-            ("cut and drop (nanochat)", cropping_share(sizes, config.length + 1), 0.0),
-        )
+        ["cut and go on (ours)", f"{packed[0]:.1%}", f"{packed[1]:.1%}"],
+        ["cut and drop (nanochat)", f"{cropped:.1%}", f"{0:.1%}"],
+        ["unavoidable: documents longer than a row", "", f"{unavoidable:.1%}"],
     ]
-    unavoidable = sum(max(0, size - config.length) for size in sizes) / sum(sizes)
-    rows.append(["unavoidable: documents longer than a row", "", f"{unavoidable:.1%}"])
-    table(f"Packing into rows of {config.length}", ["policy", "tokens dropped", "tokens without their beginning"], rows)
+    columns = ["policy", "tokens dropped", "tokens without their beginning"]
+    show(f"packing into rows of {settings.length}", columns, rows)
 
 
 def packing_shares(sizes: list[int], capacity: int) -> tuple[float, float]:
@@ -131,75 +124,31 @@ def cropping_share(sizes: Iterable[int], capacity: int, *, buffer: int = 1000) -
     return dropped / max(1, total)
 
 
-def _speeds(config: DataBench, data: str, tokenizer: Tokenizer, documents: list[Document], tokens: int) -> list[Speed]:
-    _, offsets = tokenizer.encode_batch([document.text for document in documents])
-    spans = list(pairwise(offsets.tolist()))
-
-    def read() -> None:
-        for _ in islice(_open(data, config), len(documents)):
-            pass
-
-    def encode() -> None:
-        tokenizer.encode_batch([document.text for document in documents])
-
-    def pack() -> None:
-        pack_spans(spans, config.length + 1)
-
-    def everything() -> None:
-        stream = document_batches(_open(data, config), tokenizer, rows=config.rows, length=config.length)
-        for _ in islice(stream, batches):
-            pass
-        stream.close()  # type: ignore[attr-defined]
-
-    batches = max(1, tokens // (config.rows * config.length))
-    parts: list[tuple[str, Callable[[], None], int]] = [
-        ("read", read, tokens),
-        ("tokenize", encode, tokens),
-        ("pack", pack, tokens),
-        ("all, from file to tensors", everything, batches * config.rows * config.length),
-    ]
-    return [_time(part, act, tokens) for part, act, tokens in parts]
+def tokenizer_for(settings: Settings, data: str) -> Tokenizer:
+    """The one that was named, or one trained on the text's beginning."""
+    if settings.tokenizer:
+        return Tokenizer.load(settings.tokenizer)
+    texts = (document.text for document in open_documents(data))
+    return Tokenizer.train(texts, vocab=settings.vocab, max_chars=20_000_000)
 
 
-def _time(part: str, act: Callable[[], None], tokens: int) -> Speed:
-    wall, cpu = time.perf_counter(), time.process_time()
-    act()
-    return Speed(part=part, tokens=tokens, seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
-
-
-def _open(data: str, config: DataBench) -> Iterator[Document]:
-    return open_documents(data)
-
-
-def _tokenizer(config: DataBench, data: str) -> Tokenizer:
-    if config.tokenizer:
-        return Tokenizer.load(config.tokenizer)
-    texts = (document.text for document in _open(data, config))
-    return Tokenizer.train(texts, vocab=config.vocab, max_chars=20_000_000)
-
-
-def _documents_of(tokenizer: Tokenizer, documents: Iterator[Document], tokens: int) -> Iterator[tuple[Document, int]]:
+def texts_of(tokenizer: Tokenizer, data: str, tokens: int) -> tuple[list[str], list[int]]:
     """Documents and their sizes until they hold so many tokens."""
-    while tokens > 0:
-        some = list(islice(documents, 256))
-        _, offsets = tokenizer.encode_batch([document.text for document in some])
-        sizes = np.diff(offsets.astype(np.int64)).tolist()
-        yield from zip(some, sizes, strict=True)
-        tokens -= sum(sizes)
+    texts, sizes, documents = [], [], open_documents(data)
+    while sum(sizes) < tokens:
+        texts += [document.text for document in islice(documents, 256)]
+        _, offsets = tokenizer.encode_batch(texts[len(sizes) :])
+        sizes += np.diff(offsets.astype(np.int64)).tolist()
+    return texts, sizes
 
 
-def _world_parquet(folder: Path, *, characters: int) -> str:
+def write_world(folder: Path, *, characters: int) -> str:
     """Text of the embedded world as a parquet file, repeated when more is wanted."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from fernhollow import document
-
-    texts, size = [], 0
+    texts: list[str] = []
     for index in count():
-        texts.append(document(0, index))
-        size += len(texts[-1])
-        if size >= characters:
+        if characters <= 0:
             break
+        texts.append(fernhollow.document(0, index))
+        characters -= len(texts[-1])
     pq.write_table(pa.table({"text": texts}), folder / "world.parquet", row_group_size=1024)
     return str(folder)

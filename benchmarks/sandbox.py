@@ -1,60 +1,32 @@
-"""How fast the tools of the model are, and whether they leave anything behind: `fledge bench sandbox`.
+"""How fast the tools of the model are, and whether they leave anything behind: `python -m benchmarks sandbox`.
 
 The calculator answers the kinds of expressions of the training data; the judge decides small problems of HumanEval's kind;
-then many programs run one after the other while files, processes and memory are watched (the last two on Linux alone).
+then many programs run one after the other while files, processes and memory are watched (on Linux alone). Starting the
+workers is part of the times.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
-import time
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
-from fledge.console import table
+from benchmarks.harness import show, timed
+from fledge.console import say
 from fledge.sandbox.sandbox import Sandbox
 from fledge.sandbox.tools import calculate
 
-EXPRESSIONS = (
-    "12*3",
-    "60/5",
-    "16-3-4",
-    ".5*12",
-    "1,000*2",
-    "'banana'.count('a')",
-    'len("shell")',
-    "48/2",
-    "2.5*4",
-    "48+24",
-)
-PROBLEMS = (  # prompt, completion, test, name
-    (
-        'def mean(xs):\n    """The mean of a list."""\n',
-        "    return sum(xs) / len(xs)\n",
-        "def check(candidate):\n    for n in range(1, 9):\n        assert candidate(list(range(n))) == (n - 1) / 2\n",
-        "mean",
-    ),
-    (
-        'def words(text):\n    """Words by length, then by letters."""\n',
-        "    return sorted(text.split(), key=lambda w: (len(w), w))\n",
-        "def check(candidate):\n    assert candidate('bb a cc') == ['a', 'bb', 'cc']\n    assert candidate('') == []\n",
-        "words",
-    ),
-    (
-        'def primes(n):\n    """Primes below n."""\n',
-        "    return [p for p in range(2, n) if all(p % q for q in range(2, p))]\n",
-        "def check(candidate):\n    assert candidate(30) == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]\n    assert candidate(2) == []\n",
-        "primes",
-    ),
-)
+Traces = dict[str, float]
+WORK = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, kw_only=True)
-class SandboxBench:
-    """Measure the calculator and the sandbox."""
+class Settings:
+    """Calculator and judge: speed, and what many programs leave behind."""
 
     workers: int | None = None
     """Programs at the same time. None: one per core."""
@@ -66,132 +38,79 @@ class SandboxBench:
     """Programs whose traces are watched. 0: none."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Traces:
-    """What this process and its workers hold."""
-
-    open_files: int
-    processes: int
-    caller_bytes: int
-    worker_bytes: int
-    """Resident memory of all workers together, shared pages counted in each."""
-    cpu_seconds: float
-    """Of this process, its workers and the programs that have ended."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What was measured."""
-
-    calls_per_second: float
-    checks_per_second: float
-    programs_per_second: float
-    isolation: str
-    workers: int
-    cpu_seconds_per_check: float
-    """Independent of what else the machine does. 0: unknown."""
-    before: Traces | None
-    after: Traces | None
-
-
-def main(config: SandboxBench) -> None:
-    """Measure and print."""
-    figures = measure(config)
-    rows = [
-        ("calculator calls per second", f"{figures.calls_per_second:,.0f}"),
-        (f"checks per second, {figures.workers} workers", f"{figures.checks_per_second:,.1f}"),
-        (f"programs per second, {figures.workers} workers", f"{figures.programs_per_second:,.1f}"),
-        ("isolation", figures.isolation),
-    ]
-    if figures.before and figures.after:
-        rows.append(("processor time of one check", f"{figures.cpu_seconds_per_check * 1e3:.1f} ms"))
-        rows.append(("memory of one worker", f"{figures.before.worker_bytes / figures.workers / 1e6:.1f} MB"))
-        for name, word in (("open files", "open_files"), ("processes", "processes")):
-            rows.append((name, f"{getattr(figures.before, word)} -> {getattr(figures.after, word)}"))
-        for name, word in (("memory here", "caller_bytes"), ("memory of all workers", "worker_bytes")):
-            before, after = getattr(figures.before, word), getattr(figures.after, word)
-            rows.append((name, f"{before / 1e6:.1f} -> {after / 1e6:.1f} MB"))
-    table(f"sandbox, before -> after {config.jobs:,} programs", ("what", "figure"), rows)
-
-
-def measure(config: SandboxBench) -> Figures:
-    """The figures.
+def main(settings: Settings) -> None:
+    """Measure and print two tables.
 
     Raises:
         RuntimeError: a program that must pass did not.
     """
-    started = time.perf_counter()
-    for expression in itertools.islice(itertools.cycle(EXPRESSIONS), config.calls):
+    work = {
+        "calls of the calculator": (settings.calls, lambda: calculations(settings.calls)),
+        "checks of the judge": (settings.checks, lambda: programs(settings.workers, check, settings.checks)),
+        "programs": (settings.jobs, lambda: programs(settings.workers, run, settings.jobs)),
+    }
+    done = {name: timed(each) for name, (times, each) in work.items() if times}
+    rows = [[name, f"{work[name][0]:,}", one.time.rate(work[name][0])] for name, one in done.items()]
+    show("speed of the tools", ["work", "times", "per second"], rows)
+    if "programs" in done:
+        isolation, before, after = done["programs"].result
+        say(f"isolation: {isolation}")
+        rows = [[name, f"{before[name]:.4g}", f"{after[name]:.4g}"] for name in before]
+        show(f"{settings.jobs:,} programs", ["traces", "before", "after"], rows)
+
+
+def calculations(times: int) -> None:
+    for expression in islice(cycle(WORK["expressions"]), times):
         calculate(expression)
-    calls_per_second = config.calls / (time.perf_counter() - started)
-    with Sandbox(workers=config.workers) as sandbox, ThreadPoolExecutor(sandbox.workers) as pool:
+
+
+def programs(workers: int | None, work: Callable[[Sandbox, int], None], times: int) -> tuple[str, Traces, Traces]:
+    """Does the work so many times with all workers at once; the isolation, and what was held before and after."""
+    with Sandbox(workers=workers) as sandbox, ThreadPoolExecutor(sandbox.workers) as pool:
         list(pool.map(lambda _: sandbox.run("import time; time.sleep(0.2)"), range(sandbox.workers)))  # start them all
 
-        def check(n: int) -> None:
-            verdict = sandbox.check(*PROBLEMS[n % len(PROBLEMS)], timeout_seconds=60)
-            if not verdict.passed:
-                raise RuntimeError(f"a right solution did not pass: {verdict}")
-
-        def run(n: int) -> None:
-            result = sandbox.run(f"print({n})", timeout_seconds=60)
-            if result.stdout != f"{n}\n":
-                raise RuntimeError(f"a right program did not print {n}: {result}")
-
-        def repeat(work: Callable[[int], None], times: int) -> None:
+        def share(first: int) -> None:
             """One thread per worker; a future per job would be the very growth of memory that is looked for."""
+            for n in range(first, times, sandbox.workers):
+                work(sandbox, n)
 
-            def share(first: int) -> None:
-                for n in range(first, times, sandbox.workers):
-                    work(n)
-
-            list(pool.map(share, range(sandbox.workers)))
-
-        at_first = _traces()
-        started = time.perf_counter()
-        repeat(check, config.checks)
-        checks_per_second = config.checks / (time.perf_counter() - started)
-        before = _traces()
-        cpu_seconds = before.cpu_seconds - at_first.cpu_seconds if before and at_first else 0.0
-        started = time.perf_counter()
-        repeat(run, config.jobs)
-        programs_per_second = config.jobs / (time.perf_counter() - started)
-        return Figures(
-            calls_per_second=calls_per_second,
-            checks_per_second=checks_per_second,
-            programs_per_second=programs_per_second,
-            isolation=sandbox.isolation,
-            workers=sandbox.workers,
-            cpu_seconds_per_check=cpu_seconds / config.checks,
-            before=before,
-            after=_traces(),
-        )
+        before = traces()
+        list(pool.map(share, range(sandbox.workers)))
+        return sandbox.isolation, before, traces()
 
 
-def _traces() -> Traces | None:
-    """From /proc; None where there is none."""
+def check(sandbox: Sandbox, n: int) -> None:
+    problem = WORK["problems"][n % len(WORK["problems"])]
+    parts = (problem[part] for part in ("prompt", "completion", "test", "name"))
+    verdict = sandbox.check(*parts, timeout_seconds=60)
+    if not verdict.passed:
+        raise RuntimeError(f"a right solution did not pass: {verdict}")
+
+
+def run(sandbox: Sandbox, n: int) -> None:
+    result = sandbox.run(f"print({n})", timeout_seconds=60)
+    if result.stdout != f"{n}\n":
+        raise RuntimeError(f"a right program did not print {n}: {result}")
+
+
+def traces() -> Traces:
+    """What this process and its workers hold, from /proc; nothing where there is none. Shared pages count in each worker."""
     if not Path("/proc/self/statm").exists():
-        return None
-    stats = {int(stat.parent.name): _stat(stat) for stat in Path("/proc").glob("[0-9]*/stat")}
-    parents = {pid: int(fields[1]) for pid, fields in stats.items() if fields}
-    workers = [pid for pid, parent in parents.items() if parent == os.getpid()]
-    programs = [pid for pid, parent in parents.items() if parent in workers]
-    ticks = sum(int(ticks) for pid in [os.getpid(), *workers] for ticks in stats[pid][11:15])
-    return Traces(
-        open_files=len(os.listdir("/proc/self/fd")),
-        processes=len(workers) + len(programs),
-        caller_bytes=_resident(os.getpid()),
-        worker_bytes=sum(map(_resident, workers)),
-        cpu_seconds=ticks / os.sysconf("SC_CLK_TCK"),
-    )
+        return {}
+    workers = list(children(os.getpid()))
+    return {
+        "open files": len(os.listdir("/proc/self/fd")),
+        "workers and running programs": len(workers) + sum(1 for worker in workers for _ in children(worker)),
+        "memory here, MB": resident_megabytes(os.getpid()),
+        "memory of all workers, MB": sum(map(resident_megabytes, workers)),
+    }
 
 
-def _stat(path: Path) -> list[str]:
-    """The fields after the name: 1 is the parent, 11 to 14 are times; none where the process ended meanwhile."""
-    try:
-        return path.read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+def children(pid: int) -> Iterator[int]:
+    """Of all threads of a process."""
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        yield from map(int, listed.read_text().split())
 
 
-def _resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_megabytes(pid: int) -> float:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.data import DataBench, cropping_share, packing_shares
-from benchmarks.data import main as bench
+from benchmarks import data
+from benchmarks.data import cropping_share, packing_shares
 from fledge.text.chat import Conversation, say
 from fledge.text.documents import Document
 from fledge.train.batches import (
@@ -328,7 +328,7 @@ def test_cropping_loses_what_the_rows_have_no_room_for_and_packing_nothing() -> 
 
 
 def test_the_bench_measures_from_files_to_tensors(capsys: pytest.CaptureFixture[str]) -> None:
-    bench(DataBench(tokens=20_000, vocab=300, rows=4, length=64))
+    data.main(data.Settings(tokens=20_000, vocab=300, rows=4, length=64))
     printed = capsys.readouterr().out
     assert "all, from file to tensors" in printed
     assert "cut and go on (ours)" in printed

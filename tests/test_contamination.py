@@ -4,8 +4,8 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import benchmarks.overlap as module
-from benchmarks.overlap import contamination, words_of
+import benchmarks.contamination as module
+from benchmarks.contamination import contamination, words_of
 
 WORDS = [f"word{index}" for index in range(500)]
 

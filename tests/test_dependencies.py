@@ -15,8 +15,6 @@ import pytest
 from test_layers import modules
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-BY_HAND = {"gigatoken", "awkward"}
-"""Peers of `fledge bench tokenizer` that are measured where someone has installed them."""
 NAMES = {"huggingface-hub": "huggingface_hub"}
 LIGHT = ("__init__", "__main__", "config", "runs", "cli", "recipes", "console", "text", "tasks", "sandbox")
 HEAVY = ("torch", "pyarrow", "transformers", "starlette", "uvicorn", "huggingface_hub")
@@ -46,10 +44,8 @@ def test_imports_are_declared() -> None:
     project = PROJECT["project"]
     required = declared(project["dependencies"])
     extras = {name for extra in project["optional-dependencies"].values() for name in declared(extra)}
-    bench = declared(PROJECT["dependency-groups"]["bench"])
     for package, users in imported().items():
-        peers = all(user.startswith("bench.") for user in users) and package in bench | BY_HAND
-        assert package in required | extras or peers, f"{package} is imported by {sorted(users)} and not declared"
+        assert package in required | extras, f"{package} is imported by {sorted(users)} and not declared"
 
 
 def test_declared_dependencies_are_imported() -> None:
