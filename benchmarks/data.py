@@ -26,7 +26,7 @@ from fledge.console import say
 from fledge.text.documents import open_documents
 from fledge.text.packing import pack_spans
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.batches import document_batches
+from fledge.train.batches import batched, document_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,8 @@ def main(settings: Settings) -> None:
         batches = max(1, tokens // (settings.rows * settings.length))
 
         def everything() -> None:
-            stream = document_batches(open_documents(data), tokenizer, rows=settings.rows, length=settings.length)
+            rows = document_rows(open_documents(data), tokenizer, length=settings.length)
+            stream = batched(rows, rows=settings.rows)
             for _ in islice(stream, batches):
                 pass
             stream.close()  # type: ignore[attr-defined]

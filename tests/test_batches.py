@@ -15,10 +15,10 @@ from benchmarks.data import cropping_share, packing_shares
 from fledge.text.chat import Conversation, say
 from fledge.text.documents import Document
 from fledge.train.batches import (
-    conversation_batches,
-    document_batches,
+    batched,
+    conversation_rows,
+    document_rows,
     in_background,
-    rollout_batch,
     validation_batches,
 )
 from fledge.train.loop import Batch
@@ -59,6 +59,19 @@ def documents(begin: int = 0, end: int | None = None) -> Iterator[Document]:
 def conversation(index: int, turns: int = 2) -> Conversation:
     size = int(np.random.default_rng(index).integers(1, 60))
     return tuple(say(role, f"{role[0]}{index}" * size) for _ in range(turns) for role in ("user", "assistant"))  # type: ignore[arg-type]
+
+
+def document_batches(
+    source: Iterator[Document], tokenizer: Any, *, rows: int, background: bool = True, **settings: Any
+) -> Iterator[Batch]:
+    packed = document_rows(source, tokenizer, background=background, **settings)
+    return batched(packed, rows=rows, background=background)
+
+
+def conversation_batches(
+    source: Any, tokenizer: Any, *, rows: int, background: bool = True, **settings: Any
+) -> Iterator[Batch]:
+    return batched(conversation_rows(source, tokenizer, **settings), rows=rows, background=background)
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -218,24 +231,6 @@ def test_each_epoch_uses_every_conversation_once() -> None:
     assert counts.min() > 10
 
 
-def test_ranks_share_the_conversations_without_overlap() -> None:
-    def picked(rank: int, ranks: int) -> list[int]:
-        asked: list[int] = []
-        batches = conversation_batches(
-            lambda index: asked.append(index) or conversation(index),
-            TOKENIZER,
-            rows=2,
-            length=200,
-            rank=rank,
-            ranks=ranks,
-            background=False,
-        )
-        take(batches, 10)
-        return asked
-
-    assert {index % 3 for index in picked(1, 3)} == {1}
-
-
 def test_conversations_without_an_answer_that_fits_are_dropped_and_counted() -> None:
     asked: list[int] = []
 
@@ -257,19 +252,6 @@ def test_conversations_that_never_fit_raise_instead_of_hanging() -> None:
         next(conversation_batches([talk], TOKENIZER, rows=2, length=64))
     with pytest.raises(ValueError, match="the data is empty"):
         next(conversation_batches([], TOKENIZER, rows=2, length=64))
-
-
-def test_rollouts_weigh_advantage_times_mask_and_count_all_sampled_tokens() -> None:
-    ids = [[BOS, 1, 2, 3], [BOS, 4, 5, 6, 7, 8], [BOS, 9, 10]]
-    masks = [[0, 0, 1, 1], [0, 0, 0, 1, 1, 1], [0, 0, 1]]
-    batches = rollout_batch(ids, masks, [0.5, -1.0, 0.0], length=4, pad=0, cursor={"step": 7}, rows=2)
-    first, second = batches
-    assert first.inputs_BT.tolist() == [[BOS, 4, 5, 6], [BOS, 1, 2, 3]]
-    assert first.targets_BT.tolist() == [[4, 5, 6, 7], [1, 2, 3, 0]]
-    assert first.weights_BT.tolist() == [[0, 0, -1, -1], [0, 0.5, 0.5, 0]]
-    assert (first.tokens, second.tokens) == (4, 1)
-    assert second.weights_BT.tolist() == [[0, 0]]
-    assert first.cursor == second.cursor == {"step": 7}
 
 
 @pytest.mark.parametrize("length", [8, 40, 1000])

@@ -14,7 +14,6 @@ from fledge.config import ModelSettings
 from fledge.model.attention import attend, window_mask
 from fledge.model.device import find_device, find_dtype
 from fledge.model.transformer import ModelConfig, Transformer, mean_visible
-from fledge.train.session import model_settings_to_config
 
 SHAPE: dict[str, Any] = {"vocab": 50, "layers": 3, "width": 32, "heads": 4, "kv_heads": 4, "context": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -168,7 +167,7 @@ def test_flops_are_six_per_matrix_weight_and_the_causal_half_of_attention() -> N
 @given(depth=st.integers(1, 40), head=st.sampled_from([16, 32, 64, 128]))
 @settings(deadline=None)
 def test_the_dial_gives_a_valid_shape_that_survives_json(depth: int, head: int) -> None:
-    config = ModelConfig.from_depth(depth, vocab=100, head=head)
+    config = ModelConfig.of(ModelSettings(depth=depth, head_channels=head), vocab=100)
     assert config.layers == depth
     assert config.channels == head
     assert 64 * depth <= config.width < 64 * depth + head
@@ -176,9 +175,8 @@ def test_the_dial_gives_a_valid_shape_that_survives_json(depth: int, head: int) 
 
 
 def test_settings_become_the_shape_they_name() -> None:
-    config = model_settings_to_config(
-        ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=True, windows="SL"), 100
-    )
+    asked = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=True, windows="SL")
+    config = ModelConfig.of(asked, vocab=100)
     shape = (config.layers, config.width, config.heads, config.kv_heads, config.context, config.smear, config.windows)
     assert shape == (3, 128, 2, 2, 256, True, "SL")
 

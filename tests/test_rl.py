@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.config import OptimSettings, Rl
-from fledge.stages.rl import Rehearsal, Rollouts, advantages, passes_per_step
+from fledge.infer.engine import Request
+from fledge.stages.rl import prepare
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
+from fledge.train.batches import conversation_rows
 from fledge.train.loop import Batch, Plan, nll, train
 from fledge.train.optim import build
+from fledge.train.rollouts import Rollouts, advantages, metrics, policy_batches, weigh
 from tiny_engine import BYTES, tiny_model
 
 REWARDS = st.lists(st.floats(0, 1), min_size=1, max_size=20)
@@ -69,13 +71,8 @@ def rollouts(config: Rl, grade: Any = starts_low, *, seed: int = 0) -> Rollouts:
 
 
 def config_of(**settings: Any) -> Rl:
-    return Rl(**({"prompts": 3, "samples": 4, "max_tokens": 2, "steps": 3, "device": "cpu"} | settings))
-
-
-def step_of(config: Rl, *, passes: int, grade: Any = starts_low) -> tuple[Rollouts, list[Batch]]:
-    made = rollouts(config, grade)
-    stream = made.batches(first=0, passes=passes, device=torch.device("cpu"))
-    return made, list(itertools.islice(stream, passes))
+    given: dict[str, Any] = {"prompts": 3, "samples": 4, "max_tokens": 2, "steps": 3, "device_tokens": 96 * 12}
+    return Rl(**(given | settings))
 
 
 def by_length(_: Example, answer: str) -> float:
@@ -84,29 +81,26 @@ def by_length(_: Example, answer: str) -> float:
 
 def test_a_step_of_rollouts_does_not_depend_on_the_number_of_passes() -> None:
     sums = []
-    for passes in (1, 2, 5, 12):
-        made, batches = step_of(config_of(), passes=passes, grade=by_length)
-        assert len(batches) == passes
+    for rows in (12, 6, 3, 1):
+        made = rollouts(config_of(device_tokens=96 * rows), by_length)
+        batches = list(itertools.islice(made.batches(), made.micro))
+        assert len(batches) == 12 // rows
         tokens = sum(batch.tokens for batch in batches)
         with torch.no_grad():
             total = sum(
                 float((nll(made.model, batch.inputs_BT, batch.targets_BT) * batch.weights_BT).sum())
                 for batch in batches
             )
-        sums.append((tokens, total))
-    assert sums[0][0] == sum(sum(r.mask) for group in made.last.groups for r in group.requests)
-    for tokens, total in sums[1:]:
-        assert tokens == sums[0][0]
-        assert total == pytest.approx(sums[0][1], rel=1e-4)
+        assert tokens == sum(sum(r.mask) for group in made.groups for r in group.requests)
+        sums.append(total)
+    assert sums == pytest.approx([sums[0]] * 4, rel=1e-4)
 
 
 def test_only_sampled_tokens_carry_weight_and_it_is_their_answers_advantage() -> None:
-    made, [batch] = step_of(config_of(), passes=1, grade=by_length)
+    made = rollouts(config_of(), by_length)
+    batch = next(made.batches())
     weighted = sorted(
-        (advantage, sum(request.mask))
-        for group in made.last.groups
-        for request, advantage in zip(group.requests, group.advantages("none"), strict=True)
-        if advantage
+        (advantage, sum(request.mask)) for request, advantage in weigh(made.groups, normalise="none") if advantage
     )
     found = sorted(
         (row[row != 0].mean().item(), int((row != 0).sum())) for row in batch.weights_BT if bool((row != 0).any())
@@ -116,70 +110,93 @@ def test_only_sampled_tokens_carry_weight_and_it_is_their_answers_advantage() ->
     assert [value for value, _ in found] == pytest.approx([value for value, _ in weighted])
 
 
+def test_rollouts_weigh_advantage_times_mask_and_count_all_sampled_tokens() -> None:
+    def answer(prompt: list[int], answer: list[int]) -> Request:
+        return Request(prompt=prompt, answer=answer, mask=[1] * len(answer))
+
+    weighted = [(answer([256, 1], [2, 3]), 0.5), (answer([256, 4, 5], [6, 7, 8]), -1.0), (answer([256, 9], [10]), 0.0)]
+    [batch] = policy_batches(weighted, passes=1, length=4, pad=0)
+    assert batch.inputs_BT.tolist() == [[256, 4, 5, 6], [256, 1, 2, 3]]
+    assert batch.targets_BT.tolist() == [[4, 5, 6, 7], [1, 2, 3, 0]]
+    assert batch.weights_BT.tolist() == [[0, 0, -1, -1], [0, 0.5, 0.5, 0]]
+    assert batch.tokens == 6  # the answer without advantage counts, and so does what was cut off
+    first, second, idle = policy_batches(weighted, passes=3, length=4, pad=0)
+    assert torch.equal(first.inputs_BT, batch.inputs_BT[:1])
+    assert torch.equal(second.weights_BT, batch.weights_BT[1:, :3])
+    assert (first.tokens + second.tokens, idle.tokens, idle.weights_BT.abs().sum()) == (6, 0, 0)
+
+
 def test_equal_rewards_leave_the_weights_as_they_are() -> None:
-    config = config_of(steps=1)
-    made = rollouts(config, lambda *_: 1.0)
+    made = rollouts(config_of(steps=1), lambda *_: 1.0)
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
-    stream = made.batches(first=0, passes=1, device=torch.device("cpu"))
-    [step] = train(made.model, build(made.model, OptimSettings()), stream, Plan(steps=1))
+    [step] = train(made.model, build(made.model, OptimSettings()), made.batches(), Plan(steps=1))
     assert (step.loss_nats, step.gradient_norm) == (0.0, 0.0)
     assert step.tokens > 0
     assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
-    assert made.last.metrics()["flat_groups_share"] == 1.0
-    assert made.last.metrics()["reward"] == 1.0
+    assert metrics(made.groups)["flat_groups_share"] == 1.0
+    assert metrics(made.groups)["reward"] == 1.0
 
 
 def test_the_rollouts_of_a_step_are_those_of_its_number_whatever_came_before() -> None:
-    config = config_of()
-    here = torch.device("cpu")
-    straight = list(rollouts(config, by_length).batches(first=0, passes=1, device=here))
-    resumed = list(rollouts(config, by_length).batches(first=2, passes=1, device=here))
+    straight = list(rollouts(config_of(), by_length).batches())
+    resumed = list(rollouts(config_of(), by_length).batches(first=2))
     assert len(straight) == 3
     assert len(resumed) == 1
     assert torch.equal(straight[2].inputs_BT, resumed[0].inputs_BT)
     assert torch.equal(straight[2].weights_BT, resumed[0].weights_BT)
-    assert straight[2].cursor == resumed[0].cursor == {"step": 3}
+    assert straight[2].cursor == resumed[0].cursor == {"step": 3, "chats": None}
 
 
 def test_the_policy_gradient_raises_the_probability_of_what_is_rewarded() -> None:
-    config = config_of(prompts=4, samples=16, steps=25, max_tokens=1)
+    config = config_of(prompts=4, samples=16, steps=25, max_tokens=1, device_tokens=96 * 64)
     made = rollouts(config)
     rewards = []
     optimizer = build(made.model, OptimSettings(matrix_rate=0.01))
-    stream = made.batches(first=0, passes=1, device=torch.device("cpu"))
-    for _ in train(made.model, optimizer, stream, Plan(steps=25, clip=1.0)):
-        rewards.append(made.last.metrics()["reward"])
+    for _ in train(made.model, optimizer, made.batches(), Plan(steps=25, clip=1.0)):
+        rewards.append(metrics(made.groups)["reward"])
     assert sum(rewards[:3]) / 3 < 0.25  # 13 of 265 tokens are rewarded
     assert sum(rewards[-3:]) / 3 > 0.6
 
 
 def test_a_task_with_too_few_examples_is_refused() -> None:
-    with pytest.raises(ValueError, match="toy/letter has 6 training examples, fewer than prompts=7"):
-        Rollouts(tiny_model(), BYTES, task_of(), config_of(prompts=7))
+    with pytest.raises(ValueError, match=r"spelling has \d+ training examples, fewer than prompts=100000"):
+        prepare(config_of(task="spelling", prompts=100_000))
 
 
 def test_the_passes_of_a_step_hold_all_its_answers() -> None:
-    for prompts, samples, tokens in ((16, 16, None), (3, 5, 512), (1, 1, 1)):
-        config = config_of(prompts=prompts, samples=samples, device_tokens=tokens)
-        rows = max(1, (tokens or 16_384) // 256)
-        assert passes_per_step(config, 256) * rows >= prompts * samples > (passes_per_step(config, 256) - 1) * rows
+    for prompts, samples, tokens in ((5, 16, None), (3, 5, 512), (1, 1, 1)):
+        made = rollouts(config_of(prompts=prompts, samples=samples, device_tokens=tokens))
+        assert made.passes * made.rows >= prompts * samples > (made.passes - 1) * made.rows
 
 
-def test_what_is_rehearsed_goes_on_where_it_was(tmp_path: Path) -> None:
-    (tmp_path / "sft").mkdir()
-    (tmp_path / "sft" / "config.json").write_text('{"settings": {"data": "world"}}')
-    here = torch.device("cpu")
+def replayed(config: Rl, *, first: int = 0, cursor: dict[str, Any] | None = None) -> tuple[Rollouts, list[Batch]]:
+    made = rollouts(config, by_length)
+    talks = [(say("user", f"{n}?"), say("assistant", "because " * (n % 9 + 1))) for n in range(40)]
+    chats = conversation_rows(talks, BYTES, length=made.length, cursor=cursor, seed=5)
+    return made, list(made.batches(first=first, chats=chats))
 
-    def batches(first: int, chats: dict[str, Any] | None) -> list[Batch]:
-        sampled = rollouts(config, by_length).batches(first=first, passes=2, device=here)
-        return list(rehearsal.added(sampled, every=2, cursor=chats, device=here))
 
-    config = config_of(steps=3, rehearse=1024, device_tokens=512)
-    rehearsal = Rehearsal(tmp_path, BYTES, config, length=256)
-    assert (rehearsal.rows, rehearsal.passes) == (2, 2)
-    straight = batches(0, None)
-    assert len(straight) == 3 * (2 + 2)
-    assert all(bool((batch.weights_BT >= 0).all()) and batch.tokens > 20 for batch in (*straight[2:4], *straight[6:8]))
-    resumed = batches(2, straight[7].cursor["chats"])
-    assert [batch.cursor for batch in resumed] == [batch.cursor for batch in straight[8:]]
-    assert all(torch.equal(a.inputs_BT, b.inputs_BT) for a, b in zip(resumed, straight[8:], strict=True))
+def test_replayed_conversations_go_on_where_they_were() -> None:
+    config = config_of(replay_tokens=4 * 96, device_tokens=96 * 3)
+    made, straight = replayed(config)
+    assert (made.passes, made.replayed, made.micro) == (4, 4, 6)
+    assert len(straight) == 3 * 6
+    again = [*straight[4:6], *straight[10:12], *straight[16:18]]
+    assert all(bool((batch.weights_BT >= 0).all()) and batch.tokens > 20 for batch in again)
+    _, resumed = replayed(config, first=2, cursor=straight[11].cursor["chats"])
+    assert [batch.cursor for batch in resumed] == [batch.cursor for batch in straight[12:]]
+    assert all(torch.equal(a.inputs_BT, b.inputs_BT) for a, b in zip(resumed, straight[12:], strict=True))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_what_is_replayed_does_not_depend_on_device_tokens(rows: int) -> None:
+    def again(rows: int) -> list[Batch]:
+        made, batches = replayed(config_of(steps=2, replay_tokens=5 * 96, device_tokens=96 * rows))
+        return [batch for step in range(2) for batch in batches[step * made.micro :][made.passes : made.micro]]
+
+    whole, cut = again(12), again(rows)
+    for name in ("inputs_BT", "targets_BT", "weights_BT"):
+        assert torch.equal(
+            torch.cat([getattr(one, name) for one in whole]), torch.cat([getattr(one, name) for one in cut])
+        )
+    assert sum(batch.tokens for batch in whole) == sum(batch.tokens for batch in cut)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, Tokenizer, TrainStage, check, nearest
+from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check, nearest
 from fledge.runs import (
     begin_again,
     choose_stage,
@@ -234,7 +234,7 @@ def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
             "batch_tokens=100000 is not a multiple of context=2048; nearest that is: 100352",
         ),
         (
-            TrainStage(batch_tokens=8192, device_tokens=3000),
+            RowStage(batch_tokens=8192, device_tokens=3000),
             "not a multiple of device_tokens=3000; nearest that is: 9000",
         ),
         (Pretrain(tokens=-1), "tokens=-1 is negative"),

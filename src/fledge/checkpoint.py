@@ -117,6 +117,13 @@ def resume(stage: Path, model: Transformer, optimizer: MuonAdamW) -> Progress | 
     return Progress(state["step"], state["cursor"], state["notes"])
 
 
+def load_config(stage: Path) -> ModelConfig | None:
+    """The shape of the newest weights of a stage's folder; None when there are none."""
+    if not (found := checkpoints(stage)):
+        return None
+    return ModelConfig.from_json(json.loads((found[-1] / "model.json").read_text(encoding="utf-8")))
+
+
 def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transformer:
     """The newest weights of a stage's folder, float32, in evaluation mode.
 

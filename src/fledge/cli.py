@@ -19,7 +19,7 @@ from fledge import __version__
 from fledge.config import COMMANDS, SETTINGS, STAGES, nearest, to_json
 from fledge.runs import begin_again, newest_run
 
-SHORT = {"-p": "--prompt", "--from": "--start"}
+SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Device = str
@@ -22,7 +22,7 @@ class ModelSettings:
     """Shape of the model."""
 
     depth: int = 12
-    """Layers. Width, heads, tokens and batch follow from it."""
+    """Layers. Width and heads follow from it, and so do the tokens to train on."""
     width: int | None = None
     """Channels of the residual stream. None: 64 per layer, in whole heads."""
     heads: int | None = None
@@ -39,6 +39,12 @@ class ModelSettings:
     """Keys are a learned two-tap filter over time."""
     windows: str = "L"
     """Attention windows by layer, tiled: L whole context, S a quarter."""
+
+    def resolved(self) -> ModelSettings:
+        """The settings with width and heads derived where they are None."""
+        width = self.width or self.head_channels * math.ceil(64 * self.depth / self.head_channels)
+        heads = self.heads or max(1, width // self.head_channels)
+        return replace(self, width=width, heads=heads, kv_heads=self.kv_heads or heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,20 +110,24 @@ class TrainStage(ModelStage):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
-    compile: Compile = "auto"
-    """Compile the model: twice as fast after half a minute; results agree up to rounding."""
     dtype: Dtype = "auto"
     """Type of the activations; weights are always float32."""
-    batch_tokens: int = 16_384
-    """Tokens per optimizer step."""
     device_tokens: int | None = None
-    """Tokens per forward pass on one device. None: the most that fits. Results do not change."""
+    """Tokens per forward pass on one device, at least a row. None: the most that fits. Results agree up to rounding."""
     save_every: int = 0
     """Steps between checkpoints. 0: about one a minute."""
-    eval_every: int = 0
-    """Steps between measurements of validation loss. 0: about ten in the run."""
     keep: int = 2
     """Checkpoints kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowStage(TrainStage):
+    """What the stages share that learn from rows of text and conversations, all of one length."""
+
+    batch_tokens: int = 16_384
+    """Tokens per optimizer step: rows x context, padding included."""
+    compile: Compile = "auto"
+    """Compile the model: about 1.4 times as fast, after half a minute; results agree up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +147,7 @@ class Tokenizer(ModelStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(TrainStage):
+class Pretrain(RowStage):
     """Train a base model on text."""
 
     data: str = "world"
@@ -147,6 +157,8 @@ class Pretrain(TrainStage):
     """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""
     ratio: float = 12.0
     """Tokens per parameter where tokens is None."""
+    eval_every: int | None = None
+    """Steps between measurements of held-out bits per byte. None: about ten in the run; 0: only at the end."""
     sample_every: int = 0
     """Steps between printed samples. 0: only at the end."""
     eval_tokens: int = 65_536
@@ -154,7 +166,7 @@ class Pretrain(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Midtrain(TrainStage):
+class Midtrain(RowStage):
     """Teach a base model conversations, multiple choice and tool use."""
 
     start: str = "pretrain"
@@ -166,7 +178,7 @@ class Midtrain(TrainStage):
     learn: Literal["all", "answers"] = "all"
     """Learn every token, or only the assistant's."""
     replay: float = 0.25
-    """Share of the batches that are text as in pretraining, so that what it knew is not forgotten."""
+    """Share of the rows that are text as in pretraining, so that what the model knew is not forgotten."""
     context: int | None = None
     """Tokens of a row. None: the base model's."""
 
@@ -182,7 +194,7 @@ class Sft(Midtrain):
     learn: Literal["all", "answers"] = "answers"
     """Learn every token, or only the assistant's."""
     replay: float = 0.0
-    """Share of the batches that are text as in pretraining, so that what it knew is not forgotten."""
+    """Share of the rows that are text as in pretraining, so that what the model knew is not forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +219,10 @@ class Rl(TrainStage):
     """Longest answer."""
     normalise: Literal["none", "std"] = "none"
     """Advantage: reward minus the group's mean, optionally over its deviation."""
-    rehearse: int = 0
-    """Tokens per step of the conversations that `start` learned from, learned on: what is not rehearsed is forgotten."""
+    replay_tokens: int = 0
+    """Tokens per step of conversations as `start` learned from, so that what the model knew is not forgotten."""
+    eval_every: int = 0
+    """Steps between measurements of accuracy. 0: only before the first step and after the last."""
     eval_examples: int = 200
     """Validation examples scored at each measurement."""
 
@@ -427,16 +441,13 @@ def check(config: Any) -> None:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
         )
-    if isinstance(config, TrainStage):
-        context = getattr(getattr(config, "model", None), "context", None) or getattr(config, "context", None)
-        if context and config.batch_tokens % context:
-            near = max(1, round(config.batch_tokens / context)) * context
-            raise ValueError(
-                f"batch_tokens={config.batch_tokens} is not a multiple of context={context}; nearest that is: {near}"
-            )
-        if config.device_tokens and config.batch_tokens % config.device_tokens:
-            near = max(1, round(config.batch_tokens / config.device_tokens)) * config.device_tokens
-            raise ValueError(
-                f"batch_tokens={config.batch_tokens} is not a multiple of device_tokens={config.device_tokens}; "
-                f"nearest that is: {near}"
-            )
+    if isinstance(config, RowStage):
+        check_multiple(config.batch_tokens, "context", getattr(getattr(config, "model", config), "context", None))
+        check_multiple(config.batch_tokens, "device_tokens", config.device_tokens)
+
+
+def check_multiple(batch_tokens: int, name: str, part: int | None) -> None:
+    """Raise ValueError, with the nearest value that is allowed, unless a step divides into whole parts."""
+    if part and batch_tokens % part:
+        near = max(1, round(batch_tokens / part)) * part
+        raise ValueError(f"batch_tokens={batch_tokens} is not a multiple of {name}={part}; nearest that is: {near}")

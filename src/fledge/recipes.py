@@ -108,7 +108,7 @@ def demo(ask: RunRecipe) -> list[Item]:
                 steps=16,
                 prompts=64,
                 samples=8,
-                rehearse=8192,
+                replay_tokens=8192,
                 eval_examples=100,
             ),
             3.0,
@@ -170,9 +170,7 @@ def toy(ask: RunRecipe) -> list[Item]:
         elif isinstance(config, Midtrain):
             config = replace(config, tokens=12_288, **steps)
         elif isinstance(config, Rl):
-            config = replace(
-                config, steps=3, prompts=2, samples=3, max_tokens=24, rehearse=256, eval_examples=4, compile="no"
-            )
+            config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, replay_tokens=256, eval_examples=4)
         elif isinstance(config, Evaluate):
             tasks = "world/choice" if config.stage == "pretrain" else "world/choice,world/facts,world/problems_hard"
             config = replace(config, limit=4, tasks=tasks)
@@ -287,10 +285,8 @@ def find_data(item: Item) -> None:
         for task in find(names_of(config), config).values():
             if task is not None:
                 task.load(config.split)
-    elif isinstance(config, Midtrain):
-        from fledge.tasks.mixture import open_chats
-
-        open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=0)
+    elif hasattr(stage := importlib.import_module(f"fledge.stages.{item.module}"), "prepare"):
+        stage.prepare(config)
 
 
 def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:

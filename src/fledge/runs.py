@@ -146,9 +146,9 @@ def _settle_config(path: Path, config: Stage) -> None:
     if file.exists() and {entry.name for entry in path.iterdir()} - {file.name, LOCK}:
         found = settings_of(path)
         changed = [
-            f"{key} was {found.get(key)!r}, now {wanted.get(key)!r}"
-            for key in sorted(wanted.keys() | found.keys())
-            if key not in FREE and found.get(key) != json.loads(json.dumps(wanted.get(key)))
+            f"{key} was {found.get(key)!r}, now {value!r}"
+            for key, value in sorted(wanted.items())
+            if key not in FREE and _differ(found.get(key), value)
         ]
         if changed:
             raise ValueError(
@@ -157,6 +157,13 @@ def _settle_config(path: Path, config: Stage) -> None:
             )
         return
     write_atomic(file, json.dumps({"settings": wanted, "provenance": provenance()}, indent=1))
+
+
+def _differ(found: Any, wanted: Any) -> bool:
+    """Whether a setting was changed. None is no change: it stands for what is derived, and an older version wrote it so."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return any(_differ(found.get(key), value) for key, value in wanted.items())
+    return None not in (found, wanted) and found != wanted
 
 
 def settings_of(stage: Path) -> dict[str, Any]:

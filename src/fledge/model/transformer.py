@@ -1,6 +1,6 @@
 """The model: a decoder-only transformer, its size derived from one dial.
 
-    config = ModelConfig.from_depth(12, vocab=32_768)
+    config = ModelConfig.of(ModelSettings(depth=12), vocab=32_768)
     model = Transformer(config).init(seed=0)
     logits_BTV = model(tokens_BT)                       # training: every position at once
     logits_RV = model.extend(step, cache)               # inference: new tokens of many sequences, see infer/engine.py
@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fledge.config import ModelSettings
 from fledge.model.attention import attend
 
 Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
@@ -60,11 +61,11 @@ class ModelConfig:
             raise ValueError(f"windows={self.windows!r} is not a pattern of L and S, as in 'SSSL'")
 
     @classmethod
-    def from_depth(cls, depth: int, *, vocab: int, context: int = 2048, head: int = 128, **extras: Any) -> ModelConfig:
-        """The shape for `depth` layers: width 64 per layer, rounded up to whole heads of `head` channels."""
-        heads = max(1, math.ceil(depth * 64 / head))
-        settings = {"layers": depth, "width": heads * head, "heads": heads, "kv_heads": heads, **extras}
-        return cls(vocab=vocab, context=context, **settings)
+    def of(cls, settings: ModelSettings, *, vocab: int) -> ModelConfig:
+        """The shape that settings ask for, width and heads derived from their depth."""
+        shape = asdict(settings.resolved())
+        del shape["head_channels"]
+        return cls(vocab=vocab, layers=shape.pop("depth"), **shape)
 
     @property
     def channels(self) -> int:

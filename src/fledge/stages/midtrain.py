@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from fledge.config import Midtrain, check
-from fledge.runs import open_stage
-from fledge.tasks.mixture import open_chats
-from fledge.train.converse import converse
+from fledge.tasks.mixture import Conversations, open_chats
+
+
+def prepare(config: Midtrain) -> Conversations:
+    """What the stage learns from; what is misspelt or missing is found here, before torch is loaded."""
+    check(config)
+    return open_chats(config.data, stage="midtrain", seed=config.seed)
 
 
 def main(config: Midtrain) -> None:
     """Teach a base model to converse."""
-    check(config)
-    with open_stage(config) as stage:
-        converse(stage, config, open_chats(config.data, stage="midtrain", seed=config.seed))
+    conversations = prepare(config)
+    from fledge.train.converse import converse
+
+    converse(config, conversations)

@@ -4,53 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import Pretrain, check
-from fledge.evals.score import samples, validation_bits_per_byte
-from fledge.model.transformer import Transformer
 from fledge.runs import open_stage
 from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents, validation_documents
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.batches import document_batches, validation_batches
-from fledge.train.loop import Batch, due
-from fledge.train.session import Session, model_settings_to_config
+
+if TYPE_CHECKING:
+    from fledge.train.loop import Batch
 
 TEXT_PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time", "The planets are")
 
 
+def prepare(config: Pretrain) -> str:
+    """What the stage learns from; what is misspelt or missing is found here, before torch is loaded."""
+    check(config)
+    return describe(config.data)
+
+
 def main(config: Pretrain) -> None:
     """Train the base model of a run."""
-    check(config)
-    description = describe(config.data)
+    description = prepare(config)
+    from fledge.evals.score import samples, validation_bits_per_byte
+    from fledge.model.transformer import ModelConfig, Transformer
+    from fledge.train.batches import batched, document_rows, validation_batches
+    from fledge.train.loop import due
+    from fledge.train.session import Session, Shape, resolved
+
+    tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")
+    config = resolved(config)
     with open_stage(config) as stage:
-        tokenizer = Tokenizer.load(stage.run / "tokenizer")
-        model = Transformer(model_settings_to_config(config.model, tokenizer.vocab)).init(seed=config.seed)
+        model = Transformer(ModelConfig.of(config.model, vocab=tokenizer.vocab)).init(seed=config.seed)
         session = Session(stage, config, model)
-        length = model.config.context
-        rows, micro = session.micro(length)
-        counts = model.parameter_counts()
-        tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
-        plan = session.plan(max(1, round(tokens / (rows * micro * length))), micro)
+        shape = Shape.of(config, length=config.model.context)
+        cut = {"rows": shape.rows, "device": session.device}
         pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed)
+        dtype = str(model.compute_dtype).removeprefix("torch.")
         console.say(
-            f"pretrain: {counts['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width {model.config.width}), "
-            f"{plan.steps} steps of {rows * micro * length:,} tokens ({micro} x {rows} rows of {length}) from {description}; "
-            f"{model.compute_dtype}, held-out set {pinned.hash}".replace("torch.", "")
+            f"pretrain: {model.parameter_counts()['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width "
+            f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
-            begin = cursor["documents"] if cursor else None
-            documents = open_documents(config.data, seed=config.seed, cursor=begin)
-            return document_batches(
-                documents, tokenizer, rows=rows, length=length, device=session.device, cursor=cursor
-            )
+            documents = open_documents(config.data, seed=config.seed, cursor=cursor["documents"] if cursor else None)
+            return batched(document_rows(documents, tokenizer, length=shape.length, cursor=cursor), **cut)
 
         def bits_per_byte() -> float:
-            held = validation_batches(pinned.documents, tokenizer, rows=rows, length=length, device=session.device)
-            return validation_bits_per_byte(model, held)
+            return validation_bits_per_byte(
+                model, validation_batches(pinned.documents, tokenizer, length=shape.length, **cut)
+            )
 
         def write() -> list[dict[str, str]]:
             source = find_generated(config.data)
@@ -60,9 +66,9 @@ def main(config: Pretrain) -> None:
                 for sample in samples(model, tokenizer, prompts=prompts, seed=config.seed, unconditioned=2)
             ]
 
-        every = config.eval_every or max(1, plan.steps // 10)
+        plan = session.plan(shape.steps, shape.micro)
         for step in session.train(batches, plan):
-            if due(step.index, every, plan.steps):
+            if due(step.index, config.eval_every or 0, plan.steps):
                 session.log(step, val_bits_per_byte=bits_per_byte())
             if config.sample_every and due(step.index, config.sample_every, plan.steps):
                 stage.log(step=step.index + 1, samples=write())
@@ -71,8 +77,8 @@ def main(config: Pretrain) -> None:
             held_out=pinned.hash,
             held_out_bytes=pinned.bytes,
             tokenizer_hash=tokenizer.hash,
-            tokens=plan.steps * rows * micro * length,
-            steps=plan.steps,
+            tokens=shape.steps * shape.tokens,
+            steps=shape.steps,
             flops_per_token=model.flops_per_token(),
             samples=write(),
         )

@@ -13,10 +13,15 @@ from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
 
 
+def prepare(config: Config) -> str:
+    """What the tokenizer learns from; what is misspelt or missing is found here."""
+    check(config)
+    return describe(config.data)
+
+
 def main(config: Config) -> None:
     """Train the tokenizer of a run."""
-    check(config)
-    description = describe(config.data)
+    description = prepare(config)
     with open_stage(config) as stage:
         console.say(f"tokenizer: vocabulary {config.vocab:,} from {description}")
         began = time.perf_counter()

@@ -18,6 +18,8 @@ from fledge.text.datasets import find_generated
 from fledge.text.hub import data_home, read_jsonl
 
 ChatStage = Literal["midtrain", "sft"]
+Conversations = Callable[[int], Conversation] | Sequence[Conversation]
+"""A function of the index, endless, or a sequence that is walked in shuffled epochs."""
 MIXES: dict[ChatStage, dict[str, int]] = {
     "midtrain": {
         "smoltalk": 50,
@@ -44,8 +46,8 @@ MIXES: dict[ChatStage, dict[str, int]] = {
 """Shares of the conversations drawn, as in the article: talk first, then choice, sums with the tool, letters, and who it is."""
 
 
-def open_chats(data: str, *, stage: ChatStage, seed: int) -> Callable[[int], Conversation] | Sequence[Conversation]:
-    """Conversations of a stage: a function of the index, endless, or a sequence that is walked in shuffled epochs.
+def open_chats(data: str, *, stage: ChatStage, seed: int) -> Conversations:
+    """Conversations of a stage.
 
     Args:
         data: "world"; "chat", the mixture of `MIXES`; or a .jsonl of conversations, or a folder of them.

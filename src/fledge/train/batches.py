@@ -1,8 +1,8 @@
-"""Text becomes tensors here and nowhere else: documents, conversations and rollouts, each packed into `Batch`es.
+"""Text becomes tensors: documents and conversations are packed into rows, and rows are stacked into `Batch`es.
 
     documents = open_documents(data, split="train", cursor=cursor and cursor["documents"])
-    batches = document_batches(documents, tokenizer, rows=16, length=2048, cursor=cursor)
-    for step in train(model, optimizer, batches, plan): ...          # step.cursor is where to go on
+    rows = document_rows(documents, tokenizer, length=2048, cursor=cursor)
+    for step in train(model, optimizer, batched(rows, rows=16), plan): ...          # step.cursor is where to go on
 
 A row is `length + 1` tokens, of which the model reads all but the last and learns all but the first. It begins with bos, and so
 does every document and every piece of one inside it; a bos is learned as well, since that is how a model tells that a text
@@ -10,7 +10,8 @@ ended. Documents of a row see each other (no document mask), as in the reference
 
 The streams are packed window by window: a bounded stretch of the data is read, packed into rows, and what does not fill a row
 goes into the next window. So a cursor is exact and small: where the window began, what the one before left over, and how
-many of its rows are used. Rows do not depend on how many of them make a batch, nor on how far a background thread read ahead.
+many of its rows are used. It travels with the row. Rows do not depend on how many of them make a batch, nor on how far a
+background thread read ahead, and text and conversations are mixed row by row: so neither does a step.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
+from fledge.tasks.mixture import Conversations
 from fledge.text.chat import Conversation, Rendered, encode_conversation
 from fledge.text.documents import Document
 from fledge.text.packing import fill_rows, pack_spans, pack_whole
@@ -50,7 +52,7 @@ PATIENCE = 1000
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """One row on its way into a batch: tokens, which of them are learned, and the cursor after it."""
 
     ids_C: npt.NDArray[np.int32]
@@ -61,33 +63,31 @@ class _Row:
 # Documents
 
 
-def document_batches(
+def document_rows(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
     *,
-    rows: int,
     length: int,
-    device: torch.device | str = "cpu",
     cursor: Cursor | None = None,
     background: bool = True,
-) -> Iterator[Batch]:
-    """Batches of completely filled rows; no token is dropped, a cut document goes on in a later row behind a new bos.
+) -> Iterator[Row]:
+    """Completely filled rows; no token is dropped, a cut document goes on in a later row behind a new bos.
 
     Args:
-        documents: from `open_documents`, begun where `cursor["documents"]` says. A finite stream ends in padded rows.
+        documents: from `open_documents`, begun where `cursor["documents"]` says. A finite stream ends in a padded row.
         length: targets per row.
-        cursor: of the last batch that was used. Whatever `rows` was then, the rows that follow are the same.
-        background: read and tokenize in a thread of its own; the batches are the same.
+        cursor: of the last row that was used.
+        background: read in a thread of its own, beside the one that tokenizes and packs; the rows are the same.
 
     Raises:
         ValueError: the documents do not begin where the cursor says.
     """
     capacity = length + 1
+    # About four characters make a token.
     windows = _windows(iter(documents), max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity))
-    if background:  # a thread that reads the files beside the one that tokenizes and packs
+    if background:
         windows = in_background(windows, ahead=1)
-    stream = _document_rows(windows, tokenizer, capacity=capacity, cursor=cursor)
-    return _batches(stream, rows=rows, pad=tokenizer.special[BOS], device=device, background=background)
+    return _document_rows(windows, tokenizer, capacity=capacity, cursor=cursor)
 
 
 def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
@@ -104,7 +104,7 @@ def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Do
 
 def _document_rows(
     windows: Iterator[list[Document]], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
-) -> Iterator[_Row]:
+) -> Iterator[Row]:
     bos = tokenizer.special[BOS]
     place = cursor["documents"] if cursor else None
     carry = [np.array(piece, np.int32) for piece in cursor["carry"]] if cursor else []
@@ -128,7 +128,7 @@ def _document_rows(
         order = np.random.default_rng(window).permutation(len(packed))
         learn_C = np.ones(capacity, np.bool_)
         for row in range(skip, len(packed)):
-            yield _Row(ids_RC[order[row]], learn_C, {**begin, "row": row + 1})
+            yield Row(ids_RC[order[row]], learn_C, {**begin, "row": row + 1})
         carry = [flat[start:stop] for start, stop in rest]
         place, window, skip = texts[-1].cursor if texts else place, window + 1, max(0, skip - len(packed))
     if carry and not skip:
@@ -136,43 +136,36 @@ def _document_rows(
         tokens = np.concatenate([piece for part in carry for piece in ([bos], part)])
         ids_C = np.full(capacity, bos, np.int32)
         ids_C[: len(tokens)] = tokens
-        yield _Row(ids_C, np.arange(capacity) < len(tokens), end)
+        yield Row(ids_C, np.arange(capacity) < len(tokens), end)
 
 
 # Conversations
 
 
-def conversation_batches(
-    conversations: Callable[[int], Conversation] | Sequence[Conversation],
+def conversation_rows(
+    conversations: Conversations,
     tokenizer: Tokenizer,
     *,
-    rows: int,
     length: int,
-    device: torch.device | str = "cpu",
     cursor: Cursor | None = None,
     learn: Learn = "answers",
     seed: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
-    background: bool = True,
-) -> Iterator[Batch]:
-    """Endless batches of whole conversations, several to a row where they fit, padded with weight 0.
+) -> Iterator[Row]:
+    """Endless rows of whole conversations, several to a row where they fit, padded with tokens that are not learned.
 
     A conversation longer than a row is cut after an answer; one whose first answer does not fit is dropped and counted in
     `cursor["dropped"]`.
 
     Args:
         conversations: index -> conversation, endless; or a sequence, shuffled anew in each epoch by `seed`.
+        cursor: of the last row that was used.
         learn: "answers", the assistant's own tokens (fine-tuning), or "all" (midtraining).
 
     Raises:
         ValueError: there are no conversations, or none that leaves an answer within `length`.
     """
     pick = conversations if callable(conversations) else _shuffled_epochs(conversations, seed)
-    stream = _conversation_rows(
-        lambda step: pick(rank + ranks * step), tokenizer, capacity=length + 1, cursor=cursor, learn_all=learn == "all"
-    )
-    return _batches(stream, rows=rows, pad=tokenizer.special[BOS], device=device, background=background)
+    return _conversation_rows(pick, tokenizer, capacity=length + 1, cursor=cursor, learn_all=learn == "all")
 
 
 def _shuffled_epochs(conversations: Sequence[Conversation], seed: int) -> Callable[[int], Conversation]:
@@ -192,13 +185,8 @@ def _shuffled_epochs(conversations: Sequence[Conversation], seed: int) -> Callab
 
 
 def _conversation_rows(
-    pick: Callable[[int], Conversation],
-    tokenizer: Tokenizer,
-    *,
-    capacity: int,
-    cursor: Cursor | None,
-    learn_all: bool,
-) -> Iterator[_Row]:
+    pick: Callable[[int], Conversation], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None, learn_all: bool
+) -> Iterator[Row]:
     def render(index: int) -> Rendered:
         return encode_conversation(tokenizer, pick(index), max_tokens=capacity)
 
@@ -232,50 +220,50 @@ def _conversation_rows(
         carry, window, skip, before = [keys[member] for member in left], window + 1, 0, before + dropped
 
 
-def _conversation_row(members: list[Rendered], cursor: Cursor, capacity: int, pad: int, learn_all: bool) -> _Row:
+def _conversation_row(members: list[Rendered], cursor: Cursor, capacity: int, pad: int, learn_all: bool) -> Row:
     ids = np.concatenate([one.ids for one in members])
     learn = np.ones(len(ids), np.bool_) if learn_all else np.concatenate([one.mask for one in members])
     ids_C, learn_C = np.full(capacity, pad, np.int32), np.zeros(capacity, np.bool_)
     ids_C[: len(ids)], learn_C[: len(ids)] = ids, learn
-    return _Row(ids_C, learn_C, cursor)
+    return Row(ids_C, learn_C, cursor)
 
 
-# Rollouts
+# Text between conversations
 
 
-def rollout_batch(
-    rows_of_ids: Sequence[Sequence[int]],
-    masks: Sequence[Sequence[int]],
-    advantages: Sequence[float],
+def mixed(
+    chats: Callable[[Cursor | None], Iterator[Row]],
+    texts: Callable[[Cursor | None], Iterator[Row]],
     *,
-    length: int,
-    pad: int,
-    cursor: Cursor,
-    rows: int = 64,
-    device: torch.device | str = "cpu",
-) -> list[Batch]:
-    """Policy-gradient batches of one step: each sampled token weighs its answer's advantage.
+    share: float,
+    cursor: Cursor | None = None,
+) -> Iterator[Row]:
+    """Rows of conversations, a `share` of them replaced by rows of text, evenly: .25 -> chat chat chat text.
+
+    Replay keeps what the model learned before from being forgotten: of the facts that no conversation mentions the demo kept
+    .59 without it and .87 with a quarter of text (docs/why.md).
 
     Args:
-        rows_of_ids: prompt and answer of each rollout.
-        masks: 1 on the tokens the model sampled itself, which `tokens` counts.
-        length: what goes beyond `length` targets is cut off.
-        cursor: of the whole step, the same in every batch.
-        rows: most rows of a batch. They are sorted by length, so that little is padding; sums do not depend on it.
+        chats, texts: what begins each stream at a cursor of its own; one that is not needed is not begun.
+
+    Raises:
+        ValueError: the cursor is of a version that mixed whole batches.
     """
-    order = sorted(range(len(rows_of_ids)), key=lambda index: len(rows_of_ids[index]), reverse=True)
-    batches = []
-    for begin in range(0, len(order), rows):
-        chosen = order[begin : begin + rows]
-        width = min(length + 1, max(2, len(rows_of_ids[chosen[0]])))
-        ids_BC, mask_BC = np.full((len(chosen), width), pad, np.int32), np.zeros((len(chosen), width), np.float32)
-        for row, index in enumerate(chosen):
-            ids, mask = rows_of_ids[index][:width], masks[index][:width]
-            ids_BC[row, : len(ids)], mask_BC[row, : len(mask)] = ids, mask
-        advantages_B1 = np.array([[advantages[index]] for index in chosen], np.float32)
-        tokens = int(mask_BC[:, 1:].sum())
-        batches.append(_host(ids_BC, mask_BC * advantages_B1, tokens, cursor).to(device))
-    return batches
+    if cursor and "rows" not in cursor:
+        raise ValueError(
+            "the checkpoint was left by an earlier version, which mixed text and conversations by batches, not by rows; "
+            "allowed are checkpoints of this version. Start the stage again with --fresh."
+        )
+    count, places = (cursor["rows"], cursor) if cursor else (0, {"chats": None, "texts": None})
+    begin, streams = {"chats": chats, "texts": texts}, {}
+    while True:
+        # The number of the row alone decides, so that a step is the same however it is cut into batches.
+        name = "texts" if int((count + 1) * share) > int(count * share) else "chats"
+        if name not in streams:
+            streams[name] = begin[name](places[name])
+        row = next(streams[name])
+        count, places = count + 1, {**places, name: row.cursor}
+        yield replace(row, cursor={**places, "rows": count})
 
 
 # Validation
@@ -329,59 +317,42 @@ def validation_batches(
 # Rows become tensors
 
 
-def _batches(
-    stream: Iterator[_Row], *, rows: int, pad: int, device: torch.device | str, background: bool
+def batched(
+    stream: Iterator[Row], *, rows: int, device: torch.device | str = "cpu", background: bool = True
 ) -> Iterator[Batch]:
-    pinned = torch.device(device).type == "cuda"
-    batches = _stack(stream, rows=rows, pad=pad, pinned=pinned)
+    """Batches of `rows` rows each; the last one of a finite stream is filled up with padding.
+
+    Args:
+        background: make them in a thread of its own, up to four batches ahead; they are the same.
+    """
+    batches = _stacked(stream, rows, pinned=torch.device(device).type == "cuda")
     for batch in in_background(batches) if background else batches:
         yield batch.to(device)
 
 
-def _stack(stream: Iterator[_Row], *, rows: int, pad: int, pinned: bool) -> Iterator[_HostBatch]:
-    """Groups of `rows` rows; the last group of a finite stream is filled up with padding."""
-    while group := [row for _, row in zip(range(rows), stream, strict=False)]:
-        cursor = group[-1].cursor
-        while len(group) < rows:
-            group.append(_Row(np.full_like(group[0].ids_C, pad), np.zeros_like(group[0].learn_C), cursor))
-        learn_BC = np.stack([row.learn_C for row in group])
-        tokens = int(learn_BC[:, 1:].sum())
-        batch = _host(np.stack([row.ids_C for row in group]), learn_BC, tokens, cursor)
-        yield batch.pin() if pinned else batch
+def _stacked(stream: Iterator[Row], rows: int, *, pinned: bool) -> Iterator[Batch]:
+    while group := list(islice(stream, rows)):
+        last = group[-1]
+        empty = replace(last, ids_C=np.full_like(last.ids_C, last.ids_C[0]), learn_C=np.zeros_like(last.learn_C))
+        batch = stack(group + [empty] * (rows - len(group)))
+        yield batch.pinned() if pinned else batch
 
 
-@dataclass(frozen=True)
-class _HostBatch:
-    """A batch before it moves to its device. Each has memory of its own, so that a late copy cannot meet the next one."""
-
-    inputs_BT: Int[Tensor, "B T"]
-    targets_BT: Int[Tensor, "B T"]
-    weights_BT: Float[Tensor, "B T"]
-    tokens: int
-    cursor: Cursor
-
-    def pin(self) -> _HostBatch:
-        tensors = (self.inputs_BT, self.targets_BT, self.weights_BT)
-        return _HostBatch(*(tensor.pin_memory() for tensor in tensors), tokens=self.tokens, cursor=self.cursor)
-
-    def to(self, device: torch.device | str) -> Batch:
-        return Batch(
-            inputs_BT=self.inputs_BT.to(device, non_blocking=True),
-            targets_BT=self.targets_BT.to(device, non_blocking=True),
-            weights_BT=self.weights_BT.to(device, non_blocking=True),
-            tokens=self.tokens,
-            cursor=self.cursor,
-        )
+def stack(rows: Sequence[Row]) -> Batch:
+    """One batch of these rows, whose cursor is that of the last."""
+    learn_BC = np.stack([row.learn_C for row in rows])
+    tokens = int(learn_BC[:, 1:].sum())
+    return batch_of(np.stack([row.ids_C for row in rows]), learn_BC, tokens=tokens, cursor=rows[-1].cursor)
 
 
-def _host(ids_BC: npt.NDArray, weights_BC: npt.NDArray, tokens: int, cursor: Cursor) -> _HostBatch:
+def batch_of(ids_BC: npt.NDArray, weights_BC: npt.NDArray, *, tokens: int, cursor: Cursor) -> Batch:
     """Inputs are all tokens but the last, targets all but the first; the weight of a token is that of learning it."""
-    return _HostBatch(
-        torch.from_numpy(ids_BC[:, :-1].astype(np.int64)),
-        torch.from_numpy(ids_BC[:, 1:].astype(np.int64)),
-        torch.from_numpy(weights_BC[:, 1:].astype(np.float32)),
-        tokens,
-        cursor,
+    return Batch(
+        inputs_BT=torch.from_numpy(ids_BC[:, :-1].astype(np.int64)),
+        targets_BT=torch.from_numpy(ids_BC[:, 1:].astype(np.int64)),
+        weights_BT=torch.from_numpy(weights_BC[:, 1:].astype(np.float32)),
+        tokens=tokens,
+        cursor=cursor,
     )
 
 

@@ -19,9 +19,10 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -41,6 +42,18 @@ class Batch:
     weights_BT: Float[Tensor, "B T"]
     tokens: int
     cursor: dict[str, Any]
+
+    def pinned(self) -> Batch:
+        """In memory that a GPU copies from while it works. It is the batch's own: a late copy cannot meet the next batch."""
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """On a device; from pinned memory without waiting for the copy."""
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        tensors = {name: move(getattr(self, name)) for name in ("inputs_BT", "targets_BT", "weights_BT")}
+        return replace(self, **tensors)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,14 +45,15 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     for name, parameter in model.named_parameters():
         tag = parameter.group  # pyright: ignore[reportAttributeAccessIssue]
         muon = tag == "matrix" and settings.matrices == "muon"
+        rate = settings.rate_share * rates[tag]
         group = groups.setdefault(
             tag,
             {
                 "params": [],
                 "names": [],
                 "kind": "muon" if muon else "adamw",
-                "base_rate": rates[tag],
-                "lr": rates[tag],
+                "base_rate": rate,
+                "lr": rate,
                 "momentum": settings.momentum,
                 "betas": (settings.beta1, settings.beta2),
                 "weight_decay": settings.weight_decay if tag == "matrix" else 0.0,

@@ -1,6 +1,8 @@
 """A stage in training: resumes it, walks the loop, logs, saves on time and before it is stopped.
 
-    session = Session(stage, config, model)
+    config = resolved(config)                        # nothing is None that can be derived
+    session, shape = Session(stage, config, model), Shape.of(config, length=config.context)
+    plan = session.plan(shape.steps, shape.micro)
     for step in session.train(batches, plan):        # batches: cursor or None -> iterator of Batch
         if due(step.index, every, plan.steps):
             session.log(step, val_bits_per_byte=...)
@@ -17,22 +19,110 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from fledge import checkpoint, console
-from fledge.config import TrainStage
+from fledge.config import Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage, check_multiple
 from fledge.model import device as machine
-from fledge.model.transformer import Transformer
+from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import StageFolder
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch, Plan, Step, nll_sum, train
 from fledge.train.optim import build
 
 SAVE_SECONDS = 60.0
+CPU_TOKENS = 4096
+"""Tokens of a forward pass on a CPU: more are no faster there."""
+CPU_ROLLOUT_TOKENS = 16_384
+"""Of rollouts, which are far shorter than the context that they are counted with."""
 Batches = Callable[[dict[str, Any] | None], Iterator[Batch]]
+T = TypeVar("T", bound=TrainStage)
+
+
+def resolved(config: T) -> T:
+    """The settings with everything derived that was None. What depends on a model whose shape the run does not know yet,
+    because it has no tokenizer or no weights to start from, stays None.
+    """
+    given: dict[str, Any] = {"model": config.model.resolved()} if isinstance(config, Pretrain) else {}
+    if (shape := _model_of(config)) is None:
+        return replace(config, **given)
+    with torch.device("meta"):  # counts without memory
+        counts = Transformer(shape).parameter_counts()
+    if isinstance(config, Pretrain):
+        tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
+        tenth = max(1, round(tokens / config.batch_tokens) // 10)
+        given |= {"tokens": tokens, "eval_every": tenth if config.eval_every is None else config.eval_every}
+    if isinstance(config, Midtrain):
+        given["context"] = config.context or shape.context
+    if config.device_tokens is None:
+        length, device = given.get("context", shape.context), machine.find_device(config.device)
+        most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
+        if device.type == "cuda":
+            most = fitting_tokens(shape, parameters=counts["total"], free_bytes=torch.cuda.mem_get_info(device)[0])
+        given["device_tokens"] = length * max(1, most // length)
+    return replace(config, **given)
+
+
+def _model_of(config: TrainStage) -> ModelConfig | None:
+    """The shape of the model that a stage trains; None where nothing on the disk says it."""
+    run = Path(config.run)
+    if not isinstance(config, Pretrain):
+        return checkpoint.load_config(run / config.start)  # pyright: ignore[reportAttributeAccessIssue]
+    if not (run / "tokenizer" / "tokenizer.json").exists():
+        return None
+    return ModelConfig.of(config.model, vocab=Tokenizer.load(run / "tokenizer").vocab)
+
+
+def fitting_tokens(config: ModelConfig, *, parameters: int, free_bytes: int) -> int:
+    """Tokens of a forward pass that fit into memory by an estimate, rounded down to a power of two.
+
+    Per token 22 bytes per layer and channel for activations and 6 per vocabulary entry for logits; 16 per parameter for weight,
+    gradient and the optimizer's two averages; .15 is kept free. Never tried on a GPU by us.
+    """
+    each = 22 * config.width * config.layers + 6 * config.rows
+    fit = max(1, int((0.85 * free_bytes - 16 * parameters) / each))
+    return 1 << (fit.bit_length() - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How many rows make a step, how they are cut into forward passes, and how many steps there are."""
+
+    length: int
+    """Targets of a row."""
+    rows: int
+    """Rows per forward pass."""
+    micro: int
+    """Passes per step."""
+    steps: int
+
+    @classmethod
+    def of(cls, config: Pretrain | Midtrain, *, length: int) -> Shape:
+        """The shape for the settings of a stage. `device_tokens` only cuts a step, it does not change what is in it.
+
+        Raises:
+            ValueError: batch_tokens is not a multiple of the row's length.
+        """
+        check_multiple(config.batch_tokens, "context", length)
+        total = config.batch_tokens // length
+        rows = max(1, min(config.device_tokens or config.batch_tokens, config.batch_tokens) // length)
+        while total % rows:  # every pass has the same shape: it is compiled once
+            rows -= 1
+        steps = max(1, round((config.tokens or 0) / config.batch_tokens))
+        return cls(length=length, rows=rows, micro=total // rows, steps=steps)
+
+    @property
+    def tokens(self) -> int:
+        """Targets of a step, padding included."""
+        return self.length * self.rows * self.micro
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps of {self.tokens:,} tokens ({self.micro} x {self.rows} rows of {self.length})"
 
 
 class Session:
@@ -44,38 +134,13 @@ class Session:
         machine.threads(config.threads)
         self.model = model.to(self.device)
         self.model.compute_dtype = machine.find_dtype(config.dtype, self.device)
-        share = config.optim.rate_share
+        # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
+        self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.optimizer = build(self.model, config.optim)
-        for group in self.optimizer.param_groups:
-            group["base_rate"] *= share
         self.seconds: dict[str, float] = {}
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
-
-    def micro(self, rows_tokens: int) -> tuple[int, int]:
-        """Rows per forward pass and passes per step, for rows of `rows_tokens` tokens."""
-        device_tokens = self.config.device_tokens or self._most_tokens(rows_tokens)
-        rows = max(1, min(device_tokens, self.config.batch_tokens) // rows_tokens)
-        total = max(1, self.config.batch_tokens // rows_tokens)
-        while total % rows:
-            rows -= 1
-        return rows, total // rows
-
-    def _most_tokens(self, row: int) -> int:
-        """Tokens per pass that fit: a power of two of rows by an estimate of memory; modest on a CPU.
-
-        Per token 22 bytes per layer and channel for activations and 6 per vocabulary entry for logits; 16 per parameter.
-        Never tried on a GPU by us.
-        """
-        if self.device.type != "cuda":
-            return max(row, 4096)
-        free, _ = torch.cuda.mem_get_info(self.device)
-        config = self.model.config
-        each = 22 * config.width * config.layers + 6 * config.rows
-        states = 16 * sum(p.numel() for p in self.model.parameters())
-        fit = max(1, int((0.85 * free - states) / each) // row)
-        return row * (1 << (fit.bit_length() - 1))
 
     def plan(self, steps: int, micro: int) -> Plan:
         """The loop's plan for the settings of the stage."""
@@ -89,14 +154,14 @@ class Session:
             clip=optim.clip,
         )
 
-    def train(self, batches: Batches, plan: Plan, *, fixed_shapes: bool = True) -> Iterator[Step]:
-        """The loop's steps from the last checkpoint on; batches of varying shape are not worth compiling for."""
+    def train(self, batches: Batches, plan: Plan) -> Iterator[Step]:
+        """The loop's steps from the last checkpoint on."""
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer) or checkpoint.Progress(0)
         self.seconds = dict(progress.notes.get("seconds", {}))
         self.stage.rewind(progress.step)
         if progress.step:
             console.say(f"{self.stage.name}: goes on from step {progress.step} of {plan.steps}")
-        loss = machine.compiled(nll_sum, self.device, wanted=self.config.compile if fixed_shapes else "no")
+        loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
         saved = ended = time.perf_counter()
@@ -154,7 +219,7 @@ class Session:
     def _count(self, step: Step) -> None:
         for name, value in step.parts.items():
             # The first pass through a compiled function is compilation, not work.
-            first = self.config.compile != "no" and name in ("forward", "backward") and not self.seconds.get(name)
+            first = self.compile != "no" and name in ("forward", "backward") and not self.seconds.get(name)
             self._add("compile" if first and value > 5.0 else name, value)
 
     def _add(self, name: str, seconds: float) -> None:
@@ -204,15 +269,3 @@ def stopped_gently() -> Iterator[Stopped]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def model_settings_to_config(settings: Any, vocab: int) -> Any:
-    """ModelConfig of the settings, everything that is None derived from the depth."""
-    from fledge.model.transformer import ModelConfig
-
-    given = {name: getattr(settings, name) for name in ("width", "heads", "kv_heads") if getattr(settings, name)}
-    base = ModelConfig.from_depth(settings.depth, vocab=vocab, context=settings.context, head=settings.head_channels)
-    if "width" in given and "heads" not in given:
-        given["heads"] = max(1, given["width"] // settings.head_channels)
-    given.setdefault("kv_heads", given.get("heads", base.kv_heads))
-    return replace(base, **given, smear=settings.smear, key_filter=settings.key_filter, windows=settings.windows)

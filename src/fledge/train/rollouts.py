@@ -1,0 +1,166 @@
+"""Rollouts: groups of sampled answers, graded, and the policy-gradient batches made of them.
+
+    rollouts = Rollouts(model, tokenizer, task, config)
+    for step in train(model, optimizer, rollouts.batches(), Plan(steps=40, micro=rollouts.micro)):
+        print(metrics(rollouts.groups)["reward"])
+
+A group holds the answers to one prompt. An answer's advantage is its reward minus the mean of its group (GRPO; Shao et al. 2024,
+arXiv:2402.03300; without its division by the deviation unless asked for, Liu et al. 2025, arXiv:2503.20783), and every sampled
+token weighs as much as its answer's advantage.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import torch
+
+from fledge.config import Rl
+from fledge.infer.engine import Engine, Request
+from fledge.model.transformer import Transformer
+from fledge.tasks.base import Example, Task
+from fledge.text.chat import decode_answer, encode_prompt
+from fledge.text.tokenizer import Tokenizer
+from fledge.train.batches import BOS, Row, batch_of, stack
+from fledge.train.loop import Batch
+
+Weighted = tuple[Request, float]
+"""An answer and its advantage."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The answers sampled to one prompt, and the reward of each."""
+
+    requests: Sequence[Request]
+    rewards: Sequence[float]
+
+
+def advantages(rewards: Sequence[float], *, normalise: str = "none") -> list[float]:
+    """Reward minus the mean of the group; with `std` divided by its deviation. Equal rewards give 0.
+
+    [1, 0, 0, 1] -> [.5, -.5, -.5, .5]
+    """
+    mean = statistics.fmean(rewards)
+    deviation = statistics.pstdev(rewards) if normalise == "std" else 1.0
+    return [(reward - mean) / (deviation or 1.0) for reward in rewards]
+
+
+def metrics(groups: Sequence[Group]) -> dict[str, float]:
+    """What the rollouts of a step were like. A group of equal rewards is flat: it teaches nothing."""
+    requests = [request for group in groups for request in group.requests]
+    return {
+        "reward": statistics.fmean(reward for group in groups for reward in group.rewards),
+        "flat_groups_share": statistics.fmean(len(set(group.rewards)) == 1 for group in groups),
+        "answer_tokens": statistics.fmean(sum(request.mask) for request in requests),
+        "cut_share": statistics.fmean(request.finish == "length" for request in requests),
+    }
+
+
+class Rollouts:
+    """Samples answers with the newest weights, grades them, and makes the batches of each step."""
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, task: Task, config: Rl) -> None:
+        self.model, self.tokenizer, self.task, self.config = model, tokenizer, task, config
+        self.examples = list(task.load("train"))
+        self.engine: Engine | None = None
+        self.groups: list[Group] = []
+        """Those of the last step."""
+        self.length = model.config.context
+        self.rows = max(1, (config.device_tokens or self.length) // self.length)
+        self.passes = -(-config.prompts * config.samples // self.rows)
+        self.replayed = -(-config.replay_tokens // self.length)
+        """Rows of conversations in each step."""
+
+    @property
+    def micro(self) -> int:
+        """Forward passes of a step."""
+        return self.passes + -(-self.replayed // self.rows)
+
+    def batches(
+        self, *, first: int = 0, chats: Iterator[Row] | None = None, device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
+        """`micro` batches for each step from `first` on: its rollouts, then as many rows of `chats` as are replayed."""
+        for step in range(first, self.config.steps):
+            self.groups = self.sample(step)
+            chosen = list(islice(chats or (), self.replayed))
+            cursor = {"step": step + 1, "chats": chosen[-1].cursor if chosen else None}
+            weighted = weigh(self.groups, normalise=self.config.normalise)
+            made = policy_batches(weighted, passes=self.passes, length=self.length, pad=self.tokenizer.special[BOS])
+            made += [stack(chosen[at : at + self.rows]) for at in range(0, len(chosen), self.rows)]
+            yield from (replace(batch, cursor=cursor).to(device) for batch in made)
+
+    def sample(self, step: int) -> list[Group]:
+        """The groups of a step. What is drawn depends on (seed, step) alone, so that a resumed run draws the same."""
+        config, rng = self.config, random.Random(f"{self.config.seed}/{step}")
+        chosen = rng.sample(self.examples, config.prompts)
+        groups = [[self._request(example, rng.getrandbits(62)) for _ in range(config.samples)] for example in chosen]
+        self.model.eval()
+        if self.engine is None:
+            self.engine = Engine(self.model, self.tokenizer)
+        else:
+            self.engine.forget()
+        self.engine.generate([request for group in groups for request in group])
+        return [
+            Group(requests, [self._grade(example, request) for request in requests])
+            for example, requests in zip(chosen, groups, strict=True)
+        ]
+
+    def _request(self, example: Example, seed: int) -> Request:
+        config = self.config
+        return Request(
+            prompt=encode_prompt(self.tokenizer, example.question),
+            max_tokens=min(config.max_tokens, self.task.max_tokens),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            seed=seed,
+        )
+
+    def _grade(self, example: Example, request: Request) -> float:
+        parts = decode_answer(self.tokenizer, request.answer)
+        return self.task.grade(example, "".join(part.text for part in parts if part.kind == "text"))
+
+
+def weigh(groups: Sequence[Group], *, normalise: str) -> list[Weighted]:
+    """Every answer with its advantage."""
+    return [
+        (request, advantage)
+        for group in groups
+        for request, advantage in zip(group.requests, advantages(group.rewards, normalise=normalise), strict=True)
+    ]
+
+
+def policy_batches(weighted: Sequence[Weighted], *, passes: int, length: int, pad: int) -> list[Batch]:
+    """The `passes` batches of one step's answers; their sums do not depend on how many there are.
+
+    Args:
+        length: what goes beyond `length` targets is cut off.
+    """
+    # What has no advantage has no gradient: it counts as tokens and is not computed.
+    kept = [pair for pair in weighted if pair[1]] or list(weighted[:1])
+    # By length, so that little is padding.
+    kept.sort(key=lambda pair: len(pair[0].prompt) + len(pair[0].answer), reverse=True)
+    rows = -(-len(kept) // passes)
+    batches = [_policy_batch(kept[at : at + rows], length, pad) for at in range(0, len(kept), rows)]
+    uncounted = sum(sum(request.mask) for request, _ in weighted) - sum(batch.tokens for batch in batches)
+    batches[0] = replace(batches[0], tokens=batches[0].tokens + uncounted)
+    # The loop takes equally many batches in every step.
+    idle = replace(batches[-1], weights_BT=torch.zeros_like(batches[-1].weights_BT), tokens=0)
+    return batches + [idle] * (passes - len(batches))
+
+
+def _policy_batch(weighted: Sequence[Weighted], length: int, pad: int) -> Batch:
+    longest = len(weighted[0][0].prompt) + len(weighted[0][0].answer)
+    shape = len(weighted), min(length + 1, max(2, longest))
+    ids_BC, mask_BC = np.full(shape, pad, np.int32), np.zeros(shape, np.float32)
+    for row, (request, _) in enumerate(weighted):
+        ids = [*request.prompt, *request.answer][: shape[1]]
+        mask = [*[0] * len(request.prompt), *request.mask][: shape[1]]
+        ids_BC[row, : len(ids)], mask_BC[row, : len(mask)] = ids, mask
+    advantage_B1 = np.array([[advantage] for _, advantage in weighted], np.float32)
+    return batch_of(ids_BC, mask_BC * advantage_B1, tokens=int(mask_BC[:, 1:].sum()), cursor={})
