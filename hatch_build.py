@@ -22,9 +22,9 @@ except ModuleNotFoundError:  # run by hand
     BuildHookInterface: Any = object
 
 ROOT = Path(__file__).parent
-CRATE = ROOT / "bpe" / "src" / "lib.rs"
-PACKAGE = ROOT / "src" / "fledge" / "text"
 LIBRARY = {"win32": "_bpe.dll", "darwin": "_bpe.dylib"}.get(sys.platform, "_bpe.so")
+INSTALLED = ROOT / "src" / "fledge" / "text" / LIBRARY
+RUSTC = ["--edition=2021", "--crate-type=cdylib", "--crate-name=bpe", "-Copt-level=3", "-Cstrip=symbols"]
 SECONDS = 300
 
 
@@ -37,9 +37,9 @@ class BpeBuildHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssu
         if self.target_name != "wheel":
             return
         if version == "editable":
-            build(PACKAGE / LIBRARY)
+            build(INSTALLED)
             return
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory()  # until the wheel is written
         library = Path(self.folder.name) / LIBRARY
         if build(library):
             build_data["force_include"][str(library)] = f"fledge/text/{LIBRARY}"
@@ -51,41 +51,33 @@ class BpeBuildHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssu
 def build(library: Path) -> bool:
     """Compiles the crate to `library`. False, with one line on stderr, where that is not possible."""
     library.unlink(missing_ok=True)
+    new = library.with_suffix(".new")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            rustc, environment = find_rustc(Path(folder))
-            made = Path(folder) / LIBRARY
-            options = ["--edition=2021", "--crate-type=cdylib", "--crate-name=bpe", "-Copt-level=3", "-Cstrip=symbols"]
-            run([rustc, *options, "-o", str(made), str(CRATE)], environment)
-            shutil.copyfile(made, library.with_suffix(".new"))
-            library.with_suffix(".new").replace(library)  # a running Python keeps the file it has mapped
+            rustc, environment = find_rustc(folder)
+            run([rustc, *RUSTC, "-o", str(new), str(ROOT / "bpe" / "src" / "lib.rs")], environment)
+            new.replace(library)  # a running Python keeps the file it has mapped
         except Exception as problem:  # whatever it is, the installation goes on without
-            print(
-                f"fledge: tokenizer library not compiled, the slower pure-Python one will be used: {problem}",
-                file=sys.stderr,
-            )
+            slower = "tokenizer library not compiled, the slower pure-Python one will be used"
+            print(f"fledge: {slower}: {problem}", file=sys.stderr)
             return False
     return True
 
 
-def find_rustc(folder: Path) -> tuple[str, dict[str, str]]:
-    """The compiler and the environment to run it in."""
-    home = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "bin"
-    path = os.pathsep.join([os.environ.get("PATH", ""), str(home)])
-    rustc = os.environ.get("RUSTC") or shutil.which("rustc", path=path)
+def find_rustc(folder: str) -> tuple[str, dict[str, str]]:
+    """The compiler, fetched into `folder` and the user's cache where there is none, and the environment to run it in."""
+    environment = dict(os.environ)
+    home = Path(environment.get("CARGO_HOME", Path.home() / ".cargo")) / "bin"
+    rustc = environment.get("RUSTC") or shutil.which("rustc", path=f"{environment.get('PATH', '')}{os.pathsep}{home}")
     if rustc:
-        return rustc, dict(os.environ)
-    packages = str(folder / "packages")
-    install = ["pip", "install", "--quiet", "--target", packages, "puccinialin"]
-    uv = os.environ.get("UV") or shutil.which("uv")
-    run([uv, *install, "--python", sys.executable] if uv else [sys.executable, "-I", "-m", *install], dict(os.environ))
-    sys.path.insert(0, packages)
-    try:
-        from puccinialin import setup_rust  # pyright: ignore[reportMissingImports]
+        return rustc, environment
+    install = ["pip", "install", "--quiet", "--target", folder, "puccinialin"]
+    uv = environment.get("UV") or shutil.which("uv")
+    run([uv, *install, "--python", sys.executable] if uv else [sys.executable, "-I", "-m", *install], environment)
+    sys.path.insert(0, folder)
+    from puccinialin import setup_rust  # pyright: ignore[reportMissingImports]
 
-        environment = {**os.environ, **setup_rust()}
-    finally:
-        sys.path.remove(packages)
+    environment |= setup_rust()
     rustc = shutil.which("rustc", path=environment["PATH"])
     if not rustc:
         raise FileNotFoundError("puccinialin brought no rustc")
@@ -101,4 +93,4 @@ def run(command: list[str], environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(0 if build(PACKAGE / LIBRARY) else 1)
+    raise SystemExit(0 if build(INSTALLED) else 1)

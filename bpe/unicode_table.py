@@ -1,4 +1,4 @@
-"""Writes src/fledge/text/unicode.txt: the letters, numbers and spaces of Unicode 16, one range a line.
+"""Writes src/fledge/text/unicode.txt: the letters, numbers and spaces of Unicode 16, one range a line ("L 0041 005A").
 
     uv run --no-project --with unicodedata2==16.0.0 bpe/unicode_table.py
 
@@ -6,7 +6,6 @@ The version is pinned (and equals that of tiktoken's regex engine) because a new
 the table a tokenizer was trained with. Both implementations of the tokenizer read the file this writes.
 """
 
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -24,15 +23,8 @@ def kind(code: int) -> str:
     return category if category in "LN" else "S" if code in WHITE_SPACE else ""
 
 
-def ranges() -> Iterator[str]:
-    """Lines such as "L 0041 005A": kind, first and last code point in hexadecimal."""
-    for name, run in groupby(range(0x110000), key=kind):
-        codes = list(run)
-        if name:
-            yield f"{name} {codes[0]:04X} {codes[-1]:04X}"
-
-
 if __name__ == "__main__":
     if unicodedata2.unidata_version != VERSION:
         raise SystemExit(f"unicodedata2 holds Unicode {unicodedata2.unidata_version}; install unicodedata2=={VERSION}")
-    TABLE.write_text("\n".join(ranges()) + "\n")
+    runs = [(name, list(codes)) for name, codes in groupby(range(0x110000), key=kind)]
+    TABLE.write_text("".join(f"{name} {codes[0]:04X} {codes[-1]:04X}\n" for name, codes in runs if name))

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.text import bpe, native
+from fledge.text.chat import PartReader, Piece
 from fledge.text.tokenizer import SPECIAL, Tokenizer, chunks
 
 ENGLISH = (
@@ -58,13 +59,21 @@ def test_decoding_what_was_encoded_gives_the_text_and_its_bytes(text: str) -> No
     assert TINY.bytes_per_token[ids].sum() == len(text.encode())
 
 
+def native_split(text: str, *, digits: int) -> list[bytes]:
+    """The pieces of the Rust library: after all the merges that a text allows, each of its pieces is one token."""
+    trainer = native.Trainer(digits=digits)
+    trainer.count([text])
+    tokenizer = Tokenizer(trainer.merge(len(text.encode())), digits=digits)
+    return [tokenizer.decode_bytes([token]) for token in tokenizer.encode(text)]
+
+
 @need_rust
 @settings(max_examples=300, deadline=None)
 @given(text=any_text())
 def test_rust_and_python_agree_on_any_text(text: str) -> None:
     for digits in (1, 3):
-        assert [piece.encode() for piece in bpe.split(text, digits=digits)] == native.split(text, digits=digits)
-    oracle = bpe.Encoder(TINY.byte_ids, TINY.merges, digits=3)
+        assert [piece.encode() for piece in bpe.split(text, digits=digits)] == native_split(text, digits=digits)
+    oracle = bpe.Encoder(TINY.merges, digits=3)
     assert TINY.encode(text) == oracle.encode_batch([text])[0].tolist()
 
 
@@ -93,7 +102,7 @@ def test_both_read_the_unicode_table_alike() -> None:
     edges = [int(code, 16) for code in table if len(code) > 1]
     codes = {code + step for code in edges for step in (-1, 0, 1)} | set(range(0x3000)) - set(range(0xD800, 0xE000))
     text = " ".join(f"{chr(code)}a1{chr(code)} {chr(code)}" for code in sorted(codes - {0x110000}))
-    assert [piece.encode() for piece in bpe.split(text, digits=3)] == native.split(text, digits=3)
+    assert [piece.encode() for piece in bpe.split(text, digits=3)] == native_split(text, digits=3)
 
 
 def test_the_order_of_documents_their_grouping_and_threads_do_not_change_the_file(backend: str) -> None:
@@ -148,22 +157,25 @@ def test_ids_beyond_16_bits_are_kept(backend: str) -> None:
 
 
 def test_every_byte_survives() -> None:
-    assert TINY.decode_bytes(TINY.byte_ids) == bytes(range(256))
-    assert TINY.decode([TINY.byte_ids[0xFF], TINY.byte_ids[0x41]]) == "\ufffdA"
+    assert TINY.decode_bytes(range(256)) == bytes(range(256))
+    assert TINY.decode([0xFF, 0x41]) == "\ufffdA"
+
+
+def said(pieces: list[Piece]) -> str:
+    return "".join(text for _, text in pieces)
 
 
 @settings(max_examples=200, deadline=None)
-@given(ids=st.lists(st.integers(0, TINY.vocab - 1), max_size=40))
-def test_the_incremental_decoder_says_the_same_and_never_half_a_character(ids: list[int]) -> None:
-    decoder = TINY.incremental_decoder()
-    assert "".join(map(decoder.feed, ids)) + decoder.flush() == TINY.decode(ids)
+@given(ids=st.lists(st.integers(0, TINY.vocab - len(SPECIAL) - 1), max_size=40))
+def test_text_that_arrives_token_by_token_is_the_same(ids: list[int]) -> None:
+    reader = PartReader(TINY)
+    assert "".join(said(reader.feed(token)) for token in ids) + said(reader.flush()) == TINY.decode(ids)
 
 
-def test_the_incremental_decoder_waits_for_the_whole_character() -> None:
-    decoder = TINY.incremental_decoder()
-    raw = [TINY.byte_ids[byte] for byte in "é🙂".encode()]
-    assert [decoder.feed(token) for token in raw] == ["", "é", "", "", "", "🙂"]
-    assert decoder.flush() == ""
+def test_a_character_waits_until_its_bytes_are_there() -> None:
+    reader = PartReader(TINY)
+    assert [said(reader.feed(byte)) for byte in "é🙂".encode()] == ["", "é", "", "", "", "🙂"]
+    assert reader.flush() == []
 
 
 def test_a_saved_tokenizer_loads_as_it_was(tmp_path: Path, backend: str) -> None:
@@ -279,26 +291,26 @@ import numpy as np
 from fledge.text import native
 from fledge.text.tokenizer import Tokenizer
 tokenizer = Tokenizer.train(["the cat and the dog " * 9], vocab=300)
-encoder = native.Encoder(tokenizer.byte_ids, tokenizer.merges, digits=3)
+encoders = [native.Encoder(tokenizer.merges, digits=3, wide=wide) for wide in (False, True)]
 lib = native.library()
 def fuzz(seed):
     chance = random.Random(seed)
     trainer = native.Trainer(digits=chance.choice([1, 3]), threads=2)
     for _ in range(150):
         raw = [chance.randbytes(chance.choice([0, 1, 2, 3, 17, 90, 5000])) for _ in range(chance.randrange(6))]
-        starts = np.array([ctypes.cast(text, ctypes.c_void_p).value for text in raw], np.uintp)
-        lengths = np.array([len(text) for text in raw], np.uintp)
-        wide = chance.random() < 0.5
-        ids = np.empty(sum(map(len, raw)) + 7 * len(raw), np.uint32 if wide else np.uint16)
+        starts = [ctypes.cast(text, ctypes.c_void_p).value for text in raw]
+        places = np.array([starts, [len(text) for text in raw]], np.uintp)
+        encoder = chance.choice(encoders)
+        ids = np.empty(sum(map(len, raw)) + 7 * len(raw), encoder.dtype)
         offsets = np.empty(len(raw) + 1, np.uint64)
-        texts = (starts.ctypes.data, lengths.ctypes.data, len(raw))
-        count = lib.bpe_encode(encoder.handle, *texts, chance.choice([1, 3]), wide, ids.ctypes.data, offsets.ctypes.data)
+        texts = (places.ctypes.data, len(raw))
+        count = lib.bpe_encode(encoder.handle, *texts, chance.choice([1, 3]), ids.ctypes.data, offsets.ctypes.data)
         assert tokenizer.decode_bytes(ids[:count].tolist()) == b"".join(raw)
         assert lib.bpe_trainer_count(trainer.handle, *texts) == 0
     trainer.merge(500)
     for bad in ([(400, 1)], [(0, 256)]):
         try:
-            native.Encoder(range(256), bad, digits=3)
+            native.Encoder(bad, digits=3)
             raise SystemExit("a merge of a token that does not exist was taken")
         except ValueError:
             pass

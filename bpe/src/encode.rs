@@ -1,83 +1,89 @@
 //! Text to token ids: pieces seen before are looked up, others are merged by rank.
-use crate::count::{cut, hash_key, key_of, prefetch, Key, Piece, AHEAD, SHORT};
+//!
+//! The token of a byte is its value, and the k-th merge makes token 256 + k: a token's id is also its rank.
+use crate::piece::{each_piece, hash, key, share, Key, Table, SHORT};
 use crate::split::Splitter;
-use crate::train::Index;
-use crate::Map;
+use crate::{pair_of, Map};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::mem::take;
 use std::sync::Mutex;
 
-/// Slots of a thread's cache at most: 32 MB for ids of 16 bits.
-const CACHE: usize = 1 << 20;
+/// Short pieces a thread keeps at most: 64 MB with ids of 16 bits.
+const SHORT_PIECES: usize = 1 << 19;
 /// Pieces of 16 bytes and more are kept apart from the others, up to this length and number.
 const LONG: usize = 128;
 const LONG_PIECES: usize = 1 << 16;
-/// Ids a slot holds; a piece of more tokens is merged anew each time.
-const HELD: usize = 7;
+/// Ids a slot holds; a piece of more tokens is merged anew each time. With 16-bit ids a slot is 32 bytes, half a cache line.
+pub const HELD: usize = 7;
 /// Up to here the smallest rank is searched by scanning, which is quadratic but without any bookkeeping.
 const SCAN: usize = 48;
 const NONE: u32 = u32::MAX;
 
-/// The type of the ids in the output: 16 bits where the vocabulary allows.
-pub trait Id: Copy + Send + 'static {
-    fn of(id: u32) -> Self;
-    fn caches(encoder: &Encoder) -> &Mutex<Vec<Cache<Self>>>;
+/// The type of the ids in the output: 16 bits where the vocabulary allows, else 32.
+pub trait Id: Copy + Default + Send + Sync + TryFrom<u32> {}
+impl<T: Copy + Default + Send + Sync + TryFrom<u32>> Id for T {}
+
+fn id<T: Id>(token: u32) -> T {
+    T::try_from(token).ok().expect("a token beyond the type of ids")
 }
 
-impl Id for u16 {
-    fn of(id: u32) -> u16 { id as u16 }
-    fn caches(encoder: &Encoder) -> &Mutex<Vec<Cache<u16>>> { &encoder.narrow }
+/// The ids of a short piece and their number.
+type Held<T> = ([T; HELD], u16);
+
+fn held<T: Id>(tokens: &[u32]) -> Held<T> {
+    let mut ids = [T::default(); HELD];
+    ids.iter_mut().zip(tokens).for_each(|(place, &token)| *place = id(token));
+    (ids, tokens.len() as u16)
 }
 
-impl Id for u32 {
-    fn of(id: u32) -> u32 { id }
-    fn caches(encoder: &Encoder) -> &Mutex<Vec<Cache<u32>>> { &encoder.wide }
+/// What one thread has merged before. It starts with the vocabulary itself and is emptied to that when full.
+struct Cache<T> {
+    short: Table<Held<T>>,
+    long: Map<Box<[u8]>, Box<[u32]>>,
+    scratch: Vec<u32>,
 }
 
-pub struct Encoder {
+pub struct Encoder<T> {
     splitter: Splitter,
-    bytes: [u32; 256],
-    ranks: Index,
+    ranks: Map<u64, u32>,
     byte_ranks: Vec<u32>,
-    whole: Vec<(Key, u32)>, // tokens of up to 15 bytes
-    narrow: Mutex<Vec<Cache<u16>>>,
-    wide: Mutex<Vec<Cache<u32>>>,
+    vocabulary: Table<Held<T>>, // tokens of up to 15 bytes
+    caches: Mutex<Vec<Cache<T>>>,
 }
 
-impl Encoder {
-    /// bytes: the id of each byte value. merges: (left, right, their token), by rank, where a token's id is its rank.
-    /// None: a merge uses a token before it is made.
-    pub fn new(bytes: &[u32; 256], merges: &[[u32; 3]], digits: usize) -> Option<Self> {
-        let mut spelled = std::collections::HashMap::new();
-        let mut whole = vec![];
-        for (byte, &id) in bytes.iter().enumerate() {
-            spelled.insert(id, vec![byte as u8]);
-        }
-        let mut ranks = Index::new();
-        for &[a, b, id] in merges {
-            let text = [spelled.get(&a)?.as_slice(), spelled.get(&b)?.as_slice()].concat();
+impl<T: Id> Encoder<T> {
+    /// None: a merge uses a token that is made later or not at all.
+    pub fn new(merges: &[[u32; 2]], digits: usize) -> Option<Self> {
+        let mut spelled: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+        let mut ranks = Map::default();
+        let mut vocabulary = Table::new((merges.len() * 4).next_power_of_two().max(1 << 12));
+        for &[a, b] in merges {
+            let token = spelled.len() as u32;
+            let text = [spelled.get(a as usize)?.as_slice(), spelled.get(b as usize)?].concat();
+            ranks.entry(pair_of(a, b)).or_insert(token);
             if text.len() <= SHORT {
-                whole.push((key_of(&text), id));
+                let key = key(&text, 0, text.len());
+                if vocabulary.find(key, hash(key)).key == 0 {
+                    vocabulary.set(key, hash(key), held(&[token]));
+                }
             }
-            spelled.insert(id, text);
-            ranks.insert((a as u64) << 32 | b as u64, id);
+            spelled.push(text);
         }
-        let rank = |pair: usize| ranks.get((bytes[pair >> 8] as u64) << 32 | bytes[pair & 255] as u64).unwrap_or(NONE);
+        let rank = |pair: u32| *ranks.get(&pair_of(pair >> 8, pair & 255)).unwrap_or(&NONE);
         let byte_ranks = (0..1 << 16).map(rank).collect();
-        let splitter = Splitter::new(digits);
-        Some(Encoder { splitter, bytes: *bytes, ranks, byte_ranks, whole, narrow: Mutex::default(), wide: Mutex::default() })
+        Some(Encoder { splitter: Splitter::new(digits), ranks, byte_ranks, vocabulary, caches: Mutex::default() })
     }
 
     #[inline(always)]
     fn rank(&self, a: u32, b: u32) -> u32 {
-        self.ranks.get((a as u64) << 32 | b as u64).unwrap_or(NONE)
+        *self.ranks.get(&pair_of(a, b)).unwrap_or(&NONE)
     }
 
     /// The tokens of one piece, in `ids`.
     fn merge(&self, piece: &[u8], ids: &mut Vec<u32>) {
         ids.clear();
-        ids.extend(piece.iter().map(|&byte| self.bytes[byte as usize]));
+        ids.extend(piece.iter().map(|&byte| byte as u32));
         if piece.len() > SCAN {
             return self.merge_long(ids);
         }
@@ -137,200 +143,90 @@ impl Encoder {
         ids.retain(|&id| id != NONE);
     }
 
-    /// Writes the ids of `text` from `out` on and returns how many.
-    ///
-    /// # Safety
-    /// `out` must have room for text.len() + HELD ids: a token takes at least one byte, and a slot is copied whole.
-    unsafe fn encode<T: Id>(&self, text: &[u8], cache: &mut Cache<T>, out: *mut T) -> usize {
-        let mut pieces = [Piece::default(); AHEAD];
-        let mut written = out;
-        let mut next = 0;
-        while next < text.len() {
-            let mut start = next;
-            let mask = cache.slots.len() - 1;
-            let count = cut(&self.splitter, text, &mut next, &mut pieces, |hash| prefetch(&cache.slots, hash & mask));
-            for piece in &pieces[..count] {
-                let place = cache.find(piece.key, piece.hash);
-                let slot = cache.slots.get_unchecked(place);
-                if piece.key != 0 && slot.key == piece.key {
-                    written.cast::<[T; HELD]>().write_unaligned(slot.ids);
-                    written = written.add(slot.count as usize);
-                } else {
-                    let text = &text[start..piece.end];
-                    let known = if piece.key == 0 { cache.long.get(text) } else { None };
-                    let merged: &[u32] = match known {
-                        Some(ids) => ids,
-                        None => {
-                            self.merge(text, &mut cache.scratch);
-                            &cache.scratch
-                        }
-                    };
-                    for &id in merged {
-                        written.write(T::of(id));
-                        written = written.add(1);
-                    }
-                    if known.is_none() {
-                        cache.insert(place, piece.key, text, &self.whole);
-                    }
-                }
-                start = piece.end;
+    /// Writes the ids of a piece that `cache.short` does not hold from `out` on, keeps them, returns where they end.
+    unsafe fn write_new(&self, cache: &mut Cache<T>, key: Key, hash: usize, piece: &[u8], out: *mut T) -> *mut T {
+        let known = if key == 0 { cache.long.get(piece) } else { None };
+        let ids: &[u32] = match known {
+            Some(ids) => ids,
+            None => {
+                self.merge(piece, &mut cache.scratch);
+                &cache.scratch
             }
+        };
+        ids.iter().enumerate().for_each(|(k, &token)| out.add(k).write(id(token)));
+        let end = out.add(ids.len());
+        if key != 0 && ids.len() <= HELD {
+            if cache.short.used >= SHORT_PIECES.max(self.vocabulary.used * 2) {
+                cache.short.clone_from(&self.vocabulary);
+            }
+            cache.short.set(key, hash, held(ids));
+        } else if key == 0 && known.is_none() && piece.len() <= LONG {
+            if cache.long.len() >= LONG_PIECES {
+                cache.long.clear();
+            }
+            cache.long.insert(piece.into(), cache.scratch.as_slice().into());
         }
-        written.offset_from(out) as usize
+        end
     }
 
-    /// The ids of all documents one after another; returns their number. `offsets[k]` says where document k begins.
-    ///
-    /// # Safety
-    /// `out` must have room for the bytes of all documents plus HELD for each of them, `offsets` for one more than documents.
-    pub unsafe fn batch<T: Id>(&self, documents: &[&[u8]], threads: usize, out: *mut T, offsets: &mut [u64]) -> usize {
-        let total: usize = documents.iter().map(|text| text.len() + HELD).sum();
-        let groups = group(documents, if threads > 1 { (total / (threads * 8)).max(1 << 16) } else { usize::MAX });
-        let (shared, starts) = (Shared(out), Shared(offsets.as_mut_ptr()));
-        let next = AtomicUsize::new(0);
-        // Each group writes at the place where its text begins in bytes: always enough room, and nobody waits.
-        let work = || {
-            let mut cache = lock(T::caches(self)).pop().unwrap_or_else(|| Cache::new(&self.whole));
-            while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let mut written = 0;
-                for k in group.first..group.end {
-                    starts.at(k).write(written as u64);
-                    written += self.encode(documents[k], &mut cache, shared.at(group.room + written));
+    /// Writes the ids of `text` to the beginning of `out` and returns how many.
+    fn encode(&self, text: &[u8], cache: &mut Cache<T>, out: &mut [T]) -> usize {
+        assert!(out.len() >= room(&[text]));
+        let start = out.as_mut_ptr();
+        let mut state = (cache, start);
+        each_piece(self.splitter, text, &mut state, |state| &state.0.short, |(cache, out), key, hash, piece| {
+            let found = cache.short.find(key, hash);
+            // Sound: `out` has room, see above.
+            unsafe {
+                if key != 0 && found.key == key {
+                    out.cast::<[T; HELD]>().write_unaligned(found.value.0);
+                    *out = out.add(found.value.1 as usize);
+                } else {
+                    *out = self.write_new(cache, key, hash, piece, *out);
                 }
-                group.written.store(written, Ordering::Relaxed);
             }
-            lock(T::caches(self)).push(cache);
-        };
-        if threads > 1 && groups.len() > 1 {
-            std::thread::scope(|scope| (0..threads.min(groups.len())).for_each(|_| drop(scope.spawn(work))));
-        } else {
-            work();
-        }
-        let mut written = 0;
-        for group in &groups {
-            let count = group.written.load(Ordering::Relaxed);
-            std::ptr::copy(out.add(group.room), out.add(written), count);
-            offsets[group.first..group.end].iter_mut().for_each(|offset| *offset += written as u64);
+        });
+        // Sound: both point into `out`.
+        unsafe { state.1.offset_from(start) as usize }
+    }
+
+    /// Writes the ids of all documents one after another and returns their number. `offsets` has one entry more than there
+    /// are documents: document k begins at offsets[k] and ends at offsets[k + 1]. `out` must have the `room` of them all.
+    pub fn batch(&self, documents: &[&[u8]], threads: usize, out: &mut [T], offsets: &mut [u64]) -> usize {
+        let threads = threads.min(room(documents) >> 16).max(1);
+        let each = if threads > 1 { documents.len().div_ceil(threads * 8) } else { documents.len().max(1) };
+        offsets[0] = 0;
+        let ends = &mut offsets[1..];
+        // Each group of documents is written where its text begins in bytes: always enough room, and nobody waits.
+        let mut rest = &mut *out;
+        let jobs = documents.chunks(each).zip(ends.chunks_mut(each)).map(|(group, ends)| {
+            let (mine, others) = take(&mut rest).split_at_mut(room(group));
+            rest = others;
+            (group, ends, mine)
+        });
+        let new = || Cache { short: self.vocabulary.clone(), long: Map::default(), scratch: vec![] };
+        let mut caches: Vec<_> = (0..threads).map(|_| self.caches.lock().unwrap().pop().unwrap_or_else(new)).collect();
+        share(&mut caches, jobs, |cache, (group, ends, out)| {
+            let mut written = 0;
+            for (text, end) in group.iter().zip(ends) {
+                written += self.encode(text, cache, &mut out[written..]);
+                *end = written as u64;
+            }
+        });
+        self.caches.lock().unwrap().extend(caches);
+        let (mut from, mut written) = (0, 0);
+        for (group, ends) in documents.chunks(each).zip(ends.chunks_mut(each)) {
+            let count = ends[group.len() - 1] as usize;
+            out.copy_within(from..from + count, written);
+            ends.iter_mut().for_each(|end| *end += written as u64);
+            from += room(group);
             written += count;
         }
-        offsets[documents.len()] = written as u64;
         written
     }
 }
 
-struct Group {
-    first: usize,
-    end: usize,
-    room: usize,
-    written: AtomicUsize,
-}
-
-/// Neighbouring documents in groups of about `size` bytes.
-fn group(documents: &[&[u8]], size: usize) -> Vec<Group> {
-    let (mut groups, mut first, mut room, mut bytes) = (vec![], 0, 0, 0);
-    for (k, text) in documents.iter().enumerate() {
-        bytes += text.len() + HELD;
-        if bytes >= size || k + 1 == documents.len() {
-            groups.push(Group { first, end: k + 1, room, written: AtomicUsize::new(0) });
-            (first, room, bytes) = (k + 1, room + bytes, 0);
-        }
-    }
-    groups
-}
-
-/// A pointer that threads share, each writing places of its own.
-struct Shared<T>(*mut T);
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    unsafe fn at(&self, k: usize) -> *mut T {
-        self.0.add(k)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(32))] // within one cache line, so that one prefetch brings it all
-struct Slot<T> {
-    key: Key,
-    ids: [T; HELD],
-    count: u16,
-}
-
-/// The ids of short pieces, by open addressing. It starts with the vocabulary itself and is emptied to that when full.
-pub struct Cache<T> {
-    slots: Vec<Slot<T>>,
-    used: usize,
-    long: Map<Box<[u8]>, Box<[u32]>>,
-    scratch: Vec<u32>,
-}
-
-impl<T: Id> Cache<T> {
-    fn new(whole: &[(Key, u32)]) -> Self {
-        let mut cache = Cache { slots: vec![], used: 0, long: Map::default(), scratch: vec![] };
-        cache.reset((whole.len() * 4).next_power_of_two().max(1 << 12), whole);
-        cache
-    }
-
-    fn reset(&mut self, length: usize, whole: &[(Key, u32)]) {
-        self.slots = vec![Slot { key: 0, ids: [T::of(0); HELD], count: 0 }; length];
-        self.used = 0;
-        for &(key, id) in whole {
-            let place = self.find(key, hash_key(key));
-            if self.slots[place].key == 0 {
-                self.slots[place] = Slot { key, ids: [T::of(id); HELD], count: 1 };
-                self.used += 1;
-            }
-        }
-    }
-
-    /// The slot of the key, or the empty one where it belongs. (Key 0, a long piece, finds some empty slot.)
-    #[inline(always)]
-    fn find(&self, key: Key, hash: usize) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut place = hash & mask;
-        loop {
-            let found = self.slots[place].key;
-            if found == key || found == 0 {
-                return place;
-            }
-            place = (place + 1) & mask;
-        }
-    }
-
-    /// Keeps what `scratch` holds, the ids of this piece.
-    fn insert(&mut self, place: usize, key: Key, text: &[u8], whole: &[(Key, u32)]) {
-        if key == 0 {
-            if text.len() <= LONG {
-                if self.long.len() >= LONG_PIECES {
-                    self.long.clear();
-                }
-                self.long.insert(text.into(), self.scratch.as_slice().into());
-            }
-            return;
-        }
-        if self.scratch.len() > HELD {
-            return;
-        }
-        let mut held = [T::of(0); HELD];
-        held.iter_mut().zip(&self.scratch).for_each(|(slot, &id)| *slot = T::of(id));
-        self.slots[place] = Slot { key, ids: held, count: self.scratch.len() as u16 };
-        self.used += 1;
-        if self.used * 2 <= self.slots.len() {
-            return;
-        }
-        if self.slots.len() >= CACHE.max(whole.len() * 4) {
-            return self.reset(self.slots.len(), whole);
-        }
-        let larger = vec![Slot { key: 0, ids: held, count: 0 }; self.slots.len() * 4];
-        for slot in std::mem::replace(&mut self.slots, larger) {
-            if slot.key != 0 {
-                let place = self.find(slot.key, hash_key(slot.key));
-                self.slots[place] = slot;
-            }
-        }
-    }
+/// Ids of room that documents need: a token takes at least one byte, and a slot is copied whole.
+pub fn room(documents: &[&[u8]]) -> usize {
+    documents.iter().map(|text| text.len() + HELD).sum()
 }

@@ -5,42 +5,50 @@
 #![allow(clippy::missing_safety_doc)] // every function has the same contract: pointers are valid for the lengths given
 
 mod count;
-mod encode;
+pub mod encode;
+mod piece;
 mod split;
-mod train;
+pub mod train;
 
-#[cfg(test)]
-mod tests;
-
-use count::Counter;
-use encode::Encoder;
-use split::Splitter;
+use encode::{room, Encoder, Id};
 use std::ffi::c_void;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::slice::from_raw_parts;
-use train::Merger;
+use std::slice::{from_raw_parts, from_raw_parts_mut};
+use train::Trainer;
 
 /// Raised whenever a signature below changes, so that a stale library is noticed.
-const INTERFACE: usize = 1;
+const INTERFACE: usize = 2;
 const FAILED: usize = usize::MAX;
 
+fn pair_of(a: u32, b: u32) -> u64 {
+    (a as u64) << 32 | b as u64
+}
+
+/// Fibonacci hashing (Knuth, The Art of Computer Programming 6.4): the golden ratio spreads neighbouring keys.
 #[inline(always)]
-pub(crate) fn hash64(x: u64) -> u64 {
+fn hash64(x: u64) -> u64 {
     let mixed = x.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     mixed ^ mixed >> 32
 }
 
+type Map<K, V> = std::collections::HashMap<K, V, std::hash::BuildHasherDefault<Hasher>>;
+
 /// A fast hash for keys nobody chooses against us; std's SipHash takes a tenth of the training time on Chinese.
 #[derive(Default)]
-pub(crate) struct Hasher(u64);
+struct Hasher(u64);
 
 impl std::hash::Hasher for Hasher {
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = hash64(self.0.rotate_left(5) ^ u64::from_le_bytes(word));
+            self.write_u64(u64::from_le_bytes(word));
         }
+    }
+
+    #[inline(always)]
+    fn write_u64(&mut self, word: u64) {
+        self.0 = hash64(self.0.rotate_left(5) ^ word);
     }
 
     fn finish(&self) -> u64 {
@@ -48,15 +56,24 @@ impl std::hash::Hasher for Hasher {
     }
 }
 
-pub(crate) type Map<K, V> = std::collections::HashMap<K, V, std::hash::BuildHasherDefault<Hasher>>;
+/// Asks for the memory of an entry that is needed soon.
+#[inline(always)]
+fn prefetch<T>(entries: &[T], index: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // Sound: a prefetch is a hint and reads nothing.
+    unsafe { std::arch::x86_64::_mm_prefetch(entries.as_ptr().wrapping_add(index) as *const i8, 3) }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (entries, index);
+}
 
 fn guard(work: impl FnOnce() -> usize) -> usize {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(FAILED)
 }
 
-unsafe fn texts<'a>(starts: *const *const u8, lengths: *const usize, count: usize) -> Vec<&'a [u8]> {
-    let (starts, lengths) = (from_raw_parts(starts, count), from_raw_parts(lengths, count));
-    starts.iter().zip(lengths).map(|(&start, &length)| from_raw_parts(start, length)).collect()
+/// Texts arrive as the addresses of them all, followed by their lengths.
+unsafe fn texts<'a>(places: *const usize, count: usize) -> Vec<&'a [u8]> {
+    let (starts, lengths) = from_raw_parts(places, 2 * count).split_at(count);
+    starts.iter().zip(lengths).map(|(&start, &length)| from_raw_parts(start as *const u8, length)).collect()
 }
 
 #[no_mangle]
@@ -64,62 +81,36 @@ pub extern "C" fn bpe_interface() -> usize {
     INTERFACE
 }
 
-/// Points at the UTF-8 of each string in a Python list and returns the bytes in all. It runs under Python's lock; the two
-/// functions are PyList_GetItem and PyUnicode_AsUTF8AndSize, handed over so that nothing links to Python.
+/// Finds the UTF-8 of each of Python's strings, as `texts` takes it, and returns the bytes in all. It runs under Python's lock; `utf8` is
+/// PyUnicode_AsUTF8AndSize, handed over so that nothing links to Python.
 /// Stops at the first string without UTF-8 (Python's error is set then) and returns FAILED.
 #[no_mangle]
 pub unsafe extern "C" fn bpe_strings(
-    list: *mut c_void, count: usize, item: extern "C" fn(*mut c_void, isize) -> *mut c_void,
-    utf8: extern "C" fn(*mut c_void, *mut isize) -> *const u8, starts: *mut *const u8, lengths: *mut usize,
+    strings: *const *mut c_void, count: usize, utf8: extern "C" fn(*mut c_void, *mut isize) -> *const u8, places: *mut usize,
 ) -> usize {
     let mut total = 0;
     for k in 0..count {
         let mut length = 0;
-        let start = utf8(item(list, k as isize), &mut length);
+        let start = utf8(*strings.add(k), &mut length);
         if start.is_null() {
             return FAILED;
         }
-        starts.add(k).write(start);
-        lengths.add(k).write(length as usize);
+        places.add(k).write(start as usize);
+        places.add(count + k).write(length as usize);
         total += length as usize;
     }
     total
 }
 
-/// Writes where each piece of a text ends and returns the number of pieces.
-#[no_mangle]
-pub unsafe extern "C" fn bpe_split(digits: usize, text: *const u8, length: usize, ends: *mut u64) -> usize {
-    guard(|| {
-        let (splitter, text) = (Splitter::new(digits), from_raw_parts(text, length));
-        let (mut end, mut count) = (0, 0);
-        while end < length {
-            end = splitter.end(text, end);
-            ends.add(count).write(end as u64);
-            count += 1;
-        }
-        count
-    })
-}
-
-/// Counts pieces first and merges pairs afterwards.
-pub struct Trainer {
-    splitter: Splitter,
-    counters: Vec<Counter>,
-    merger: Option<Merger>,
-}
-
 #[no_mangle]
 pub extern "C" fn bpe_trainer_new(digits: usize, threads: usize) -> *mut Trainer {
-    let counters = (0..threads.max(1)).map(|_| Counter::new()).collect();
-    Box::into_raw(Box::new(Trainer { splitter: Splitter::new(digits), counters, merger: None }))
+    Box::into_raw(Box::new(Trainer::new(digits, threads)))
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bpe_trainer_count(
-    trainer: *mut Trainer, starts: *const *const u8, lengths: *const usize, count: usize,
-) -> usize {
+pub unsafe extern "C" fn bpe_trainer_count(trainer: *mut Trainer, places: *const usize, count: usize) -> usize {
     guard(|| {
-        Counter::documents(&mut (*trainer).counters, (*trainer).splitter, &texts(starts, lengths, count));
+        (*trainer).count(&texts(places, count));
         0
     })
 }
@@ -128,18 +119,9 @@ pub unsafe extern "C" fn bpe_trainer_count(
 #[no_mangle]
 pub unsafe extern "C" fn bpe_trainer_merge(trainer: *mut Trainer, limit: usize, out: *mut [u32; 2]) -> usize {
     guard(|| {
-        let trainer = &mut *trainer;
-        if trainer.merger.is_none() {
-            trainer.merger = Merger::new(Counter::pieces(std::mem::take(&mut trainer.counters)));
-        }
-        let Some(merger) = &mut trainer.merger else { return FAILED };
-        for made in 0..limit {
-            match merger.merge() {
-                Some((a, b)) => out.add(made).write([a, b]),
-                None => return made,
-            }
-        }
-        limit
+        let merges = (*trainer).merge(limit);
+        out.copy_from_nonoverlapping(merges.as_ptr(), merges.len());
+        merges.len()
     })
 }
 
@@ -148,35 +130,37 @@ pub unsafe extern "C" fn bpe_trainer_free(trainer: *mut Trainer) {
     drop(Box::from_raw(trainer));
 }
 
+/// Documents, threads, and where to write ids and offsets.
+type Encode = Box<dyn Fn(&[&[u8]], usize, *mut c_void, &mut [u64]) -> usize>;
+
+fn encoder<T: Id + 'static>(merges: &[[u32; 2]], digits: usize) -> Option<Encode> {
+    let encoder = Encoder::<T>::new(merges, digits)?;
+    Some(Box::new(move |documents, threads, out, offsets| {
+        let out = unsafe { from_raw_parts_mut(out.cast(), room(documents)) };
+        encoder.batch(documents, threads, out, offsets)
+    }))
+}
+
+/// Its ids have 16 bits, or 32 where `wide`.
 #[no_mangle]
-pub unsafe extern "C" fn bpe_encoder_new(
-    bytes: *const [u32; 256], merges: *const [u32; 3], count: usize, digits: usize,
-) -> *mut Encoder {
-    let build = || Encoder::new(&*bytes, from_raw_parts(merges, count), digits);
-    match catch_unwind(AssertUnwindSafe(build)) {
+pub unsafe extern "C" fn bpe_encoder_new(merges: *const [u32; 2], count: usize, digits: usize, wide: bool) -> *mut Encode {
+    let new = if wide { encoder::<u32> } else { encoder::<u16> };
+    match catch_unwind(|| new(from_raw_parts(merges, count), digits)) {
         Ok(Some(encoder)) => Box::into_raw(Box::new(encoder)),
         _ => std::ptr::null_mut(),
     }
 }
 
 /// Writes the ids of all documents one after another and returns their number; `offsets[k]` says where document k begins.
-/// `out` holds ids of 16 bits, or of 32 where `wide`, and has room for the bytes of all documents plus 7 for each.
+/// `out` has room for the bytes of all documents plus 7 for each.
 #[no_mangle]
 pub unsafe extern "C" fn bpe_encode(
-    encoder: *const Encoder, starts: *const *const u8, lengths: *const usize, count: usize, threads: usize, wide: bool,
-    out: *mut c_void, offsets: *mut u64,
+    encoder: *const Encode, places: *const usize, count: usize, threads: usize, out: *mut c_void, offsets: *mut u64,
 ) -> usize {
-    guard(|| {
-        let documents = texts(starts, lengths, count);
-        let offsets = std::slice::from_raw_parts_mut(offsets, count + 1);
-        match wide {
-            true => (*encoder).batch(&documents, threads, out as *mut u32, offsets),
-            false => (*encoder).batch(&documents, threads, out as *mut u16, offsets),
-        }
-    })
+    guard(|| (*encoder)(&texts(places, count), threads, out, from_raw_parts_mut(offsets, count + 1)))
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bpe_encoder_free(encoder: *mut Encoder) {
+pub unsafe extern "C" fn bpe_encoder_free(encoder: *mut Encode) {
     drop(Box::from_raw(encoder));
 }

@@ -5,12 +5,43 @@
 //! the right one starts n places on, the left one ends one place before. Each pair keeps the places where it occurs.
 //! All places of a pair arise in the one step that made its younger token, so they are stored side by side, in order, and a
 //! merge visits only its own places, however long the piece is.
-use crate::count::{hash_pair, prefetch};
+use crate::count::Counter;
+use crate::piece::share;
+use crate::split::Splitter;
+use crate::{pair_of, prefetch, Map};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::mem::take;
+use std::ops::Range;
 
 const GAP: u32 = u32::MAX;
 const DEAD: u32 = u32::MAX - 1;
+
+/// Counts pieces first and merges pairs afterwards.
+pub struct Trainer {
+    splitter: Splitter,
+    counters: Vec<Counter>,
+    merger: Option<Merger>,
+}
+
+impl Trainer {
+    pub fn new(digits: usize, threads: usize) -> Self {
+        let counters = (0..threads.max(1)).map(|_| Counter::new()).collect();
+        Trainer { splitter: Splitter::new(digits), counters, merger: None }
+    }
+
+    pub fn count(&mut self, documents: &[&[u8]]) {
+        share(&mut self.counters, documents.chunks(16), |counter, some| {
+            some.iter().for_each(|text| counter.document(self.splitter, text));
+        });
+    }
+
+    /// Up to `limit` more merges; fewer mean that no pair is left.
+    pub fn merge(&mut self, limit: usize) -> Vec<[u32; 2]> {
+        let merger = self.merger.get_or_insert_with(|| Merger::new(Counter::pieces(take(&mut self.counters))));
+        (0..limit).map_while(|_| merger.merge()).collect()
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Place {
@@ -19,121 +50,119 @@ struct Place {
 }
 
 struct Pair {
-    tokens: u64,
     count: i64,
-    first: usize,
-    places: u32,
+    places: Range<usize>,
 }
 
-/// What one merge does to the pairs with one neighbouring token.
+/// What one step adds to one pair.
 #[derive(Clone, Copy, Default)]
-struct Side {
+struct Gain {
     count: i64,
-    places: u32,
+    places: usize,
     cursor: usize,
 }
 
-pub struct Merger {
+/// Where a pair arises: the number of its Gain, the place, and how often its piece occurs.
+type Found = (u32, u32, i64);
+
+#[derive(Default)]
+struct Merger {
     row: Vec<Place>,
     counts: Vec<i64>,
     widths: Vec<u32>,
-    pairs: Vec<Pair>,
-    index: Index,
+    pairs: Map<u64, Pair>,
     places: Vec<u32>,
-    heap: BinaryHeap<(i64, Reverse<u64>, u32)>,
-    left: Vec<Side>,
-    right: Vec<Side>,
-}
-
-fn pair_of(a: u32, b: u32) -> u64 {
-    (a as u64) << 32 | b as u64
+    heap: BinaryHeap<(i64, Reverse<u64>)>,
+    gains: Vec<Gain>,
 }
 
 impl Merger {
-    /// None: the distinct pieces are longer than 4 GiB together.
-    pub fn new(pieces: Vec<(Box<[u8]>, u64)>) -> Option<Self> {
+    fn new(pieces: Vec<(Box<[u8]>, u64)>) -> Self {
         let length: usize = 1 + pieces.iter().map(|(piece, _)| piece.len() + 1).sum::<usize>();
-        if length >= DEAD as usize {
-            return None;
-        }
+        assert!(length < DEAD as usize, "the distinct pieces are longer than 4 GiB together");
         let mut row = Vec::with_capacity(length);
         row.push(Place { token: GAP, piece: 0 });
         for (k, (piece, _)) in pieces.iter().enumerate() {
             row.extend(piece.iter().map(|&byte| Place { token: byte as u32, piece: k as u32 }));
             row.push(Place { token: GAP, piece: 0 });
         }
-        let counts = pieces.iter().map(|(_, count)| *count as i64).collect();
-        let sides = vec![Side::default(); 256];
-        let mut merger = Merger {
-            row, counts, widths: vec![1; 256], pairs: vec![], index: Index::new(), places: vec![], heap: BinaryHeap::new(),
-            left: sides.clone(), right: sides,
-        };
-        merger.find_byte_pairs();
-        Some(merger)
-    }
-
-    fn find_byte_pairs(&mut self) {
-        let mut sides = vec![Side::default(); 1 << 16];
-        let neighbours = |row: &[Place]| match (row[0].token, row[1].token) {
+        let counts: Vec<i64> = pieces.iter().map(|(_, count)| *count as i64).collect();
+        let found = row.windows(2).enumerate().filter_map(|(place, two)| match (two[0].token, two[1].token) {
             (GAP, _) | (_, GAP) => None,
-            (a, b) => Some((a << 8 | b) as usize),
-        };
-        for two in self.row.windows(2) {
-            if let Some(pair) = neighbours(two) {
-                sides[pair].count += self.counts[two[0].piece as usize];
-                sides[pair].places += 1;
-            }
-        }
-        for (k, side) in sides.iter_mut().enumerate() {
-            self.add(pair_of(k as u32 >> 8, k as u32 & 255), side);
-        }
-        for (place, two) in self.row.windows(2).enumerate() {
-            if let Some(pair) = neighbours(two) {
-                self.places[sides[pair].cursor] = place as u32;
-                sides[pair].cursor += 1;
-            }
-        }
+            (a, b) => Some((a << 8 | b, place as u32, counts[two[0].piece as usize])),
+        });
+        let gains = vec![Gain::default(); 1 << 16]; // by two bytes now, by a neighbour's token later
+        let mut merger = Merger { widths: vec![1; 256], gains, ..Merger::default() };
+        merger.gain(found, |_, pair, _| pair_of(pair >> 8, pair & 255));
+        Merger { row, counts, ..merger }
     }
 
-    /// Makes room for a new pair and its places; `cursor` then says where the first of them goes.
-    fn add(&mut self, tokens: u64, side: &mut Side) {
-        side.cursor = self.places.len();
-        self.places.resize(self.places.len() + side.places as usize, 0);
-        if side.count > 0 {
-            let id = self.pairs.len() as u32;
-            self.pairs.push(Pair { tokens, count: side.count, first: side.cursor, places: side.places });
-            self.index.insert(tokens, id);
-            self.heap.push((side.count, Reverse(tokens), id));
+    /// Adds the pairs that arise at the places found, with the places of each side by side.
+    /// `name` says which two tokens a Gain's number stands for, and may change what is gained.
+    fn gain(&mut self, found: impl Iterator<Item = Found> + Clone, mut name: impl FnMut(&mut Self, u32, &mut Gain) -> u64) {
+        let mut gains = take(&mut self.gains);
+        let mut touched = vec![];
+        for (number, _, count) in found.clone() {
+            let gain = &mut gains[number as usize];
+            if gain.places == 0 {
+                touched.push(number);
+            }
+            gain.count += count;
+            gain.places += 1;
+        }
+        for &number in &touched {
+            let gain = &mut gains[number as usize];
+            let tokens = name(self, number, gain);
+            gain.cursor = self.places.len();
+            let places = gain.cursor..gain.cursor + gain.places;
+            self.places.resize(places.end, 0);
+            if gain.count > 0 {
+                self.pairs.insert(tokens, Pair { count: gain.count, places });
+                self.heap.push((gain.count, Reverse(tokens)));
+            }
+        }
+        for (number, place, _) in found {
+            let gain = &mut gains[number as usize];
+            self.places[gain.cursor] = place;
+            gain.cursor += 1;
+        }
+        touched.iter().for_each(|&number| gains[number as usize] = Gain::default());
+        self.gains = gains;
+    }
+
+    fn lose(&mut self, tokens: u64, count: i64) {
+        if let Some(pair) = self.pairs.get_mut(&tokens) {
+            pair.count -= count;
         }
     }
 
     /// The most frequent pair; of equally frequent ones, that of the smallest ids. None: no pair is left.
-    fn best(&mut self) -> Option<u32> {
-        while let Some((count, tokens, id)) = self.heap.pop() {
-            let now = self.pairs[id as usize].count;
-            if now == count {
-                return Some(id);
+    fn best(&mut self) -> Option<(u64, Range<usize>)> {
+        while let Some((count, Reverse(tokens))) = self.heap.pop() {
+            let pair = self.pairs.get_mut(&tokens).unwrap();
+            if pair.count == count {
+                pair.count = 0;
+                return Some((tokens, pair.places.clone()));
             }
-            if now > 0 {
-                self.heap.push((now, tokens, id));
+            if pair.count > 0 {
+                self.heap.push((pair.count, Reverse(tokens))); // it was lost in part since it was pushed
             }
         }
         None
     }
 
     /// Makes one token of the best pair and returns the pair.
-    pub fn merge(&mut self) -> Option<(u32, u32)> {
-        let id = self.best()?;
-        let Pair { tokens, first, places, .. } = self.pairs[id as usize];
+    fn merge(&mut self) -> Option<[u32; 2]> {
+        let (tokens, places) = self.best()?;
         let (a, b, new) = ((tokens >> 32) as u32, tokens as u32, self.widths.len() as u32);
         let (width_a, width_b) = (self.widths[a as usize] as usize, self.widths[b as usize] as usize);
         self.widths.push((width_a + width_b) as u32);
-        self.left.push(Side::default());
-        self.right.push(Side::default());
+        if self.gains.len() < self.widths.len() {
+            self.gains.push(Gain::default());
+        }
 
-        let (mut lefts, mut rights) = (vec![], vec![]);
-        let mut merged = vec![]; // (left neighbour, right neighbour, place)
-        for k in first..first + places as usize {
+        let (mut lefts, mut rights): (Vec<Found>, Vec<Found>) = (vec![], vec![]); // by the neighbour's token
+        for k in places {
             if let Some(&ahead) = self.places.get(k + 12) {
                 prefetch(&self.row, ahead as usize);
             }
@@ -149,109 +178,29 @@ impl Merger {
             self.row[end - 1].token = new;
             let count = self.counts[self.row[place].piece as usize];
             let (left, right) = (self.row[place - 1].token, self.row[end].token);
-            for (token, sides, touched) in [(left, &mut self.left, &mut lefts), (right, &mut self.right, &mut rights)] {
-                if token != GAP {
-                    let side = &mut sides[token as usize];
-                    if side.places == 0 {
-                        touched.push(token);
-                    }
-                    side.count += count;
-                    side.places += 1;
-                }
-            }
-            merged.push((left, right, place as u32));
-        }
-        self.pairs[id as usize].count = 0;
-
-        // In "abab" the second merge has the first one's token to its left: (new, a) was gained and is lost again.
-        let repeated = self.left[new as usize].count;
-        if repeated > 0 {
-            self.right[a as usize].count -= repeated;
-        }
-        // The pairs a merge removes: (left, a) and (b, right). With a twin to the left, (b, a) is removed by the right side.
-        for &left in &lefts {
-            let mut side = std::mem::take(&mut self.left[left as usize]);
-            if left != new {
-                self.lose(pair_of(left, a), side.count);
-            }
-            self.add(pair_of(left, new), &mut side);
-            self.left[left as usize] = side;
-        }
-        for &right in &rights {
-            let mut side = std::mem::take(&mut self.right[right as usize]);
-            let lost = side.count + if right == a { repeated } else { 0 };
-            self.lose(pair_of(b, right), lost);
-            self.add(pair_of(new, right), &mut side);
-            self.right[right as usize] = side;
-        }
-        for (left, right, place) in merged {
             if left != GAP {
-                let side = &mut self.left[left as usize];
-                self.places[side.cursor] = place - self.widths[left as usize];
-                side.cursor += 1;
+                lefts.push((left, place as u32 - self.widths[left as usize], count));
             }
             if right != GAP {
-                let side = &mut self.right[right as usize];
-                self.places[side.cursor] = place;
-                side.cursor += 1;
+                rights.push((right, place as u32, count));
             }
         }
-        lefts.iter().for_each(|&token| self.left[token as usize] = Side::default());
-        rights.iter().for_each(|&token| self.right[token as usize] = Side::default());
-        Some((a, b))
-    }
 
-    fn lose(&mut self, tokens: u64, count: i64) {
-        if let Some(id) = self.index.get(tokens) {
-            self.pairs[id as usize].count -= count;
-        }
-    }
-}
-
-/// From two tokens to a number: open addressing, power-of-two length, nothing is ever removed.
-pub struct Index {
-    slots: Vec<(u64, u32)>,
-    used: usize,
-}
-
-const FREE: u64 = u64::MAX;
-
-impl Index {
-    pub fn new() -> Self {
-        Index { slots: vec![(FREE, 0); 1 << 10], used: 0 }
-    }
-
-    #[inline(always)]
-    fn slot(&self, pair: u64) -> usize {
-        let mask = self.slots.len() - 1;
-        let mut place = hash_pair(pair) & mask;
-        while self.slots[place].0 != pair && self.slots[place].0 != FREE {
-            place = (place + 1) & mask;
-        }
-        place
-    }
-
-    #[inline(always)]
-    pub fn get(&self, pair: u64) -> Option<u32> {
-        let (found, value) = self.slots[self.slot(pair)];
-        (found == pair).then_some(value)
-    }
-
-    /// Keeps the older value of a pair that is there already.
-    pub fn insert(&mut self, pair: u64, value: u32) {
-        if self.used * 2 >= self.slots.len() {
-            let larger = vec![(FREE, 0); self.slots.len() * 4];
-            for (pair, value) in std::mem::replace(&mut self.slots, larger) {
-                if pair != FREE {
-                    let place = self.slot(pair);
-                    self.slots[place] = (pair, value);
-                }
+        // Pairs are gained, (left, new) and (new, right), and as often lost, (left, a) and (b, right). But in "abab" the second
+        // merge finds the first one's token to its left: (new, a) was gained and is lost again, and (b, a) lost once, not twice.
+        let mut repeated = 0;
+        self.gain(lefts.iter().copied(), |merger, left, gain| {
+            match left == new {
+                true => repeated = gain.count,
+                false => merger.lose(pair_of(left, a), gain.count),
             }
-        }
-        let place = self.slot(pair);
-        if self.slots[place].0 == FREE {
-            self.slots[place] = (pair, value);
-            self.used += 1;
-        }
+            pair_of(left, new)
+        });
+        self.gain(rights.iter().copied(), |merger, right, gain| {
+            merger.lose(pair_of(b, right), gain.count);
+            gain.count -= if right == a { repeated } else { 0 };
+            pair_of(new, right)
+        });
+        Some([a, b])
     }
 }

@@ -34,7 +34,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Replace a file by `text`, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), partial.open("w", encoding="utf-8") as file:
+    with naming(path), partial.open("w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -3,7 +3,7 @@
     trainer = Trainer(digits=3)
     trainer.count(["a text", "another"])
     merges = trainer.merge(100)                       # [(left id, right id), ...], the first makes token 256
-    ids, offsets = Encoder(range(256), merges, digits=3).encode_batch(["a text"])
+    ids, offsets = Encoder(merges, digits=3).encode_batch(["a text"])
 
 `native.py` offers the same two classes over the crate in bpe/, with the same results, about twenty times faster.
 Text is cut into pieces by GPT-4's regex; merges never cross a piece. Tokens 0..255 are the bytes, token 256 + k is the k-th merge.
@@ -12,15 +12,15 @@ Text is cut into pieces by GPT-4's regex; merges never cross a piece. Tokens 0..
 import heapq
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-DIGIT_RULES = {1: r"\p{N}", 3: r"\p{N}{1,3}"}
-"""How many digits a piece may hold, and how the regex says it: those of Qwen 2 and of Llama 3, which llama.cpp knows."""
+DIGIT_RULES = {1: "", 3: "{1,3}"}
+"""How many digits a piece may hold, and how a regex says it: those of Qwen 2 and of Llama 3, which llama.cpp knows."""
 
 CACHED_PIECES = 1 << 18
 
@@ -38,7 +38,7 @@ def pattern(digits: int) -> str:
     if digits not in DIGIT_RULES:
         raise ValueError(f"digits={digits}: a piece may hold 1 or 3 digits (the rules that llama.cpp knows)")
     return (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
         + DIGIT_RULES[digits]
         + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
@@ -64,9 +64,8 @@ def splitter(digits: int, *, astral: bool) -> re.Pattern[str]:
         if astral or len(first) == 4:
             classes[kind] += rf"\U{int(first, 16):08x}-\U{int(last, 16):08x}"
     letter, number, space = classes["L"], classes["N"], classes["S"]
-    how_many = {1: "", 3: "{1,3}"}[digits]
     return re.compile(
-        rf"'(?:[sStTmMdD\u017f]|[rRvV][eE]|[lL][lL])|[^\r\n{letter}{number}]?[{letter}]+|[{number}]{how_many}"
+        rf"'(?:[sStTmMdD\u017f]|[rRvV][eE]|[lL][lL])|[^\r\n{letter}{number}]?[{letter}]+|[{number}]{DIGIT_RULES[digits]}"
         rf"| ?[^{space}{letter}{number}]+[\r\n]*|[{space}]*[\r\n]+|[{space}]+(?![^{space}])|[{space}]+"
     )
 
@@ -142,15 +141,15 @@ def join(word: list[int], pair: tuple[int, int], token: int) -> list[int]:
 
 
 class Encoder:
-    """Text to ids. `byte_ids[b]` is the id of byte b; the k-th merge makes token 256 + k."""
+    """Text to ids of 16 bits, or of 32 where `wide`. The k-th merge makes token 256 + k."""
 
-    def __init__(self, byte_ids: Sequence[int], merges: Sequence[tuple[int, int]], *, digits: int) -> None:
-        self.byte_ids = list(byte_ids)
+    def __init__(self, merges: Sequence[tuple[int, int]], *, digits: int, wide: bool = False) -> None:
         self.ranks = {pair: 256 + rank for rank, pair in enumerate(merges)}
         self.digits = digits
+        self.dtype = np.uint32 if wide else np.uint16
         self.cache: dict[str, list[int]] = {}
 
-    def encode_batch(self, texts: list[str], *, threads: int = 1, wide: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    def encode_batch(self, texts: list[str], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """All ids one after another, and where each text begins (one entry more than texts)."""
         ids: list[int] = []
         offsets = [0]
@@ -159,10 +158,10 @@ class Encoder:
                 if piece not in self.cache:
                     if len(self.cache) >= CACHED_PIECES:
                         self.cache.clear()
-                    self.cache[piece] = merge_piece([self.byte_ids[byte] for byte in piece.encode()], self.ranks)
+                    self.cache[piece] = merge_piece(list(piece.encode()), self.ranks)
                 ids += self.cache[piece]
             offsets.append(len(ids))
-        return np.array(ids, np.uint32 if wide else np.uint16), np.array(offsets, np.uint64)
+        return np.array(ids, self.dtype), np.array(offsets, np.uint64)
 
 
 def merge_piece(ids: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
@@ -184,31 +183,3 @@ def merge_piece(ids: list[int], ranks: dict[tuple[int, int], int]) -> list[int]:
             if left >= 0 and right != end and (rank := ranks.get((ids[left], ids[right]))) is not None:
                 heapq.heappush(heap, (rank, left))
     return [token for token in ids if token >= 0]
-
-
-def merges_of(ranks: Iterable[tuple[bytes, int]]) -> tuple[list[int], list[tuple[int, int]]]:
-    """The byte ids and merges behind a vocabulary of (bytes, id) as tiktoken keeps it.
-
-    A token's merge is what encoding its bytes with the older tokens leaves: two of them.
-
-    Raises:
-        ValueError: ids 0..255 are not the single bytes, ids have gaps, or a token cannot be made from two older ones.
-    """
-    order = sorted(ranks, key=lambda pair: pair[1])
-    if [token for _, token in order] != list(range(len(order))) or {len(spelling) for spelling, _ in order[:256]} != {
-        1
-    }:
-        raise ValueError("ranks: expected ids 0, 1, 2, ... without gaps, the first 256 of them single bytes")
-    ids = dict(order)
-    byte_ids = [ids[bytes([byte])] for byte in range(256)]
-    merges: list[tuple[int, int]] = []
-    made: dict[tuple[int, int], int] = {}
-    for spelling, token in order[256:]:
-        parts = merge_piece([byte_ids[byte] for byte in spelling], made)
-        if len(parts) != 2:
-            raise ValueError(
-                f"ranks: token {token} ({spelling!r}) is not made of two older tokens, but of {len(parts)}"
-            )
-        merges.append((parts[0], parts[1]))
-        made[parts[0], parts[1]] = token
-    return byte_ids, merges

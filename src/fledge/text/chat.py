@@ -13,6 +13,7 @@ result, which the engine supplies. Special tokens are placed by id here and nowh
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -256,7 +257,8 @@ class PartReader:
         self.stop, self.stopped = tuple(stop), False
         self.held = ""
         """Prose that may be the beginning of a stop string."""
-        self.decoder = tokenizer.incremental_decoder()
+        self.tokenizer = tokenizer
+        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.silent = frozenset(special.values())
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
         self.opens: dict[int, Kind] = {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
@@ -267,7 +269,7 @@ class PartReader:
         if self.ended or self.stopped:
             return []
         if token not in self.silent:
-            return self._piece(self.decoder.feed(token))
+            return self._piece(self.utf8.decode(self.tokenizer.decode_bytes([token])))
         if token in self.ends:
             self.ended = True
         elif token in self.opens:
@@ -282,7 +284,7 @@ class PartReader:
 
     def flush(self) -> list[Piece]:
         """What was held back and what is left of a character that was never completed, at the end of a part."""
-        pieces = self._piece(self.decoder.flush())
+        pieces = self._piece(self.utf8.decode(b"", final=True))
         held, self.held = self.held, ""
         return [*pieces, ("text", held)] if held and not self.stopped else pieces
 

@@ -10,20 +10,20 @@ never becomes a special token: those are placed by id, by the chat template alon
 (`native.py`), or by plain Python (`bpe.py`) with the same result where the library is missing or FLEDGE_BPE=python.
 """
 
-import codecs
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fledge.runs import write_atomic
 from fledge.text import bpe, native
 
 SPECIAL = (
@@ -43,6 +43,7 @@ FORMAT = 1
 CHUNK_CHARS = 16 << 20
 CHUNK_DOCUMENTS = 8192
 MERGES_BETWEEN_REPORTS = 512
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 Progress = Callable[[str, int, int | None], None]
 """Called with ("count", characters so far, `max_chars`) and then with ("merge", merges so far, merges wanted)."""
@@ -57,15 +58,15 @@ class Tokenizer:
         *,
         digits: int = DIGITS,
         special: Sequence[str] = SPECIAL,
-        byte_ids: Sequence[int] = range(256),
         provenance: dict[str, Any] | None = None,
     ) -> None:
         self.merges = list(merges)
         self.digits = digits
         self.pattern = bpe.pattern(digits)
-        self.byte_ids = list(byte_ids)
         self.provenance = provenance or {}
-        self._tokens = spell(self.byte_ids, self.merges)
+        self._tokens = [bytes([byte]) for byte in range(256)]
+        for a, b in self.merges:
+            self._tokens.append(self._tokens[a] + self._tokens[b])
         self.special = {name: len(self._tokens) + k for k, name in enumerate(special)}
         self._tokens += [name.encode() for name in special]
         self.vocab = len(self._tokens)
@@ -104,14 +105,15 @@ class Tokenizer:
         bpe.pattern(digits)  # raises where digits are not allowed
         trainer = backend().Trainer(digits=digits, threads=threads or cores())
         report = progress or (lambda phase, done, total: None)
-        read = Read()
+        count = chars = 0
         for chunk in chunks(documents, max_chars=max_chars, doc_cap=doc_cap):
-            with naming_the_document(chunk, first=read.documents):
+            with naming_the_document(chunk, first=count):
                 trainer.count(chunk)
-            read = Read(read.documents + len(chunk), read.chars + sum(map(len, chunk)))
-            report("count", read.chars, max_chars)
-        if not read.chars:
-            raise ValueError(f"no text to train on: {read.documents} documents, all of them empty; check --data")
+            count += len(chunk)
+            chars += sum(map(len, chunk))
+            report("count", chars, max_chars)
+        if not chars:
+            raise ValueError(f"no text to train on: {count} documents, all of them empty; check --data")
         merges: list[tuple[int, int]] = []
         while len(merges) < wanted:
             more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
@@ -122,21 +124,9 @@ class Tokenizer:
                 break
             merges += more
             report("merge", len(merges), wanted)
-        provenance = {"documents": read.documents, "chars": read.chars, "vocab_wanted": vocab}
+        provenance = {"documents": count, "chars": chars, "vocab_wanted": vocab}
         provenance |= {"max_chars": max_chars, "doc_cap": doc_cap}
         return cls(merges, digits=digits, special=special, provenance=provenance)
-
-    @classmethod
-    def from_ranks(
-        cls, ranks: dict[bytes, int], *, digits: int = DIGITS, special: Sequence[str] = SPECIAL
-    ) -> "Tokenizer":
-        """From a vocabulary as tiktoken keeps it. Ids must have no gaps and begin with the 256 bytes, in any order.
-
-        Raises:
-            ValueError: they do not, or a token cannot be made from two older ones.
-        """
-        byte_ids, merges = bpe.merges_of(ranks.items())
-        return cls(merges, digits=digits, special=special, byte_ids=byte_ids)
 
     def mergeable_ranks(self) -> dict[bytes, int]:
         """Every token but the special ones, by its bytes, as tiktoken.Encoding takes it."""
@@ -144,7 +134,7 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":
-        return backend().Encoder(self.byte_ids, self.merges, digits=self.digits)
+        return backend().Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. Names of special tokens in it are ordinary text.
@@ -164,7 +154,7 @@ class Tokenizer:
             ValueError: a text holds a lone surrogate; the message names it.
         """
         with naming_the_document(texts):
-            return self._encoder.encode_batch(list(texts), threads=threads or cores(), wide=self.vocab > 1 << 16)
+            return self._encoder.encode_batch(list(texts), threads=threads or cores())
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes the ids stand for, special tokens by name.
@@ -182,10 +172,6 @@ class Tokenizer:
         """As text; bytes that are no UTF-8 become U+FFFD."""
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def incremental_decoder(self) -> "IncrementalDecoder":
-        """For text that arrives token by token."""
-        return IncrementalDecoder(self)
-
     @cached_property
     def bytes_per_token(self) -> np.ndarray:
         """UTF-8 bytes each token stands for; 0 for special ones, which stand for no text. The unit of bits per byte."""
@@ -194,32 +180,20 @@ class Tokenizer:
         return widths
 
     @cached_property
-    def _file(self) -> bytes:
-        return (json.dumps(hugging_face(self), ensure_ascii=False, indent=1) + "\n").encode()
+    def _file(self) -> str:
+        return json.dumps(hugging_face(self), ensure_ascii=False, indent=1) + "\n"
 
     @property
     def hash(self) -> str:
         """SHA-256 of tokenizer.json, in hexadecimal."""
-        return hashlib.sha256(self._file).hexdigest()
+        return hashlib.sha256(self._file.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, in Hugging Face's format, and tokenizer_meta.json with the hash and what it was trained on."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        meta = {
-            "format": FORMAT,
-            "hash": self.hash,
-            "vocab": self.vocab,
-            "digits": self.digits,
-            "provenance": self.provenance,
-        }
-        for name, content in (
-            ("tokenizer.json", self._file),
-            ("tokenizer_meta.json", json.dumps(meta, indent=1).encode() + b"\n"),
-        ):
-            partial = folder / f".{name}.partial"
-            partial.write_bytes(content)
-            partial.replace(folder / name)
+        meta = {"format": FORMAT, "hash": self.hash, "vocab": self.vocab, "digits": self.digits}
+        meta["provenance"] = self.provenance
+        write_atomic(Path(folder, "tokenizer.json"), self._file)
+        write_atomic(Path(folder, "tokenizer_meta.json"), json.dumps(meta, indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -242,46 +216,11 @@ class Tokenizer:
                 )
             if meta["hash"] != hashlib.sha256(content).hexdigest():
                 raise ValueError(
-                    f"{folder}: tokenizer.json is not the file that tokenizer_meta.json describes; train it again"
+                    f"{folder}: tokenizer.json is not the file that tokenizer_meta.json describes; train again"
                 )
-            tokenizer = from_hugging_face(json.loads(content), digits=meta["digits"], provenance=meta["provenance"])
+            return from_hugging_face(json.loads(content), digits=meta["digits"], provenance=meta["provenance"])
         except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as problem:
             raise ValueError(f"{folder}: not a tokenizer of fledge ({problem!r}); train it again") from problem
-        return tokenizer
-
-
-class IncrementalDecoder:
-    """Turns tokens into text as they come, holding back the bytes of a character until it is whole."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def feed(self, token: int) -> str:
-        """The characters that this token completes, possibly none."""
-        return self.utf8.decode(self.tokenizer.decode_bytes([token]))
-
-    def flush(self) -> str:
-        """What is left of a character that was never completed: U+FFFD, or nothing."""
-        return self.utf8.decode(b"", final=True)
-
-
-@dataclass(frozen=True)
-class Read:
-    """How much has been read."""
-
-    documents: int = 0
-    chars: int = 0
-
-
-def spell(byte_ids: Sequence[int], merges: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of every token."""
-    tokens = [b""] * 256
-    for byte, token in enumerate(byte_ids):
-        tokens[token] = bytes([byte])
-    for a, b in merges:
-        tokens.append(tokens[a] + tokens[b])
-    return tokens
 
 
 def chunks(documents: Iterable[str], *, max_chars: int | None, doc_cap: int | None) -> Iterator[list[str]]:
@@ -308,16 +247,11 @@ def naming_the_document(texts: Sequence[str], *, first: int = 0) -> Iterator[Non
     try:
         yield
     except UnicodeEncodeError:
-        for k, text in enumerate(texts, first):
-            try:
-                text.encode()
-            except UnicodeEncodeError as found:
-                at, code = found.start, ord(text[found.start])
-                raise ValueError(
-                    f"document {k}, character {at}: U+{code:04X} is half of a surrogate pair and has no UTF-8 form; "
-                    "replace it, for instance with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
-                ) from None
-        raise
+        k, half = next((k, half) for k, text in enumerate(texts, first) if (half := SURROGATE.search(text)))
+        raise ValueError(
+            f"document {k}, character {half.start()}: U+{ord(half[0]):04X} is half of a surrogate pair and has no UTF-8 form; "
+            "replace it, for instance with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+        ) from None
 
 
 def backend() -> Any:
@@ -394,13 +328,9 @@ def hugging_face(tokenizer: Tokenizer) -> dict[str, Any]:
 def from_hugging_face(content: dict[str, Any], *, digits: int, provenance: dict[str, Any]) -> Tokenizer:
     """The reverse, for files that `hugging_face` made."""
     vocab: dict[str, int] = content["model"]["vocab"]
-    byte_ids = [vocab[letter] for letter in byte_letters()]
+    if [vocab[letter] for letter in byte_letters()] != list(range(256)):
+        raise KeyError("tokens 0 to 255 are not the bytes in order")
     pairs = (merge.split(" ") for merge in content["model"]["merges"])
     special = [token["content"] for token in content["added_tokens"]]
-    return Tokenizer(
-        [(vocab[a], vocab[b]) for a, b in pairs],
-        digits=digits,
-        special=special,
-        byte_ids=byte_ids,
-        provenance=provenance,
-    )
+    merges = [(vocab[a], vocab[b]) for a, b in pairs]
+    return Tokenizer(merges, digits=digits, special=special, provenance=provenance)
