@@ -18,7 +18,8 @@ from rich.console import Console
 
 from fledge.checkpoint import Progress, save
 from fledge.cli import run as command_line
-from fledge.serve.client import Local, Remote, Settings
+from fledge.config import Sampling
+from fledge.serve.client import Local, Remote
 from fledge.stages.chat import COMMANDS, Conversing, complete, render
 from fledge.text.chat import Part, say
 from test_server import endless_model, serving, shelf
@@ -29,7 +30,7 @@ from tiny_engine import BYTES, tiny_model
 def chat() -> Iterator[Conversing]:
     talker = Local(tiny_model(context=256), BYTES, name="tiny")
     console = Console(file=io.StringIO(), width=100)
-    yield Conversing(talker, Settings(max_tokens=12, temperature=1.0), system=None, console=console)
+    yield Conversing(talker, Sampling(max_tokens=12, temperature=1.0, seed=0), system=None, console=console)
     talker.close()
 
 
@@ -71,10 +72,10 @@ def test_retry_asks_again_with_another_seed_and_undo_takes_back(chat: Conversing
 
 def test_settings_change_within_their_limits(chat: Conversing) -> None:
     told = run(chat, "/temperature 0.3", "/top-k 7", "/top-p 0.9", "/seed 5", "/temperature hot", "/top-p 7")
-    settings = chat.settings
+    settings = chat.sampling
     assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.3, 7, 0.9, 5)
     assert "'hot' is not a number from 0.0 to 2.0; it stays 0.3" in told
-    assert "'7' is not a number from 0.0 to 1.0; it stays 0.9" in told
+    assert "top_p=7 is not a number from 0.0 to 1.0; it stays 0.9" in told
 
 
 def test_a_saved_conversation_can_be_loaded(chat: Conversing, tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ def test_tool_use_is_shown_apart_from_prose() -> None:
 
 def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Conversing) -> None:
     assert isinstance(chat.talker, Local)
-    pieces = chat.talker.answer((say("user", "Hello"),), Settings(max_tokens=10_000, temperature=2.0))
+    pieces = chat.talker.answer((say("user", "Hello"),), Sampling(max_tokens=10_000, temperature=2.0))
     next(pieces)
     pieces.close()
     assert chat.talker.told is not None
@@ -125,7 +126,7 @@ def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Conversi
 
 
 def test_a_remote_server_answers_as_the_model_itself_would() -> None:
-    conversation, settings = (say("user", "Hello"),), Settings(max_tokens=20, temperature=1.0, seed=3)
+    conversation, settings = (say("user", "Hello"),), Sampling(max_tokens=20, temperature=1.0, seed=3)
     local = Local(endless_model(1), BYTES, name="tiny", run_tool=lambda code: "42")
     expected = "".join(text for kind, text in local.answer(conversation, settings) if kind == "text")
     with serving(shelf(engine={"run_tool": lambda code: "42"})) as url:

@@ -13,7 +13,7 @@ import torch
 
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
-from tiny_engine import BYTES, tiny_engine, tiny_model
+from tiny_engine import BYTES, asking, tiny_engine, tiny_model
 
 SPECIAL = BYTES.special
 BOS, END = SPECIAL["<|bos|>"], SPECIAL["<|assistant_end|>"]
@@ -59,7 +59,7 @@ def test_greedy_answers_equal_the_argmax_of_full_forwards(shape: str) -> None:
     # Shared beginnings, a repetition and a continuation: what is reused must not show.
     questions += [questions[0], [*questions[0], 5, 6, 7], [*questions[1][:20], 9], [BOS]]
     engine = tiny_engine(model, slots=4, budget=23)
-    requests = engine.generate([Request(prompt=q, max_tokens=12, temperature=0, tools=False) for q in questions])
+    requests = engine.generate([asking(prompt=q, max_tokens=12, temperature=0, tools=False) for q in questions])
     made_up = SPECIAL["<|output_start|>"]
     for request, question in zip(requests, questions, strict=True):
         expected = naive(model, question, steps=12)
@@ -74,17 +74,17 @@ def test_greedy_answers_equal_the_argmax_of_full_forwards(shape: str) -> None:
 def test_a_conversation_that_goes_on_reuses_its_keys_exactly(shape: str) -> None:
     model = tiny_model(**SHAPES[shape])
     engine = tiny_engine(model, slots=3)
-    first = engine.generate([Request(prompt=[BOS, 1, 2, 3], max_tokens=10, temperature=0)])[0]
+    first = engine.generate([asking(prompt=[BOS, 1, 2, 3], max_tokens=10, temperature=0)])[0]
     longer = [BOS, 1, 2, 3, *first.answer, 7, 8]
-    second = engine.generate([Request(prompt=longer, max_tokens=6, temperature=0)])[0]
+    second = engine.generate([asking(prompt=longer, max_tokens=6, temperature=0)])[0]
     assert second.cached == len(longer) - 3  # all but the last sampled token and the two new ones
-    assert second.answer == tiny_engine(model).generate([Request(prompt=longer, max_tokens=6, temperature=0)])[0].answer
+    assert second.answer == tiny_engine(model).generate([asking(prompt=longer, max_tokens=6, temperature=0)])[0].answer
     # A branch after an edit copies the common beginning into another slot and leaves the first branch where it is.
     edited = [*longer[:8], 99]
-    branch = engine.generate([Request(prompt=edited, max_tokens=6, temperature=0)])[0]
+    branch = engine.generate([asking(prompt=edited, max_tokens=6, temperature=0)])[0]
     assert branch.cached == 8
-    assert branch.answer == tiny_engine(model).generate([Request(prompt=edited, max_tokens=6, temperature=0)])[0].answer
-    assert engine.generate([Request(prompt=longer, max_tokens=1, temperature=0)])[0].cached == len(longer) - 1
+    assert branch.answer == tiny_engine(model).generate([asking(prompt=edited, max_tokens=6, temperature=0)])[0].answer
+    assert engine.generate([asking(prompt=longer, max_tokens=1, temperature=0)])[0].cached == len(longer) - 1
 
 
 def test_an_answer_does_not_depend_on_what_else_runs() -> None:
@@ -92,8 +92,8 @@ def test_an_answer_does_not_depend_on_what_else_runs() -> None:
     asked = [BOS, 1, 2, 3]
 
     def answer(company: int, *, slots: int, seed: int = 7) -> list[int]:
-        others = [Request(prompt=[BOS, i], max_tokens=30, seed=i) for i in range(company)]
-        mine = Request(prompt=asked, max_tokens=40, seed=seed, top_k=50)
+        others = [asking(prompt=[BOS, i], max_tokens=30, seed=i) for i in range(company)]
+        mine = asking(prompt=asked, max_tokens=40, seed=seed, top_k=50)
         tiny_engine(model, slots=slots, budget=7).generate([*others, mine])
         return mine.answer
 
@@ -105,7 +105,7 @@ def test_an_answer_does_not_depend_on_what_else_runs() -> None:
 def test_rollouts_of_one_question_compute_its_prompt_once() -> None:
     engine = tiny_engine(slots=16, budget=512)
     prompt = [BOS, *range(60)]
-    requests = engine.generate([Request(prompt=prompt, max_tokens=5, seed=seed) for seed in range(16)])
+    requests = engine.generate([asking(prompt=prompt, max_tokens=5, seed=seed) for seed in range(16)])
     assert [request.cached for request in requests] == [0] + [len(prompt) - 1] * 15
     assert len({tuple(request.answer) for request in requests}) > 8
 
@@ -114,18 +114,18 @@ def test_forgetting_takes_over_changed_weights() -> None:
     model, other = tiny_model(), tiny_model(seed=1)
     engine = tiny_engine(model)
     request: dict[str, Any] = {"prompt": [BOS, *range(20)], "max_tokens": 8, "temperature": 0.0}
-    before = engine.generate([Request(**request)])[0]
+    before = engine.generate([asking(**request)])[0]
     model.load_state_dict(other.state_dict())
     engine.forget()
-    after = engine.generate([Request(**request)])[0]
+    after = engine.generate([asking(**request)])[0]
     assert after.cached == 0
-    assert after.answer == tiny_engine(other).generate([Request(**request)])[0].answer != before.answer
+    assert after.answer == tiny_engine(other).generate([asking(**request)])[0].answer != before.answer
 
 
 def test_the_context_ends_an_answer_with_length() -> None:
     engine = tiny_engine(tiny_model(), context=24)
     for size in (1, 23, 24, 25, 200):
-        request = engine.generate([Request(prompt=[BOS] * size, max_tokens=100, seed=3, stop_tokens=())])[0]
+        request = engine.generate([asking(prompt=[BOS] * size, max_tokens=100, seed=3, stop_tokens=())])[0]
         assert request.finish in ("length", "stop", "tool_error")
         assert len(request.tokens) <= max(24, size)
         if size >= 24:
@@ -134,7 +134,7 @@ def test_the_context_ends_an_answer_with_length() -> None:
 
 def test_logprobs_are_those_of_the_full_forward() -> None:
     model = tiny_model()
-    request = Request(prompt=[BOS, 4, 5], max_tokens=20, seed=5, temperature=0.7, top_k=20, top_logprobs=3)
+    request = asking(prompt=[BOS, 4, 5], max_tokens=20, seed=5, temperature=0.7, top_k=20, top_logprobs=3)
     tiny_engine(model).generate([request])
     with torch.no_grad():
         logprobs = model(torch.tensor([request.tokens]))[0].log_softmax(-1)[2:-1]
@@ -160,9 +160,9 @@ def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.
     call = [SPECIAL["<|python_start|>"], *b"6*7", SPECIAL["<|python_end|>"]]
     result = [SPECIAL["<|output_start|>"], *b"42", SPECIAL["<|output_end|>"]]
     script = iter([*call, ord("A"), END])
-    scripted(engine, monkeypatch, lambda request: next(script) if request.seed == 1 else ord("B"))
-    asked = Request(prompt=[BOS, 1], seed=1, max_tokens=64, top_logprobs=0)
-    other = Request(prompt=[BOS, 2], seed=2, max_tokens=60)
+    scripted(engine, monkeypatch, lambda request: next(script) if request.sampling.seed == 1 else ord("B"))
+    asked = asking(prompt=[BOS, 1], seed=1, max_tokens=64, top_logprobs=0)
+    other = asking(prompt=[BOS, 2], seed=2, max_tokens=60)
     engine.generate([asked, other])
     assert codes == ["6*7"]
     assert steps_meanwhile[0] >= 3
@@ -177,7 +177,7 @@ def test_after_a_tool_result_decoding_continues_as_the_full_forward_would() -> N
     call = [SPECIAL["<|python_start|>"], *b"1+1", SPECIAL["<|python_end|>"]]
     result = [SPECIAL["<|output_start|>"], *b"2", SPECIAL["<|output_end|>"]]
     engine = tiny_engine(model, run_tool=lambda code: "2")
-    request = Request(prompt=[BOS, 1], max_tokens=30, temperature=0)
+    request = asking(prompt=[BOS, 1], max_tokens=30, temperature=0)
     # The model does not call the tool by itself: put the call into its mouth.
     for token in call:
         request.tokens.append(token)
@@ -194,7 +194,7 @@ def test_a_made_up_tool_result_ends_the_answer(monkeypatch: pytest.MonkeyPatch) 
     engine = tiny_engine(slots=1)
     script = iter([65, SPECIAL["<|output_start|>"]])
     scripted(engine, monkeypatch, lambda request: next(script))
-    request = engine.generate([Request(prompt=[BOS])])[0]
+    request = engine.generate([asking(prompt=[BOS])])[0]
     assert (request.finish, request.answer, request.mask) == ("tool_error", [65, SPECIAL["<|output_start|>"]], [1, 1])
 
 
@@ -206,7 +206,7 @@ def test_a_tool_that_raises_stops_the_caller(monkeypatch: pytest.MonkeyPatch) ->
     script = iter([SPECIAL["<|python_start|>"], SPECIAL["<|python_end|>"]])
     scripted(engine, monkeypatch, lambda request: next(script))
     with pytest.raises(RuntimeError, match="no such tool"):
-        engine.generate([Request(prompt=[BOS])])
+        engine.generate([asking(prompt=[BOS])])
     assert len(engine.cache.slots.free) == 1
 
 
@@ -214,7 +214,7 @@ def test_a_long_tool_result_fills_what_room_is_left(monkeypatch: pytest.MonkeyPa
     engine = tiny_engine(slots=1, run_tool=lambda code: "9" * 500)
     script = iter([SPECIAL["<|python_start|>"], SPECIAL["<|python_end|>"]])
     scripted(engine, monkeypatch, lambda request: next(script))
-    request = engine.generate([Request(prompt=[BOS], max_tokens=20)])[0]
+    request = engine.generate([asking(prompt=[BOS], max_tokens=20)])[0]
     assert (request.finish, len(request.answer), sum(request.mask)) == ("length", 20, 2)
 
 
@@ -224,7 +224,7 @@ def test_stop_strings_and_stop_tokens_end_an_answer(monkeypatch: pytest.MonkeyPa
     for settings in ways:
         script = iter(b"abcdefg")
         scripted(engine, monkeypatch, lambda request, script=script: next(script))
-        request = engine.generate([Request(prompt=[BOS], max_tokens=7, **settings)])[0]
+        request = engine.generate([asking(prompt=[BOS], max_tokens=7, **settings)])[0]
         assert (request.finish, bytes(request.answer)) == ("stop", b"abcd")
 
 
@@ -241,14 +241,14 @@ def test_served_requests_stream_and_cancel() -> None:
             if request.finish:
                 done.set()
 
-        request = Request(prompt=[BOS, 3], max_tokens=12, temperature=0)
+        request = asking(prompt=[BOS, 3], max_tokens=12, temperature=0)
         engine.submit(request, on_event)
         assert done.wait(10)
         assert request.answer == naive(model, [BOS, 3], steps=12)[: len(request.answer)]
         assert seen[0] == 1
         assert seen == sorted(seen)
         # Running and waiting requests alike end within 0.1 s.
-        endless = [Request(prompt=[BOS, i], max_tokens=10**6, seed=i) for i in range(6)]
+        endless = [asking(prompt=[BOS, i], max_tokens=10**6, seed=i) for i in range(6)]
         for each in endless:
             engine.submit(each, lambda _: None)
         begin = time.monotonic()
@@ -275,13 +275,13 @@ def test_a_failing_step_ends_its_requests_with_the_error_and_the_next_ones_work(
     monkeypatch.setattr(engine.model, "extend", broken)
     engine.start()
     try:
-        request = Request(prompt=[BOS, 3])
+        request = asking(prompt=[BOS, 3])
         engine.submit(request, lambda r: finished.set() if r.finish else None)
         assert finished.wait(10)
         assert (request.finish, str(request.error)) == ("error", "out of memory")
         monkeypatch.setattr(engine.model, "extend", healthy)
         finished.clear()
-        request = Request(prompt=[BOS, 3], max_tokens=3)
+        request = asking(prompt=[BOS, 3], max_tokens=3)
         engine.submit(request, lambda r: finished.set() if r.finish else None)
         assert finished.wait(10)
         assert request.error is None

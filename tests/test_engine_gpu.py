@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from fledge.infer.engine import Engine, Request
 from fledge.infer.gpu import TOLERANCE, disagreement, find_kernel
-from tiny_engine import BYTES, tiny_engine, tiny_model
+from tiny_engine import BYTES, asking, tiny_engine, tiny_model
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
@@ -71,7 +71,7 @@ def test_without_a_gpu_no_kernel_is_sought() -> None:
 def requests() -> list[Request]:
     rng = np.random.default_rng(0)
     return [
-        Request(
+        asking(
             prompt=rng.integers(0, 256, 1 + 7 * n % 60).tolist(), max_tokens=5 + 3 * n, seed=n, temperature=n % 3 / 2
         )
         for n in range(11)

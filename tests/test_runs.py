@@ -245,8 +245,8 @@ def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
         (Pretrain(ratio=float("nan")), "ratio=nan is not a finite number"),
         (Pretrain(optim=OptimSettings(matrix_rate=float("inf"))), "matrix_rate=inf is not a finite number"),
         (Pretrain(optim=OptimSettings(warmdown=1.5)), "warmdown=1.5 is more than the whole; allowed: 0 to 1"),
-        (Chat(temperature=float("nan")), "temperature=nan"),
-        (Chat(top_p=7.0), "top_p=7.0 is more than the whole"),
+        (Chat(temperature=float("nan")), "temperature=nan is not a number from 0.0 to 2.0"),
+        (Chat(top_p=7.0), "top_p=7.0 is not a number from 0.0 to 1.0"),
     ],
 )
 def test_what_can_be_known_to_be_wrong_is_found_before_anything_starts(config: object, words: str) -> None:

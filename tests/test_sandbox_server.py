@@ -16,13 +16,12 @@ import httpx
 import pytest
 import torch
 
-from fledge.infer.engine import Request
 from fledge.sandbox.sandbox import Sandbox
 from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, python_tool, run_tool
 from fledge.serve.pool import Entry, Shelf
 from fledge.serve.server import Server, create_app
 from hostile.attack import World, children, secrets_in
-from tiny_engine import BYTES, tiny_model
+from tiny_engine import BYTES, asking, tiny_model
 
 HOSTILE = Path(__file__).parent / "hostile"
 PROGRAMS = tomllib.loads((HOSTILE / "programs.toml").read_text("utf-8"))["program"][::3]
@@ -55,7 +54,7 @@ def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Callable[[s
         ready = engine._drawn[0] if engine._drawn else []
         return torch.tensor([plans[seeds[request.key]][sum(request.mask)] for request in ready])
 
-    seeds = {Request(prompt=[0], seed=seed).key: seed for seed in plans}
+    seeds = {asking(prompt=[0], seed=seed).key: seed for seed in plans}
     monkeypatch.setattr("fledge.infer.engine.draw", draw)
     server = Server(create_app(shelf), host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -12,6 +12,7 @@ import httpx
 import openai
 import pytest
 import torch
+from starlette.applications import Starlette
 
 from fledge.model.transformer import Transformer
 from fledge.serve.api import Limits
@@ -52,9 +53,11 @@ def shelf(**settings: Any) -> Shelf:
 
 
 @contextmanager
-def serving(on: Shelf | None = None, *, grace: float = 5.0, **settings: Any) -> Iterator[str]:
+def serving(
+    on: Shelf | None = None, *, app: Starlette | None = None, grace: float = 5.0, **settings: Any
+) -> Iterator[str]:
     """The server in a thread; yields its address."""
-    app = create_app(on or shelf(), **settings)
+    app = app or create_app(on or shelf(), **settings)
     server = Server(app, host="127.0.0.1", port=0, grace_seconds=grace)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -15,13 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request as HttpRequest
 
-from fledge.infer.engine import Request
+from fledge.config import Sampling
 from fledge.serve.api import Limits
 from fledge.serve.server import Api
 from fledge.serve.stream import TURN, Answers
 from fledge.text.chat import decode_answer, fit_prompt, say
 from test_server import HELLO, endless_model, serving, shelf
-from tiny_engine import BYTES, tiny_engine
+from tiny_engine import BYTES, asking, tiny_engine
 
 CLIENTS, TOKENS = 200, 8
 
@@ -47,7 +47,7 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
     alone = tiny_engine(endless_model(1), slots=1, context=256)
     for body, text in zip(bodies, texts, strict=True):
         prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
-        request = Request(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
+        request = asking(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
         answer = alone.generate([request])[0].answer
         assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")
 
@@ -121,7 +121,10 @@ TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optio
 
 
 def test_no_request_makes_the_server_fail_or_hang() -> None:
-    with serving(shelf(), limits=Limits(max_tokens=8)) as url, httpx.Client(base_url=url, timeout=20) as http:
+    with (
+        serving(shelf(), limits=Limits(sampling=Sampling(max_tokens=8))) as url,
+        httpx.Client(base_url=url, timeout=20) as http,
+    ):
 
         @settings(
             max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import test_server
-from fledge.serve.api import Limits, sampling_table
+from fledge.config import Sampling
+from fledge.serve.api import Limits
 from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
@@ -596,7 +597,7 @@ def test_the_settings_and_the_system_prompt_reach_the_request_and_survive_a_relo
 
 
 def test_the_servers_default_holds_until_a_setting_is_changed(open_page: Open) -> None:
-    limits = Limits(temperature=0.35, max_tokens=64)
+    limits = Limits(sampling=Sampling(temperature=0.35, max_tokens=64))
     with test_server.serving(limits=limits) as address:
         page = open_page(address)
         temperature = page.get_by_label("Temperature", exact=True)
@@ -606,7 +607,7 @@ def test_the_servers_default_holds_until_a_setting_is_changed(open_page: Open) -
                 ask(page, "Go")
             expect(page.locator("#send")).to_have_attribute("title", "Send")
             body = asked.value.post_data_json
-            return {key: body[key] for key in body.keys() & {field["name"] for field in sampling_table(limits)}}
+            return {key: body[key] for key in body.keys() & vars(limits.sampling).keys()}
 
         page.click("#settings-open")
         expect(temperature).to_have_value("0.35")

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from fledge.infer.engine import Engine
+from fledge.config import Sampling
+from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 
@@ -34,3 +35,18 @@ def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transf
 def tiny_engine(model: Transformer | None = None, **settings: Any) -> Engine:
     settings.setdefault("slots", 8)
     return Engine(model or tiny_model(), BYTES, **settings)
+
+
+def asking(
+    prompt: list[int],
+    *,
+    stop: tuple[str, ...] = (),
+    stop_tokens: tuple[int, ...] = (),
+    tools: bool = True,
+    top_logprobs: int | None = None,
+    **sampling: Any,
+) -> Request:
+    """A request that draws from the whole distribution of the model with seed 0, where `sampling` does not say otherwise."""
+    drawn = Sampling(**({"temperature": 1.0, "top_k": 0, "seed": 0} | sampling))
+    about: dict[str, Any] = {"stop": stop, "stop_tokens": stop_tokens, "tools": tools, "top_logprobs": top_logprobs}
+    return Request(prompt=prompt, sampling=drawn, **about)

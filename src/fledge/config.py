@@ -9,12 +9,87 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from functools import cache
+from reprlib import repr as short
+from typing import Any, Literal, Self
 
 Device = str
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+def bounded(default: Any, low: float, high: float = math.inf) -> Any:
+    """A field from `low` to `high`; where `low` is an int, whole numbers alone."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def within(name: str, value: Any, *, low: float, high: float) -> Any:
+    """`value`, which a user gave for the setting `name`: an int where `low` is one, else a float.
+
+    Raises:
+        ValueError: `temperature=9 is not a number from 0.0 to 2.0`.
+    """
+    is_whole = isinstance(low, int)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # never for nan
+    # JSON writers of some languages know no whole numbers: 5.0 is 5.
+    if not is_number or (is_whole and value % 1):
+        allowed = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
+        raise ValueError(f"{name}={short(value)} is not a {'whole ' * is_whole}number {allowed}")
+    return int(value) if is_whole else float(value)
+
+
+@cache
+def help_of(kind: type[Any]) -> Mapping[str, str]:
+    """Field -> the docstring under it, which tyro shows as the help of the command line."""
+    import ast
+    import inspect
+
+    found: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        (tree,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for line, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[ast.unparse(line.target)] = ast.literal_eval(below.value)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How an answer is drawn: flags of `chat` and `serve`, fields of the API, commands of the terminal, the page's form."""
+
+    temperature: float = bounded(0.6, 0.0, 2.0)
+    """0: always the likeliest token; more: more varied."""
+    top_k: int = bounded(50, 0, 1_000_000)
+    """Draw from the k likeliest tokens; 0: from all."""
+    top_p: float = bounded(1.0, 0.0, 1.0)
+    """Draw from the likeliest tokens that hold this share of the probability."""
+    min_p: float = bounded(0.0, 0.0, 1.0)
+    """Leave out tokens less likely than this share of the likeliest."""
+    max_tokens: int = bounded(256, 1, 1_000_000)
+    """Longest answer, in tokens."""
+    seed: int | None = bounded(None, -(2**63), 2**63 - 1)
+    """The same seed and settings give the same answer; without a seed every answer differs."""
+
+    @classmethod
+    def of(cls, config: Sampling) -> Self:
+        """The part of a command's settings that is about sampling."""
+        return cls(**{name: getattr(config, name) for name in cls.__dataclass_fields__})
+
+    def nth(self, number: int) -> Self:
+        """For answer `number` to the same question, counted from 0: each has a seed of its own."""
+        return self if self.seed is None else dataclasses.replace(self, seed=self.seed + number)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Name, type, default (as in `self`), low, high and help of every setting, for clients."""
+        rows = []
+        for name, declared in Sampling.__dataclass_fields__.items():
+            kind = "integer" if isinstance(declared.metadata["low"], int) else "number"
+            about = {"name": name, "type": kind, "default": getattr(self, name), **declared.metadata}
+            rows.append({**about, "help": help_of(Sampling)[name]})
+        return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +169,17 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelStage(Stage):
-    """What the stages share that compute with a tokenizer or a model."""
+class SeededStage(Stage):
+    """What the stages share that draw at random."""
 
     seed: int = 0
     """Seed of everything random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStage(Stage):
+    """What the stages with a model share."""
+
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     threads: int | None = None
@@ -106,7 +187,7 @@ class ModelStage(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(ModelStage):
+class TrainStage(SeededStage, ModelStage):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -131,9 +212,11 @@ class RowStage(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer(ModelStage):
+class Tokenizer(SeededStage):
     """Train the BPE tokenizer."""
 
+    threads: int | None = None
+    """CPU threads. None: one per core."""
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
     vocab: int = 32_768
@@ -215,8 +298,8 @@ class Rl(TrainStage):
     """Of the sampled answers."""
     top_k: int = 0
     """Of the sampled answers; 0: off."""
-    max_tokens: int = 160
-    """Longest answer."""
+    max_tokens: int = bounded(160, 1)
+    """Longest answer, in tokens."""
     normalise: Literal["none", "std"] = "none"
     """Advantage: reward minus the group's mean, optionally over its deviation."""
     replay_tokens: int = 0
@@ -228,7 +311,7 @@ class Rl(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(ModelStage):
+class Evaluate(SeededStage, ModelStage):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
@@ -256,7 +339,7 @@ class Report(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(ModelStage):
+class Chat(Sampling, ModelStage):
     """Talk to a model in the terminal."""
 
     stage: str | None = None
@@ -267,14 +350,6 @@ class Chat(ModelStage):
     """Talk to a server instead, as in http://127.0.0.1:8000."""
     api_key: str | None = None
     """Key of that server."""
-    temperature: float = 0.6
-    """0: always the likeliest token."""
-    top_k: int = 50
-    """Sample among the k likeliest tokens; 0: all."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that hold this share of the probability."""
-    max_tokens: int = 256
-    """Longest answer."""
     system: str | None = None
     """System prompt."""
     tools: Literal["calculator", "python", "none"] = "calculator"
@@ -284,8 +359,11 @@ class Chat(ModelStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(ModelStage):
-    """Serve a run: web page and OpenAI-compatible API."""
+class Serve(Sampling, ModelStage):
+    """Serve a run: web page and OpenAI-compatible API.
+
+    The settings of sampling hold where a client does not say.
+    """
 
     stage: str | None = None
     """Serve this stage alone. None: all of the run, the last as default."""
@@ -297,12 +375,8 @@ class Serve(ModelStage):
     """Path below which a proxy shows the server, as in /pip."""
     api_key: str | None = None
     """Key that clients of the API must send. None: no key is asked for."""
-    temperature: float = 0.6
-    """Where the client does not say."""
-    top_k: int = 50
-    """Where the client does not say."""
-    max_tokens: int = 4096
-    """Longest answer a client may ask for."""
+    max_tokens: int = bounded(4096, 1, 1_000_000)
+    """Longest answer, in tokens; a client may ask for less."""
     queue: int = 256
     """Requests that may wait for a slot; one more is answered 429."""
     slots: int | None = None
@@ -416,17 +490,19 @@ POSITIVE = {
     "head_channels",
     "limit",
     "max_chars",
-    "max_tokens",
     "prompts",
     "samples",
 }
 POSITIVE |= {"heads", "kv_heads", "steps", "threads", "tokens", "vocab", "width"}
-SHARES = {"beta1", "beta2", "final_share", "momentum", "top_p", "warmdown", "warmup"}
+SHARES = {"beta1", "beta2", "final_share", "momentum", "warmdown", "warmup"}
 
 
 def check(config: Any) -> None:
     """Raise ValueError for what can be known to be wrong before anything expensive starts."""
     settings = dataclasses.asdict(config)
+    for name, declared in config.__dataclass_fields__.items():
+        if declared.metadata and (value := settings.pop(name)) is not None:
+            within(name, value, **declared.metadata)
     for name, value in [*settings.items(), *settings.get("model", {}).items(), *settings.get("optim", {}).items()]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             if not math.isfinite(value):

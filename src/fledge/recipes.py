@@ -58,7 +58,7 @@ def demo(ask: RunRecipe) -> list[Item]:
     data = ask.data or "world"
     shape: dict[str, Any] = {"device_tokens": 2048}  # one shape for all stages: it is compiled once
     return [
-        Item("tokenizer", Tokenizer(**shared, data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
+        Item("tokenizer", Tokenizer(**on_cpu(ask), data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
         Item(
             "pretrain",
             Pretrain(
@@ -130,7 +130,7 @@ def tiny(ask: RunRecipe) -> list[Item]:
     checks = {"run": folder(ask), **machine(ask), "limit": 100}
     chats = "arc-easy,arc-challenge,gsm8k,spelling,counting,identity"
     return [
-        Item("tokenizer", Tokenizer(**shared, data=data, vocab=4096), 0.5),
+        Item("tokenizer", Tokenizer(**on_cpu(ask), data=data, vocab=4096), 0.5),
         Item(
             "pretrain",
             Pretrain(**shared, data=data, model=model, tokens=3_000_000, batch_tokens=8192, optim=rates),
@@ -190,8 +190,12 @@ def machine(ask: RunRecipe) -> dict[str, Any]:
     return {"device": ask.device, "threads": ask.threads}
 
 
+def on_cpu(ask: RunRecipe) -> dict[str, Any]:
+    return {"run": folder(ask), "seed": ask.seed, "threads": ask.threads}
+
+
 def common(ask: RunRecipe) -> dict[str, Any]:
-    return {"run": folder(ask), "seed": ask.seed, **machine(ask)}
+    return {**on_cpu(ask), "device": ask.device}
 
 
 def main(ask: RunRecipe) -> int:

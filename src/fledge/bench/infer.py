@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fledge.config import InferBench
+from fledge.config import InferBench, Sampling
 from fledge.console import table
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads
@@ -102,10 +102,10 @@ def make_model(config: InferBench, *, context: int) -> Transformer:
     return model
 
 
-def make_request(rng: random.Random, model: Transformer, length: int, new: int, seed: int, **settings: Any) -> Request:
+def make_request(rng: random.Random, model: Transformer, length: int, new: int, seed: int) -> Request:
     """A request with a random prompt that shares nothing with others."""
     prompt = [rng.randrange(256) for _ in range(length)]
-    return Request(prompt=prompt, max_tokens=new, seed=seed, tools=False, **settings)
+    return Request(prompt=prompt, sampling=Sampling(temperature=1.0, top_k=0, max_tokens=new, seed=seed), tools=False)
 
 
 def read_bandwidth(device: torch.device) -> float:
@@ -121,7 +121,9 @@ def read_bandwidth(device: torch.device) -> float:
 
 def make_engine(model: Transformer, *, slots: int, context: int, **settings: Any) -> Engine:
     engine = Engine(model, Tokenizer([]), slots=slots, context=context, run_tool=None, **settings)
-    engine.generate([Request(prompt=[1, 2, 3], max_tokens=3)])  # what is allocated or tuned on first use
+    engine.generate(
+        [Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=3))]
+    )  # what is allocated or tuned on first use
     return engine
 
 
@@ -260,7 +262,7 @@ def compare(model: Transformer, config: InferBench, clock: Callable[[], float]) 
 def by_engine(engine: Engine, work: Work) -> list[list[int]]:
     engine.forget()  # or the prompts would be found in the cache
     requests = [
-        Request(prompt=prompt, max_tokens=new, temperature=0, tools=False)
+        Request(prompt=prompt, sampling=Sampling(max_tokens=new, temperature=0), tools=False)
         for prompt, new in zip(work.prompts, work.new, strict=True)
     ]
     return [request.answer for request in engine.generate(requests)]

@@ -19,7 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from fledge.config import Sampling
 from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Row, common_prefix, evaluating, likelihoods, shrinking
 from fledge.model.transformer import Transformer
 from fledge.tasks.base import Example, Split, Task, centered
@@ -238,13 +239,14 @@ class Scorer:
         seed: int,
     ) -> tuple[dict[int, Outcome], int]:
         """Examples answered freely, all of them in one flow through the engine, and graded."""
+        sampling = Sampling(temperature=temperature, top_k=top_k, max_tokens=task.max_tokens)
         asked = [
-            {"prompt": prompt, "seed": draw_seed(seed, index, number), "max_tokens": task.max_tokens}
+            (prompt, replace(sampling, seed=draw_seed(seed, index, number)))
             for index, example in examples.items()
             for prompt in (self._prompt(example),)
             for number in range(samples)
         ]
-        requests, halvings = self._generate([{**each, "temperature": temperature, "top_k": top_k} for each in asked])
+        requests, halvings = self._generate(asked)
         rest = iter(requests)
         outcomes = {}
         for index, example in examples.items():
@@ -260,7 +262,7 @@ class Scorer:
             outcomes[index] = graded(task, example, texts, record, truncated=cut)
         return outcomes, halvings
 
-    def _generate(self, asked: Sequence[Mapping[str, Any]]) -> tuple[list[Request], int]:
+    def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> tuple[list[Request], int]:
         """Answer the requests; where memory runs out, with half as many slots, and so on down to one."""
         from fledge.infer.engine import Engine, Request
 
@@ -271,7 +273,7 @@ class Scorer:
         halvings = 0
         with evaluating(self.model):
             while True:
-                requests = [Request(**each) for each in asked]
+                requests = [Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked]
                 try:
                     if self.engine is None:
                         self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
@@ -414,9 +416,7 @@ def samples(
     requests = [
         Request(
             prompt=[bos, *tokenizer.encode(prompt)],
-            max_tokens=max_tokens,
-            temperature=temperature,
-            seed=draw_seed(seed, place, 0),
+            sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_k=0, seed=draw_seed(seed, place, 0)),
             tools=False,
         )
         for place, (prompt, temperature) in enumerate(asked)

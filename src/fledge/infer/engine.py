@@ -1,8 +1,8 @@
 """The engine: many answers at once, for chat, server, evaluation and reinforcement learning.
 
     engine = Engine(model, tokenizer)
-    requests = engine.generate([Request(prompt=ids, seed=7), ...])      # evaluation, rollouts
-    engine.start(); engine.submit(request, on_event); engine.close()    # server: a thread that steps while there is work
+    requests = engine.generate([Request(prompt=ids, sampling=Sampling(seed=7)), ...])       # evaluation, rollouts
+    engine.start(); engine.submit(request, on_event); engine.close()        # server: a thread that steps while there is work
 
 One rule drives everything: a request's tokens are the truth and `computed` counts how many of them are in the KV cache. A step
 gives every running request its missing tokens (a chunk of the prompt, a tool's result, or the one token just sampled) in one
@@ -12,6 +12,7 @@ the 16 rollouts of one question are the same code.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter, deque
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
 from fledge.infer.gpu import DecodingSteps, Kernel, PagedCache, find_kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
@@ -44,14 +46,7 @@ class Request:
     """One answer wanted, and the answer as it grows."""
 
     prompt: list[int]
-    max_tokens: int = 256
-    temperature: float = 1.0
-    """0: the likeliest token always."""
-    top_k: int = 0
-    """0: off."""
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     tools: bool = True
@@ -79,7 +74,8 @@ class Request:
         if not self.prompt:
             raise ValueError("the prompt has no tokens; it begins with <|bos|> at least")
         self.tokens = list(self.prompt)
-        self.key = seed_key(self.seed)
+        seed = self.sampling.seed
+        self.key = seed_key(secrets.randbits(63) if seed is None else seed)
         self.computed, self.slot, self.cancelled = 0, -1, False
         self.code: list[int] | None = None
         self.tool: Future[str] | None = None
@@ -241,7 +237,7 @@ class Engine:
         held: list[Request] = []
         while self.waiting:
             request = self.waiting.popleft()
-            if len(request.prompt) >= self.context or request.max_tokens < 1:
+            if len(request.prompt) >= self.context or request.sampling.max_tokens < 1:
                 self._end(request, "length")
             elif not self.cache.slots.free:
                 self.waiting.appendleft(request)
@@ -306,7 +302,7 @@ class Engine:
     def _sample(self, ready: list[Request], logits_RV: Tensor) -> None:
         if self._drawn is None or self._drawn[0] != ready:
             keys = np.array([request.key for request in ready], np.uint64)
-            self._drawn = (ready, Settings.of(ready, self.device), keys)
+            self._drawn = (ready, Settings.of([request.sampling for request in ready], self.device), keys)
         _, settings, keys = self._drawn
         row_keys_R2 = None
         if settings.temperature_R1 is not None:
@@ -344,7 +340,7 @@ class Engine:
             self._end(request, "tool_error")  # only the engine may say what a tool returned
         elif request.reader is not None and self._read(request, token):
             self._end(request, "stop")
-        elif len(request.answer) >= request.max_tokens or len(request.tokens) >= self.context:
+        elif len(request.answer) >= request.sampling.max_tokens or len(request.tokens) >= self.context:
             self._end(request, "length")
         else:
             if request.tools and self.run_tool is not None:
@@ -379,7 +375,7 @@ class Engine:
             self._end(request, "error")
             return
         forced = [self.output_start, *self.tokenizer.encode(tool.result()), self.output_end]
-        room = min(request.max_tokens - len(request.answer), self.context - len(request.tokens))
+        room = min(request.sampling.max_tokens - len(request.answer), self.context - len(request.tokens))
         fits = forced[:room]
         request.tokens += fits
         request.answer += fits

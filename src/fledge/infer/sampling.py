@@ -1,6 +1,6 @@
 """Drawing tokens from logits: pure functions over a batch in which every row has its own settings.
 
-    settings = Settings.of(requests, device)
+    settings = Settings.of([request.sampling for request in requests], device)
     tokens_R = draw(logits_RV, settings, row_keys(seeds, positions, device))
 
 A draw is a function of (seed, position, logits) alone. The noise comes from a counter-based hash instead of a generator with
@@ -14,23 +14,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fledge.config import Sampling
+
 MINUS_INFINITY = float("-inf")
-
-
-class Sampled(Protocol):
-    """The settings of one request that shape its distribution."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class Settings:
     max_k: int
 
     @classmethod
-    def of(cls, rows: Sequence[Sampled], device: torch.device) -> Settings:
+    def of(cls, rows: Sequence[Sampling], device: torch.device) -> Settings:
         def column(values: list[float], dtype: torch.dtype = torch.float32) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)[:, None]
 

@@ -8,12 +8,12 @@ Unknown fields are ignored. Tool use travels beside the text under the key `fled
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from reprlib import repr as short
 from typing import Any
 
+from fledge.config import Sampling, Serve, within
 from fledge.text.chat import KINDS, Conversation, Message, Part, check_turns, say
 
 ALTERNATIVES = 20
@@ -50,11 +50,14 @@ class Limits:
     body_seconds: float = 30.0
     """How long a body may take to arrive."""
     messages: int = 500
-    max_tokens: int = 4096
     choices: int = 16
-    temperature: float = 0.6
-    """Where the client does not say."""
-    top_k: int = 50
+    sampling: Sampling = field(default_factory=Serve)
+    """Where the client does not say; also the most tokens that it may ask for."""
+
+    def table(self) -> list[Json]:
+        """The settings of sampling as this server allows them."""
+        rows = self.sampling.table()
+        return [row | {"high": row["default"]} if row["name"] == "max_tokens" else row for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +66,7 @@ class Ask:
 
     model: str | None
     prompts: tuple[Conversation, ...] | tuple[str | tuple[int, ...], ...]
-    max_tokens: int | None
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
+    sampling: Sampling
     n: int
     stop: tuple[str, ...]
     stream: bool
@@ -82,7 +80,7 @@ def parse_chat(body: Any, limits: Limits) -> Ask:
     """The request of POST /v1/chat/completions."""
     fields = _object(body)
     logprobs = _flag(fields, "logprobs")
-    top = _whole(fields, "top_logprobs", 0, low=0, high=ALTERNATIVES)
+    top = _number(fields, "top_logprobs", 0, low=0, high=ALTERNATIVES)
     if top and not logprobs:
         raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
     conversation = _conversation(fields.get("messages"), limits)
@@ -103,7 +101,7 @@ def parse_completion(body: Any, limits: Limits) -> Ask:
         raise ApiError("prompt must be a string, a list of strings or a list of token ids", param="prompt")
     if len(prompts) > limits.choices:
         raise ApiError(f"prompt has {len(prompts)} texts; allowed: {limits.choices}", param="prompt")
-    top = _whole(fields, "logprobs", None, low=0, high=ALTERNATIVES)
+    top = _number(fields, "logprobs", None, low=0, high=ALTERNATIVES)
     return _ask(fields | {"tool_choice": "none"}, limits, prompts, top_logprobs=top)
 
 
@@ -121,17 +119,16 @@ def _ask(fields: Json, limits: Limits, prompts: Any, *, top_logprobs: int | None
     if options is not None and not isinstance(options, dict):
         raise ApiError("stream_options must be an object", param="stream_options")
     newer = "max_completion_tokens" if fields.get("max_completion_tokens") is not None else "max_tokens"
-    seed = _whole(fields, "seed", None, low=-(2**63), high=2**63 - 1)
+    given = {**fields, "max_tokens": fields.get(newer)}
+    sampling = {
+        row["name"]: _number(given, row["name"], row["default"], low=row["low"], high=row["high"])
+        for row in limits.table()
+    }
     return Ask(
         model=model,
         prompts=prompts,
-        max_tokens=_whole(fields, newer, None, low=1, high=limits.max_tokens),
-        temperature=_number(fields, "temperature", limits.temperature, low=0.0, high=2.0),
-        top_k=_whole(fields, "top_k", limits.top_k, low=0, high=1_000_000),
-        top_p=_number(fields, "top_p", 1.0, low=0.0, high=1.0),
-        min_p=_number(fields, "min_p", 0.0, low=0.0, high=1.0),
-        seed=secrets.randbits(63) if seed is None else seed,
-        n=_whole(fields, "n", 1, low=1, high=limits.choices),
+        sampling=Sampling(**sampling),
+        n=_number(fields, "n", 1, low=1, high=limits.choices),
         stop=stops,
         stream=_flag(fields, "stream"),
         include_usage=_flag(options or {}, "include_usage"),
@@ -146,24 +143,12 @@ def _object(body: Any) -> Json:
     return body
 
 
-def _number(fields: Mapping[str, Any], name: str, default: float, *, low: float, high: float) -> float:
+def _number(fields: Mapping[str, Any], name: str, default: Any, *, low: float, high: float) -> Any:
     value = fields.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ApiError(f"{name}={short(value)} is not a number from {low} to {high}", param=name)
-    return float(value)
-
-
-def _whole(fields: Mapping[str, Any], name: str, default: Any, *, low: int, high: int) -> Any:
-    value = fields.get(name)
-    if value is None:
-        return default
-    # JSON writers of some languages know no whole numbers: 5.0 is 5.
-    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not is_whole or not low <= value <= high:
-        raise ApiError(f"{name}={short(value)} is not a whole number from {low} to {high}", param=name)
-    return int(value)
+    try:
+        return default if value is None else within(name, value, low=low, high=high)
+    except ValueError as problem:
+        raise ApiError(str(problem), param=name) from None
 
 
 def _flag(fields: Mapping[str, Any], name: str) -> bool:
@@ -232,24 +217,6 @@ def _part(part: Any, where: str) -> Part:
 
 
 # Answers
-
-
-def sampling_table(limits: Limits) -> list[Json]:
-    """The settings a client may send, as /v1/models lists them; the web page builds its form from this table.
-
-    A `default` of None: the server decides. Bounds of the seed are those that JavaScript's numbers hold exactly.
-    """
-    integer, number, whole = "integer", "number", 2**53 - 1
-    keys = ("name", "type", "default", "low", "high", "help")
-    rows = (
-        ("temperature", number, limits.temperature, 0.0, 2.0, "0 takes the likeliest token; more is more varied."),
-        ("top_k", integer, limits.top_k, 0, 1_000_000, "Draw from the k likeliest tokens; 0: from all."),
-        ("top_p", number, 1.0, 0.0, 1.0, "Draw from the likeliest tokens that make up this share."),
-        ("min_p", number, 0.0, 0.0, 1.0, "Leave out tokens less likely than this share of the best."),
-        ("max_tokens", integer, None, 1, limits.max_tokens, "Longest answer, in tokens. Empty: what fits."),
-        ("seed", integer, None, -whole, whole, "The same seed gives the same answer again. Empty: random."),
-    )
-    return [dict(zip(keys, row, strict=True)) for row in rows]
 
 
 def usage(prompt: int, completion: int, cached: int) -> Json:

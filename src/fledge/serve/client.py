@@ -1,7 +1,7 @@
 """Who answers in a terminal chat: a model in this process, or a server.
 
     talker = Local(model, tokenizer, name="sft")                        # or Remote("http://127.0.0.1:8000")
-    for kind, text in talker.answer(conversation, Settings(temperature=0.6)): ...
+    for kind, text in talker.answer(conversation, Sampling(temperature=0.6)): ...
     talker.told                                             # how it ended: finish, tokens, seconds, turns dropped
 
 Leaving the loop early ends the answer.
@@ -19,22 +19,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fledge.config import Sampling
 from fledge.text.chat import Conversation, PartReader, Piece, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
     from fledge.text.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How answers are sampled."""
-
-    temperature: float = 0.6
-    top_k: int = 50
-    top_p: float = 1.0
-    max_tokens: int = 256
-    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +46,7 @@ class Talker(Protocol):
     name: str
     told: Told | None
 
-    def answer(self, conversation: Conversation, settings: Settings) -> Generator[Piece]: ...
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]: ...
 
     def close(self) -> None: ...
 
@@ -73,7 +63,7 @@ class Local:
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
-    def answer(self, conversation: Conversation, settings: Settings) -> Generator[Piece]:
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]:
         """Pieces of the answer as they come.
 
         Raises:
@@ -82,8 +72,8 @@ class Local:
         from fledge.infer.engine import Request
 
         context = self.engine.context
-        fitted = fit_prompt(self.tokenizer, conversation, context=context, room=min(settings.max_tokens, context // 4))
-        request = Request(prompt=fitted.ids, **vars(settings))
+        fitted = fit_prompt(self.tokenizer, conversation, context=context, room=min(sampling.max_tokens, context // 4))
+        request = Request(prompt=fitted.ids, sampling=sampling)
         reader, news, sent = PartReader(self.tokenizer), queue.SimpleQueue[None](), 0
         self.told = None
         self.engine.submit(request, lambda _: news.put(None))
@@ -134,17 +124,18 @@ class Remote:
         self.context = (chosen or default).get("fledge", {}).get("context_tokens", 0)
         self.name = f"{self.model} at {self.url}"
 
-    def answer(self, conversation: Conversation, settings: Settings) -> Generator[Piece]:
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]:
         """Pieces of the answer as they come.
 
         Raises:
             ValueError: the server refused, with its reason.
         """
         body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
+        body |= to_json(conversation) | {name: value for name, value in vars(sampling).items() if value is not None}
         begin, usage, finish, dropped = time.perf_counter(), {}, "", 0
         self.told = None
         try:
-            with closing(self._open("/v1/chat/completions", to_json(conversation) | body | vars(settings))) as response:
+            with closing(self._open("/v1/chat/completions", body)) as response:
                 for line in response:
                     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                         continue

@@ -211,11 +211,3 @@ class Shelf:
         """Stop every engine."""
         for name in list(self.loaded):
             await self._put_away(name)
-
-    def listing(self) -> dict[str, Any]:
-        """What GET /v1/models answers."""
-        return {"object": "list", "data": [self.describe(entry) for entry in self.entries]}
-
-    def describe(self, entry: Entry) -> dict[str, Any]:
-        about = {"context_tokens": entry.context, "default": entry is self.default} | self.about
-        return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}

@@ -27,9 +27,9 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, sampling_table, usage
+from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, usage
 from fledge.serve.metrics import scalar
-from fledge.serve.pool import Shelf
+from fledge.serve.pool import Entry, Shelf
 from fledge.serve.stream import Answers, Opened
 from fledge.serve.wire import ChatShape, Shape, TextShape
 
@@ -57,10 +57,8 @@ def create_app(
         queue: requests that may wait for a slot before new ones are answered 429.
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
-    limits = limits or Limits()
-    shelf.about = shelf.about | {"sampling": sampling_table(limits)}
     answers = Answers(shelf, queue=queue)
-    api = Api(answers, limits)
+    api = Api(answers, limits or Limits())
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
@@ -201,10 +199,15 @@ class Api:
         return await self._answer(request, ask, TextShape(ask))
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse(self.shelf.listing())
+        return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.shelf.entries]})
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self.shelf.describe(self.shelf.entry(request.path_params["name"])))
+        return JSONResponse(self._describe(self.shelf.entry(request.path_params["name"])))
+
+    def _describe(self, entry: Entry) -> Json:
+        about = {"context_tokens": entry.context, "default": entry is self.shelf.default, **self.shelf.about}
+        about["sampling"] = self.limits.table()
+        return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
 
     async def health(self, _: Request) -> Response:
         engines = self.shelf.engines

@@ -108,12 +108,7 @@ class Answers:
             requests = [
                 Request(
                     prompt=fit.ids,
-                    max_tokens=ask.max_tokens or model.entry.context,
-                    temperature=ask.temperature,
-                    top_k=ask.top_k,
-                    top_p=ask.top_p,
-                    min_p=ask.min_p,
-                    seed=ask.seed + copy,
+                    sampling=ask.sampling.nth(copy),
                     stop=ask.stop,
                     tools=ask.tools,
                     top_logprobs=ask.top_logprobs,
@@ -138,7 +133,7 @@ class Answers:
                 return _short_enough([bos, *prompt], context)
             if isinstance(prompt, str):
                 return _short_enough([bos, *tokenizer.encode(prompt)], context)
-            room = min(ask.max_tokens or context, int(context * ANSWER_SHARE))
+            room = min(ask.sampling.max_tokens, int(context * ANSWER_SHARE))
             return fit_prompt(tokenizer, prompt, context=context, room=room)
         except ValueError as problem:
             raise ApiError(str(problem), param="messages", code="context_length_exceeded") from problem

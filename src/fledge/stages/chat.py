@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
 from rich.text import Text
 
-from fledge.config import Chat, check, nearest
+from fledge.config import Chat, Sampling, check, help_of, nearest, within
 from fledge.runs import model_name
-from fledge.serve.client import Local, Remote, Settings, Talker
+from fledge.serve.client import Local, Remote, Talker
 from fledge.text.chat import Message, Part, parse_conversation, say, to_json
 
 COMMANDS = {
     "/help": "show this",
     "/clear": "begin a new conversation",
     "/system": "TEXT: set the system prompt; without text, remove it",
-    "/temperature": "0 to 2: 0 always says the likeliest",
-    "/top-k": "sample among the k likeliest tokens; 0: all",
-    "/top-p": "0 to 1: sample among the likeliest tokens that hold this share",
-    "/seed": "the same seed and settings give the same answers",
+    **{f"/{name.replace('_', '-')}": text for name, text in help_of(Sampling).items()},
     "/retry": "answer the last question again, differently",
     "/undo": "take back the last question and its answer",
     "/save": "FILE: write the conversation as JSON",
@@ -46,14 +44,7 @@ def main(config: Chat) -> int:
     """Chat until the user leaves, or answer one prompt from -p or standard input."""
     check(config)
     with closing(make_talker(config)) as talker:
-        settings = Settings(
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            max_tokens=config.max_tokens,
-            seed=config.seed,
-        )
-        chat = Conversing(talker, settings, system=config.system, console=Console(highlight=False))
+        chat = Conversing(talker, Sampling.of(config), system=config.system, console=Console(highlight=False))
         if config.prompt is not None or not sys.stdin.isatty():
             return chat.once(config.prompt if config.prompt is not None else sys.stdin.read(), sys.stdout)
         remember_lines()
@@ -98,8 +89,8 @@ def complete(text: str) -> list[str]:
 class Conversing:
     """One conversation in a terminal."""
 
-    def __init__(self, talker: Talker, settings: Settings, *, system: str | None, console: Console) -> None:
-        self.talker, self.settings, self.system, self.console = talker, settings, system, console
+    def __init__(self, talker: Talker, sampling: Sampling, *, system: str | None, console: Console) -> None:
+        self.talker, self.sampling, self.system, self.console = talker, sampling, system, console
         self.turns: list[Message] = []
         self.tries = 0
         """How often the last question was retried: every try has a seed of its own."""
@@ -108,7 +99,7 @@ class Conversing:
         """Answer one prompt as plain text; for scripts."""
         if not prompt.strip():
             raise ValueError("nothing was asked: -p and standard input are empty")
-        for kind, text in self.talker.answer(self._conversation(say("user", prompt.strip())), self.settings):
+        for kind, text in self.talker.answer(self._conversation(say("user", prompt.strip())), self.sampling):
             if kind == "text":
                 out.write(text)
                 out.flush()
@@ -146,8 +137,8 @@ class Conversing:
         rest = rest.strip()
         if name in ("/exit", "/quit"):
             return "exit"
-        if name in ("/temperature", "/top-k", "/top-p", "/seed"):
-            self.set(name[1:].replace("-", "_"), rest)
+        if (setting := name[1:].replace("-", "_")) in help_of(Sampling):
+            self.set(setting, rest)
         elif name in ("/help", "/clear", "/retry", "/undo", "/stats"):
             getattr(self, name[1:])()
         elif name == "/system":
@@ -171,22 +162,15 @@ class Conversing:
 
     def set(self, name: str, text: str) -> None:
         """Change a sampling setting."""
-        kind, low, high = {
-            "temperature": (float, 0.0, 2.0),
-            "top_k": (int, 0, 1_000_000),
-            "top_p": (float, 0.0, 1.0),
-            "seed": (int, -(2**63), 2**63 - 1),
-        }[name]
+        given: Any = text
+        for kind in (float, int):  # a whole number of any size is read exactly
+            with contextlib.suppress(ValueError):
+                given = kind(text)
         try:
-            value = kind(text)
-            if not low <= value <= high:
-                raise ValueError
-        except ValueError:
-            kinds = "a whole number" if kind is int else "a number"
-            raise ValueError(
-                f"{text!r} is not {kinds} from {low} to {high}; it stays {getattr(self.settings, name)}"
-            ) from None
-        self.settings = dataclasses.replace(self.settings, **{name: value})
+            value = within(name, given, **Sampling.__dataclass_fields__[name].metadata)
+        except ValueError as problem:
+            raise ValueError(f"{problem}; it stays {getattr(self.sampling, name)}") from None
+        self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.say(f"{name} {value}")
 
     def retry(self) -> None:
@@ -245,10 +229,9 @@ class Conversing:
     def ask(self, question: str) -> None:
         """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
         parts: list[Part] = []
-        settings = dataclasses.replace(self.settings, seed=self.settings.seed + self.tries)
         asked = say("user", question)
         with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
-            with closing(self.talker.answer(self._conversation(asked), settings)) as pieces:
+            with closing(self.talker.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
                 try:
                     for kind, text in pieces:
                         if parts and parts[-1].kind == kind and text:

@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from starlette.applications import Starlette
 
-from fledge.config import Serve, check
+from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
 from fledge.serve.api import Limits
-from fledge.serve.pool import Run, Shelf, open_run
+from fledge.serve.pool import Shelf, open_run
 from fledge.serve.server import Server, create_app
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -23,28 +24,25 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 def main(config: Serve) -> None:
     """Serve until interrupted."""
     check(config)
-    run = open_run(Path(config.run), stage=config.stage)
     threads(config.threads)
-    shelf = make_shelf(run, config)
-    limits = Limits(max_tokens=config.max_tokens, temperature=config.temperature, top_k=config.top_k)
-    app = create_app(shelf, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
+    app = make_app(config)
     if config.host not in LOOPBACK and config.api_key is None:
         print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
     where = f"http://{config.host}:{config.port}{config.root_path}"
-    print(
-        f"{run.path}: {', '.join(entry.name for entry in shelf.entries)}. Page: {where}/  API: {where}/v1", flush=True
-    )
+    models = ", ".join(entry.name for entry in app.state.answers.shelf.entries)
+    print(f"{config.run}: {models}. Page: {where}/  API: {where}/v1", flush=True)
     gc.freeze()  # or every full collection walks all of torch while the streams wait
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
         Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
 
 
-def make_shelf(run: Run, config: Serve) -> Shelf:
-    """The stages of the run as models."""
+def make_app(config: Serve) -> Starlette:
+    """The application over the stages of the run as models."""
+    run = open_run(Path(config.run), stage=config.stage)
     entries = [replace(entry, context=config.context or entry.context) for entry in run.entries]
     places = devices(config.device)
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return Shelf(
+    shelf = Shelf(
         entries,
         run.tokenizer,
         memory_bytes=config.memory_bytes or most_memory(places),
@@ -56,6 +54,8 @@ def make_shelf(run: Run, config: Serve) -> Shelf:
         },
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
+    limits = Limits(sampling=Sampling.of(config))
+    return create_app(shelf, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
 
 
 def most_memory(places: list[str]) -> int:

@@ -20,7 +20,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from fledge.config import Rl
+from fledge.config import Rl, Sampling
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
 from fledge.tasks.base import Example, Task
@@ -115,10 +115,12 @@ class Rollouts:
         config = self.config
         return Request(
             prompt=encode_prompt(self.tokenizer, example.question),
-            max_tokens=min(config.max_tokens, self.task.max_tokens),
-            temperature=config.temperature,
-            top_k=config.top_k,
-            seed=seed,
+            sampling=Sampling(
+                max_tokens=min(config.max_tokens, self.task.max_tokens),
+                temperature=config.temperature,
+                top_k=config.top_k,
+                seed=seed,
+            ),
         )
 
     def _grade(self, example: Example, request: Request) -> float:

@@ -1,0 +1,108 @@
+"""Sampling is declared once: command line, engine, API, terminal and page name, bound and explain the same settings."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from rich.console import Console
+
+from fledge.checkpoint import Progress, save
+from fledge.cli import parse, run
+from fledge.config import Chat, Sampling, Serve, check, help_of
+from fledge.infer.engine import Request
+from fledge.serve.api import ApiError, Limits, parse_chat
+from fledge.serve.client import Local
+from fledge.stages.chat import COMMANDS, Conversing
+from fledge.stages.serve import make_app
+from test_server import HELLO, endless_model, serving
+from tiny_engine import BYTES, tiny_model
+
+FIELDS = Sampling.__dataclass_fields__
+BODY: dict[str, Any] = {"messages": HELLO}
+
+
+def flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def bounds(name: str) -> tuple[Any, Any]:
+    return FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_command_line_api_and_engine_take_every_setting(name: str) -> None:
+    low, _ = bounds(name)
+    for kind in (Chat, Serve):
+        assert getattr(parse(kind, "fledge", [f"--{flag(name)}={low}"]), name) == low
+    assert getattr(parse_chat(BODY | {name: low}, Limits()).sampling, name) == low
+    assert getattr(Request(prompt=[0], sampling=Sampling(**{name: low})).sampling, name) == low
+    assert f"/{flag(name)}" in COMMANDS
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_defaults_and_bounds_agree_everywhere(name: str) -> None:
+    default, (low, high) = FIELDS[name].default, bounds(name)
+    row = next(row for row in Limits().table() if row["name"] == name)
+    assert getattr(Chat(), name) == getattr(Request(prompt=[0]).sampling, name) == default
+    assert row["default"] == getattr(Serve(), name) == getattr(parse_chat(BODY, Limits()).sampling, name)
+    assert name == "max_tokens" or row["default"] == default
+    high = row["high"] if name == "max_tokens" else high  # a server has a limit of its own
+    for value, neighbour in ((low, low - 1), (high, high * 2 + 1)):
+        check(Chat(**{name: value}))
+        parse_chat(BODY | {name: value}, Limits())
+        with pytest.raises(
+            ApiError, match=rf"^{name}={neighbour} is not a .*number from {row['low']} to {row['high']}$"
+        ):
+            parse_chat(BODY | {name: neighbour}, Limits())
+    with pytest.raises(ValueError, match=rf"^{name}={low - 1} is not a .*number from {low} to {bounds(name)[1]}$"):
+        check(Chat(**{name: low - 1}))
+
+
+def test_a_server_sets_the_longest_answer() -> None:
+    limits = Limits(sampling=Sampling(max_tokens=7))
+    assert parse_chat(BODY, limits).sampling.max_tokens == 7
+    for name in ("max_tokens", "max_completion_tokens"):
+        with pytest.raises(ApiError, match="max_tokens=8 is not a whole number from 1 to 7"):
+            parse_chat(BODY | {name: 8}, limits)
+
+
+def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(help_of(Sampling)) == set(FIELDS)
+    local = Local(tiny_model(), BYTES, name="tiny")
+    console = Console(file=io.StringIO(), width=200)
+    Conversing(local, Sampling(), system=None, console=console).help()
+    local.close()
+    run(["chat", "--help"])
+    shown = [re.sub(r"[\s│]+", " ", text) for text in (capsys.readouterr().out, console.file.getvalue())]  # type: ignore[attr-defined]
+    for row in Limits().table():
+        assert row["help"] == help_of(Sampling)[row["name"]]
+        assert all(row["help"] in text for text in shown)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    BYTES.save(folder / "tokenizer")
+    save(folder / "sft", endless_model(0), None, Progress(step=1), keep=1)
+    return folder
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.2}, {"temperature": 0.0, "top_k": 0}, {"top_p": 0.3}])
+def test_what_serve_is_told_holds_for_a_client_who_does_not_say(run_folder: Path, setting: dict[str, float]) -> None:
+    words = ["--run", str(run_folder), *(f"--{flag(name)}={value}" for name, value in setting.items())]
+    body = BODY | {"max_tokens": 30, "seed": 3}
+    with serving(app=make_app(parse(Serve, "fledge serve", words))) as url:
+
+        def said(**fields: Any) -> str:
+            answer = httpx.post(f"{url}/v1/chat/completions", json=body | fields, timeout=30).json()
+            return answer["choices"][0]["message"]["content"]
+
+        assert said() == said(**setting) != said(temperature=2.0, top_k=0, top_p=1.0)
+        table = httpx.get(f"{url}/v1/models").json()["data"][0]["fledge"]["sampling"]
+    defaults = {row["name"]: row["default"] for row in table}
+    assert defaults == vars(Sampling(max_tokens=4096)) | setting
