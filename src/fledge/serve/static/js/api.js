@@ -1,19 +1,14 @@
 // The server's two calls: which stages there are, and an answer as a stream of chunks.
 
-export class ApiError extends Error {
-  constructor(message, { status = 0, retryAfter = 0 } = {}) {
-    super(message);
-    Object.assign(this, { status, retryAfter });
-  }
+import { askForKey, key } from "./key.js";
+
+/** Why there is no answer; `retryAfter` is how many seconds the server asks to wait. */
+class ApiError extends Error {
+  retryAfter = 0;
 }
 
-let askForKey = async () => null;
-/** `ask(wasWrong)` resolves to an API key, or to null where the user gave up. */
-export const onKeyNeeded = (ask) => (askForKey = ask);
-
 async function request(path, options = {}) {
-  const key = sessionStorage.getItem("fledge.key");
-  const headers = { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { "Content-Type": "application/json", ...(key() && { Authorization: `Bearer ${key()}` }) };
   let response;
   try {
     response = await fetch(path, { ...options, headers });
@@ -22,16 +17,11 @@ async function request(path, options = {}) {
     throw new ApiError("The server does not answer. Is it still running?");
   }
   if (response.ok) return response;
-  if (response.status === 401) {
-    const given = await askForKey(key !== null);
-    if (given) {
-      sessionStorage.setItem("fledge.key", given);
-      return request(path, options);
-    }
-  }
+  if (response.status === 401 && (await askForKey())) return request(path, options);
   const body = await response.json().catch(() => null);
-  const retryAfter = Number(response.headers.get("Retry-After")) || 0;
-  throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`, { status: response.status, retryAfter });
+  const refusal = new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
+  refusal.retryAfter = Number(response.headers.get("Retry-After"));
+  throw refusal;
 }
 
 /** The stages, as {id, name, context_tokens, tools, suggestions, sampling, default}. */
@@ -40,23 +30,16 @@ export async function models() {
   return data.map((model) => ({ id: model.id, suggestions: [], tools: [], sampling: [], ...model.fledge }));
 }
 
-/** The payloads of server-sent events, however the bytes were cut: half characters, half lines, half line ends. */
+/** The payloads of server-sent events, one line each, however the bytes were cut: half characters, half lines, half line ends. */
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
-  let data = [];
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
     const lines = (held + value).split("\n");
     held = lines.pop();
-    for (const line of lines.map((line) => line.replace(/\r$/, ""))) {
-      if (line.startsWith("data:")) data.push(line.slice(line[5] === " " ? 6 : 5));
-      else if (line === "" && data.length) {
-        yield data.join("\n");
-        data = [];
-      }
-    }
+    for (const line of lines) if (line.startsWith("data:")) yield line.slice(5).trim();
   }
 }
 

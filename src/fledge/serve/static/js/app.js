@@ -1,94 +1,46 @@
-// Starts the page: the bar with the stages, the dialogs, the keys, and the first list of models.
+// Starts the page: draws it from the state whenever that changes, listens to the keys, follows the address.
 
-import * as api from "./api.js";
 import * as chat from "./chat.js";
 import { help } from "./commands.js";
 import * as composer from "./composer.js";
-import { newChat } from "./conversation.js";
-import { $, h, icon, notify } from "./dom.js";
+import { newChat, path } from "./conversation.js";
+import { $, html, notify, render } from "./dom.js";
+import { hide } from "./inspect.js";
+import * as key from "./key.js";
 import * as settings from "./settings.js";
 import * as sidebar from "./sidebar.js";
-import { changed, model, onChange, setInspect, setStages, show, state } from "./state.js";
+import * as stages from "./stages.js";
+import { changed, onChange, show, state } from "./state.js";
 import * as store from "./store.js";
 
-const STAGES = {
-  base: "has read a lot, was never taught to answer",
-  midtrain: "knows what a conversation looks like",
-  sft: "was taught to answer",
-  rl: "has practised with a grader",
-};
-const THEMES = ["auto", "light", "dark"];
-
-function drawBar() {
-  const option = (known) => h("option", { value: known.id }, h("b", {}, known.id), h("small", {}, ` ${STAGES[known.id] ?? ""}`));
-  for (const [index, select] of [$("#stage"), $("#other")].entries()) {
-    if (select.options.length !== state.models.length) select.append(...state.models.map(option));
-    if (state.stages[index]) select.value = state.stages[index];
-    select.hidden = !state.stages[index];
-  }
-  $("#versus").hidden = $("#other").hidden;
-  $("#compare").hidden = state.models.length < 2;
-  $("#compare").setAttribute("aria-pressed", String(state.stages.length > 1));
-  $("#inspect").setAttribute("aria-pressed", String(state.inspect));
-  const theme = document.documentElement.dataset.theme;
-  if ($("#theme").title !== `Theme: ${theme}`) $("#theme").replaceChildren(icon(theme));
-  Object.assign($("#theme"), { title: `Theme: ${theme}`, ariaLabel: `Theme: ${theme}` });
+function skip(event) {
+  event.preventDefault(); // the address names the conversation
+  $("#prompt").focus();
 }
 
-function mountBar() {
-  const choose = () => setStages([$("#stage"), $("#other")].filter((select) => !select.hidden).map((select) => select.value));
-  $("#stage").addEventListener("change", choose);
-  $("#other").addEventListener("change", choose);
-  $("#compare").addEventListener("click", () => {
-    const [first] = state.stages;
-    const other = state.models.find((known) => known.id !== first);
-    setStages(state.stages.length > 1 ? [first] : [first, other.id]);
-  });
-  $("#inspect").addEventListener("click", () => setInspect(!state.inspect));
-  $("#theme").addEventListener("click", () => {
-    const { dataset } = document.documentElement;
-    dataset.theme = THEMES[(THEMES.indexOf(dataset.theme) + 1) % THEMES.length];
-    localStorage.setItem("fledge.theme", dataset.theme);
-    drawBar();
-  });
-  $("#help-open").addEventListener("click", help);
-  for (const dialog of document.querySelectorAll("dialog"))
-    dialog.addEventListener("click", (event) => (event.target === dialog || event.target.closest(".close")) && dialog.close());
-  $("#first-error button").addEventListener("click", list);
-}
+const page = () => html`
+  <a class="skip" href="#prompt" @click=${skip}>Skip to the message box</a>
+  ${sidebar.view()}
+  <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}</main>
+  ${settings.view()} ${help()} ${key.view()}
+  <ul id="alternatives" role="tooltip" hidden></ul>
+  <div id="toast" role="status" hidden></div>
+  <div id="announce" class="visually-hidden" role="status"></div>`;
 
-/** Asks for the API key; resolves to null where the dialog is closed without one. */
-function askForKey(wasWrong) {
-  const dialog = $("#key");
-  $("#key-wrong").hidden = !wasWrong;
-  if (!dialog.open) dialog.showModal();
-  return new Promise((resolve) => {
-    const done = (value) => (($("#key-form").onsubmit = dialog.onclose = null), dialog.close(), resolve(value));
-    $("#key-form").onsubmit = (event) => (event.preventDefault(), done($("#key-box").value.trim() || null));
-    dialog.onclose = () => done(null);
-  });
-}
-
-async function list() {
-  try {
-    state.error = null;
-    state.models = await api.models();
-    const first = state.models.find((known) => known.default) ?? state.models[0];
-    const last = store.setting.get("stages", []);
-    state.stages = last.length && last.every(model) ? last : [first.id];
-  } catch (error) {
-    state.error = error.message;
-  }
-  changed();
+function draw() {
+  render(page(), document.body);
+  const title = path(state.chat).length && state.chat.title;
+  document.title = title ? `${title} · fledge` : "fledge";
+  if (!$(".token:is(:hover, :focus)")) hide();
+  chat.follow();
 }
 
 function onKey(event) {
   const command = event.metaKey || event.ctrlKey;
   if (command && event.key.toLowerCase() === "k") sidebar.search();
-  else if (command && event.shiftKey && event.key.toLowerCase() === "o") $("#new").click();
+  else if (command && event.shiftKey && event.key.toLowerCase() === "o") sidebar.begin();
   else if (event.key === "Escape" && !$("dialog[open]")) {
-    if ($("#commands").hidden === false) $("#commands").hidden = true;
-    else if (!chat.cancelEdit() && !sidebar.closeOnPhone()) chat.stop();
+    if (!composer.closeCommands() && !chat.cancelEdit() && !sidebar.closeOnPhone()) chat.stop();
     return;
   } else return;
   event.preventDefault();
@@ -96,20 +48,17 @@ function onKey(event) {
 
 function openFromAddress() {
   const id = location.hash.slice(1);
-  const isNew = !Object.keys(state.chat.nodes).length;
+  const isNew = !path(state.chat).length;
   if (id !== state.chat.id && !(id === "" && isNew)) show(store.get(id) ?? newChat());
 }
 
-const kept = await store.open();
-mountBar();
-settings.mount();
-api.onKeyNeeded(askForKey);
-for (const draw of [drawBar, chat.mount(), composer.mount(), sidebar.mount()]) onChange(draw);
+const isKept = await store.open();
+onChange(draw);
 addEventListener("keydown", onKey);
 addEventListener("hashchange", openFromAddress);
 openFromAddress();
 changed();
 $("#prompt").focus();
-await list();
+await stages.list();
 document.body.classList.add("ready");
-if (!kept) notify("This browser keeps nothing: conversations last until the page is closed.");
+if (!isKept) notify("This browser keeps nothing: conversations last until the page is closed.");

@@ -1,24 +1,50 @@
 // Slash commands: a table of name, argument, what it does; run() gives the line to show.
 
 import * as chat from "./chat.js";
-import { $, h } from "./dom.js";
-import * as settings from "./settings.js";
-import { setInspect, setStages, show, state } from "./state.js";
 import { newChat } from "./conversation.js";
+import { $, dialog, html } from "./dom.js";
+import * as settings from "./settings.js";
+import { model, remember, show, state } from "./state.js";
 
-/** Opens the help, with the commands there are now. */
-export function help() {
-  const usage = ({ name, argument }) => h("dt", {}, h("code", {}, `/${name}${argument ? ` ${argument}` : ""}`));
-  $("#help-commands").replaceChildren(...known().flatMap((command) => [usage(command), h("dd", {}, command.about)]));
-  $("#help").showModal();
+const COMMANDS = [
+  { name: "help", about: "Commands and keys.", run: () => $("#help").showModal() },
+  { name: "new", about: "Begin a new conversation.", run: begin },
+  { name: "clear", about: "The same as /new.", run: begin },
+  { name: "retry", about: "Answer the last question again.", run: () => (chat.regenerate() ? "" : "There is nothing to answer again.") },
+  { name: "system", argument: "text", about: "Instructions for this conversation.", run: system },
+  { name: "stage", argument: "name", about: "Which stage of the run answers.", run: stage },
+  { name: "compare", argument: "name", about: "Put each question to a second stage as well.", run: compare },
+  { name: "inspect", about: "Show how likely each token was.", run: inspect },
+];
+
+function begin() {
+  show(newChat());
+  return "A new conversation. The last one stays in the list.";
 }
 
-const fresh = () => (show(newChat()), "A new conversation. The last one stays in the list.");
+function system(text) {
+  settings.setSystem(text);
+  return text ? "The system prompt is set." : "No system prompt.";
+}
 
-function stageNamed(text) {
-  const found = state.models.find((model) => model.id === text);
-  if (!found) throw new Error(`There is no stage “${text}”. This run has ${state.models.map((model) => model.id).join(", ")}.`);
-  return found.id;
+function stage(name) {
+  remember("stages", [stageNamed(name)]);
+  return `${name} answers from now on.`;
+}
+
+function compare(name) {
+  remember("stages", [state.stages[0], stageNamed(name)]);
+  return `${state.stages.join(" and ")} answer side by side.`;
+}
+
+function stageNamed(name) {
+  if (model(name)) return name;
+  throw new Error(`There is no stage “${name}”. This run has ${state.models.map(({ id }) => id).join(", ")}.`);
+}
+
+function inspect() {
+  remember("inspect", !state.inspect);
+  return state.inspect ? "New answers show their probabilities." : "Answers are text again.";
 }
 
 const sampling = (field) => ({
@@ -32,19 +58,9 @@ const sampling = (field) => ({
   },
 });
 
-const COMMANDS = [
-  { name: "help", about: "Commands and keys.", run: help },
-  { name: "new", about: "Begin a new conversation.", run: fresh },
-  { name: "clear", about: "The same as /new.", run: fresh },
-  { name: "retry", about: "Answer the last question again.", run: () => (chat.regenerate() ? "" : "There is nothing to answer again.") },
-  { name: "system", argument: "text", about: "Instructions for this conversation.", run: (text) => (settings.setSystem(text), text ? "The system prompt is set." : "No system prompt.") },
-  { name: "stage", argument: "name", about: "Which stage of the run answers.", run: (text) => (setStages([stageNamed(text)]), `${text} answers from now on.`) },
-  { name: "compare", argument: "name", about: "Put each question to a second stage as well.", run: (text) => (setStages([state.stages[0], stageNamed(text)]), `${state.stages.join(" and ")} answer side by side.`) },
-  { name: "inspect", about: "Show how likely each token was.", run: () => (setInspect(!state.inspect), state.inspect ? "New answers show their probabilities." : "Answers are text again.") },
-];
 const known = () => [...COMMANDS, ...settings.fields().map(sampling)];
 
-export const matching = (text) => (/^\/[a-z-]*$/.test(text) ? known().filter((command) => `/${command.name}`.startsWith(text)) : []);
+export const matching = (text) => (/^\/[a-z-]*$/.test(text) ? known().filter(({ name }) => `/${name}`.startsWith(text)) : []);
 
 /** Runs "/name argument" and returns what to say about it. Throws Error with the reason where it cannot. */
 export function run(text) {
@@ -53,3 +69,17 @@ export function run(text) {
   if (!command) throw new Error(`There is no command /${name}. /help lists them.`);
   return command.run(argument.trim());
 }
+
+export const help = () => dialog("help", "Help", html`
+  <h3>Keys</h3>
+  <dl>
+    <dt><kbd>Enter</kbd></dt><dd>Send the message.</dd>
+    <dt><kbd>Shift</kbd> <kbd>Enter</kbd></dt><dd>A new line.</dd>
+    <dt><kbd>↑</kbd></dt><dd>In the empty box: edit the last message.</dd>
+    <dt><kbd>Esc</kbd></dt><dd>Stop the answer, or close what is open.</dd>
+    <dt><kbd>Ctrl</kbd> <kbd>K</kbd></dt><dd>Search the conversations.</dd>
+    <dt><kbd>Ctrl</kbd> <kbd>Shift</kbd> <kbd>O</kbd></dt><dd>A new conversation.</dd>
+    <dt><kbd>←</kbd> <kbd>→</kbd></dt><dd>In the inspect view: from token to token.</dd>
+  </dl>
+  <h3>Commands</h3>
+  <dl>${known().map(({ name, argument, about }) => html`<dt><code>/${name} ${argument}</code></dt><dd>${about}</dd>`)}</dl>`);

@@ -1,84 +1,93 @@
 // The message box: Enter sends, a slash offers commands, the button becomes Stop while an answer is written.
 
-import { ask, editLast, stop } from "./chat.js";
+import { ask, context, editLast, stop, toEnd } from "./chat.js";
 import * as commands from "./commands.js";
-import { $, h, icon, notify } from "./dom.js";
-import { isRunning, name } from "./state.js";
+import { $, html, icon, nothing, notify } from "./dom.js";
+import { changed, isRunning, name } from "./state.js";
 
-let offered = [];
-let at = 0;
+let offered = []; // the commands that begin as the text does
+let at = 0; // which of them Enter takes
 
 function submit() {
-  const box = $("#prompt");
-  const text = box.value.trim();
+  const text = $("#prompt").value.trim();
   if (!text) return;
   if (text.startsWith("/")) {
     try {
       const said = commands.run(text);
       if (said) notify(said);
     } catch (error) {
-      notify(error.message);
-      return;
+      return notify(error.message);
     }
   } else if (isRunning()) return;
   else ask(text);
-  box.value = "";
-  fit();
+  fill("");
 }
 
-function fit() {
+function fill(text) {
+  $("#prompt").value = text;
+  onInput();
+}
+
+function onInput() {
   const box = $("#prompt");
   box.style.height = "auto";
   box.style.height = `${box.scrollHeight}px`;
-  offer();
+  offer(commands.matching(box.value));
 }
 
-function offer(index = 0) {
-  offered = commands.matching($("#prompt").value);
-  at = Math.max(0, Math.min(index, offered.length - 1));
-  const row = (command, index) => {
-    const usage = [h("code", {}, `/${command.name}`), command.argument && h("i", {}, command.argument)];
-    const pick = (event) => (event.preventDefault(), complete(command));
-    return h("li", { id: `command-${index}`, role: "option", "aria-selected": String(index === at), onmousedown: pick }, ...usage, h("span", {}, command.about));
-  };
-  const list = $("#commands");
-  list.replaceChildren(...offered.map(row));
-  list.hidden = !offered.length;
-  $("#prompt").setAttribute("aria-expanded", String(offered.length > 0));
-  $("#prompt").setAttribute("aria-activedescendant", offered.length ? `command-${at}` : "");
-  list.children[at]?.scrollIntoView({ block: "nearest" });
+function offer(some, index = 0) {
+  offered = some;
+  at = index;
+  changed();
+  $("#commands").children[at]?.scrollIntoView({ block: "nearest" });
 }
+
+/** Closes the list of commands; returns whether it was open. */
+export const closeCommands = () => offered.length > 0 && (offer([]), true);
 
 function complete(command) {
-  const box = $("#prompt");
-  box.value = `/${command.name}${command.argument ? " " : ""}`;
-  box.focus();
-  if (command.argument) fit();
-  else submit();
+  fill(`/${command.name}${command.argument ? " " : ""}`);
+  if (!command.argument) submit();
 }
 
 function onKey(event) {
   if (event.isComposing) return;
   const { key } = event;
-  if (offered.length && (key === "ArrowDown" || key === "ArrowUp")) offer((at + (key === "ArrowDown" ? 1 : offered.length - 1)) % offered.length);
-  else if (offered.length && (key === "Tab" || (key === "Enter" && !event.shiftKey))) complete(offered[at]);
-  else if (key === "Enter" && !event.shiftKey) submit();
+  const step = { ArrowDown: 1, ArrowUp: offered.length - 1 }[key];
+  const isEnter = key === "Enter" && !event.shiftKey;
+  if (offered.length && step !== undefined) offer(offered, (at + step) % offered.length);
+  else if (offered.length && (key === "Tab" || isEnter)) complete(offered[at]);
+  else if (isEnter) submit();
   else if (key === "ArrowUp" && event.target.value === "") editLast();
   else return;
   event.preventDefault();
 }
 
-export function mount() {
-  const box = $("#prompt");
-  box.addEventListener("input", fit);
-  box.addEventListener("keydown", onKey);
-  box.addEventListener("blur", () => ($("#commands").hidden = true));
-  $("#send").addEventListener("click", () => (isRunning() ? stop() : submit()));
-  return () => {
-    const running = isRunning();
-    const label = running ? "Stop" : "Send";
-    if ($("#send").title !== label) $("#send").replaceChildren(icon(running ? "stop" : "send"));
-    Object.assign($("#send"), { title: label, ariaLabel: label });
-    box.placeholder = `Message ${name()}`;
-  };
+function option(command, index) {
+  const pick = (event) => (event.preventDefault(), complete(command)); // the focus stays in the box
+  return html`
+    <li id="command-${index}" role="option" aria-selected=${index === at} @mousedown=${pick}>
+      <code>/${command.name}</code><i>${command.argument}</i><span>${command.about}</span>
+    </li>`;
+}
+
+export function view() {
+  const label = isRunning() ? "Stop" : "Send";
+  return html`
+    <div id="composer">
+      ${toEnd()}
+      <ul id="commands" role="listbox" aria-label="Commands" ?hidden=${!offered.length}>${offered.map(option)}</ul>
+      <div class="box">
+        <textarea id="prompt" rows="1" aria-label="Message" role="combobox" aria-haspopup="listbox" aria-autocomplete="list"
+          aria-controls="commands" aria-expanded=${offered.length > 0} aria-activedescendant=${offered.length ? `command-${at}` : nothing}
+          enterkeyhint="send" autocomplete="off" placeholder="Message ${name()}"
+          @input=${onInput} @keydown=${onKey} @blur=${closeCommands}></textarea>
+        <button type="button" id="send" class="solid" title=${label} aria-label=${label}
+          @click=${() => (isRunning() ? stop() : submit())}>${icon(label.toLowerCase())}</button>
+      </div>
+      <footer>
+        ${context()}<span class="legend">likely<i></i>unlikely</span>
+        <span class="hint">Enter sends, Shift+Enter breaks the line, / lists commands</span>
+      </footer>
+    </div>`;
 }

@@ -27,12 +27,8 @@ export function add(chat, parent, fields) {
 export const choose = (chat, node) => (chat.chosen[node.parent] = node.id);
 
 /** The nodes on show, first to last. */
-export function path(chat, last = null) {
+export function path(chat) {
   const nodes = [];
-  if (last) {
-    for (let node = last; node; node = chat.nodes[node.parent]) nodes.unshift(node);
-    return nodes;
-  }
   for (let node = chat.nodes[chat.chosen[ROOT]]; node; node = chat.nodes[chat.chosen[node.id]]) nodes.push(node);
   return nodes;
 }
@@ -40,16 +36,14 @@ export function path(chat, last = null) {
 export const plain = (answer) => answer.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 export const laneOf = (node, model) => node.answers.find((answer) => answer.model === model) ?? node.answers[0];
 
-/** What the API needs to hear before `model` answers at `node`: its own answers, and no question that got none. */
+/** What the API needs to hear before `model` answers at `node`, which is on show: its own answers, and no question that got none. */
 export function messages(chat, node, model) {
   const said = chat.system.trim() ? [{ role: "system", content: chat.system.trim() }] : [];
-  for (const step of path(chat, chat.nodes[node.parent])) {
-    if (step.role === "user") {
-      said.push({ role: "user", content: step.text });
-      continue;
-    }
-    const parts = laneOf(step, model).parts.filter((part) => part.text).map(({ type, text }) => ({ type, text }));
-    if (!parts.length) said.pop();
+  const nodes = path(chat);
+  for (const { text, answers } of nodes.slice(0, nodes.indexOf(node))) {
+    const parts = answers && laneOf({ answers }, model).parts.filter((part) => part.text).map(({ type, text }) => ({ type, text }));
+    if (!answers) said.push({ role: "user", content: text });
+    else if (!parts.length) said.pop();
     else said.push({ role: "assistant", content: parts.every((part) => part.type === "text") ? plain({ parts }) : parts });
   }
   return said;
@@ -76,28 +70,20 @@ export function absorb(answer, chunk) {
   return Boolean(content || fledge || tokens.length);
 }
 
-/** A chat read from a file, field by field. Throws where it is not one. */
+/** A chat read from a file, field by field, under a new id. Throws where it is not one. */
 export function revive(found) {
   const text = (value) => (typeof value === "string" ? value : "");
-  const chat = { ...newChat(text(found.system)), title: text(found.title) };
-  chat.created = Number(found.created) || chat.created;
-  chat.updated = Number(found.updated) || chat.updated;
-  const known = new Map([[ROOT, ROOT]]);
-  for (const id of Object.keys(found.nodes)) known.set(id, newId());
-  for (const [id, node] of Object.entries(found.nodes)) {
-    if (!known.has(node.parent)) throw new Error("a message answers one that is not in the file");
-    const kept = { id: known.get(id), parent: known.get(node.parent), role: node.role === "assistant" ? "assistant" : "user" };
-    if (kept.role === "user") kept.text = text(node.text);
-    else kept.answers = node.answers.slice(0, 2).map((answer) => ({
-      ...newAnswer(text(answer.model)),
-      finish: text(answer.finish) || "stop",
-      parts: answer.parts.map((part) => ({ type: part.type === "python" || part.type === "output" ? part.type : "text", text: text(part.text), tokens: [] })),
-    }));
-    chat.nodes[kept.id] = kept;
-  }
-  for (const [parent, child] of Object.entries(found.chosen ?? {})) {
-    const shown = chat.nodes[known.get(child)];
-    if (shown?.parent === known.get(parent)) choose(chat, shown); // anything else could lead round in a circle
-  }
-  return chat;
+  const part = ({ type, text: said }) => ({ type: ["python", "output"].includes(type) ? type : "text", text: text(said), tokens: [] });
+  const answer = ({ model, finish, parts }) => ({ ...newAnswer(text(model)), finish: text(finish) || "stop", parts: parts.map(part) });
+  const node = ([id, { parent, role, text: said, answers }]) => {
+    if (parent !== ROOT && !Object.hasOwn(found.nodes, parent)) throw new Error("a message answers one that is not in the file");
+    const content = role === "assistant" ? { role, answers: answers.slice(0, 2).map(answer) } : { role: "user", text: text(said) };
+    return [id, { id, parent, ...content }];
+  };
+  const nodes = Object.fromEntries(Object.entries(found.nodes).map(node));
+  // A choice that is no child of its node could lead round in a circle.
+  const chosen = Object.entries(found.chosen ?? {}).filter(([parent, child]) => Object.hasOwn(nodes, child) && nodes[child].parent === parent);
+  const created = Number(found.created) || Date.now();
+  const about = { title: text(found.title), created, updated: Number(found.updated) || created, system: text(found.system) };
+  return { ...newChat(), ...about, nodes, chosen: Object.fromEntries(chosen) };
 }

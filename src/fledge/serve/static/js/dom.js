@@ -1,60 +1,55 @@
-// Elements without innerHTML: whatever a model or a user wrote stays text.
+// What every view is made of. Templates are lit-html's: whatever a model or a user wrote stays text.
 
+import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+import { keyed } from "../vendor/lit-html/directives/keyed.js";
+
+export { html, keyed, nothing, render };
 export const $ = (selector, root = document) => root.querySelector(selector);
 
-/** h("button", {class: "quiet", onclick: send}, "Send"): `on...` listens, properties are set, the rest become attributes. */
-export function h(tag, props = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [key, value] of Object.entries(props)) {
-    if (value === undefined || value === null || value === false) continue;
-    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
-    else if (key in element) element[key] = value;
-    else element.setAttribute(key, value === true ? "" : value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}
+/** A drawing from icons.svg. */
+export const icon = (name) => html`<svg class="icon" aria-hidden="true"><use href="icons.svg#${name}"></use></svg>`;
 
-/** A drawing from the sprite in index.html. */
-export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `#i-${name}`);
-  svg.append(use);
-  return svg;
-}
+/** A quiet square button; `label` is its name for screen readers and, unless there is a `hint`, its hint for the mouse. */
+export const iconButton = (name, label, onclick, { id, hint = label, disabled = false, pressed } = {}) => html`
+  <button type="button" class="icon-button" id=${id ?? nothing} aria-label=${label} title=${hint}
+    aria-pressed=${pressed ?? nothing} ?disabled=${disabled} @click=${onclick}>${icon(name)}</button>`;
 
-/** A quiet square button; `label` is its name for screen readers and its hint for the mouse. */
-export const iconButton = (name, label, onclick, props = {}) =>
-  h("button", { type: "button", class: "icon-button", "aria-label": label, title: label, onclick, ...props }, icon(name));
-
-/** Says something in passing, aloud too; `action` is [label, function]. */
-export function notify(text, action = null) {
-  const toast = $("#toast");
-  const undo = action && h("button", { type: "button", onclick: () => (action[1](), (toast.hidden = true)) }, action[0]);
-  toast.replaceChildren(h("span", {}, text), ...(undo ? [undo] : []));
-  toast.hidden = false;
-  clearTimeout(toast.timer);
-  toast.timer = setTimeout(() => (toast.hidden = true), action ? 8000 : 4000);
-}
-
-/** To the clipboard; on a plain-http address other than localhost only the old way works. */
-export async function copy(text, button) {
+/** Copies what `text` returns to the clipboard; on a plain-http address other than localhost only the old way works. */
+export const copyButton = (label, text) => iconButton("copy", label, async ({ currentTarget: button }) => {
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(text());
   } catch {
-    const box = document.body.appendChild(h("textarea", { value: text, class: "visually-hidden" }));
-    box.select();
+    const box = document.body.appendChild(document.createElement("textarea"));
+    Object.assign(box, { value: text(), className: "visually-hidden" }).select();
     document.execCommand("copy");
     box.remove();
-    button?.focus();
+    button.focus();
   }
-  if (!button) return;
-  button.replaceChildren(icon("check"));
+  const drawing = $("use", button);
+  drawing.setAttribute("href", "icons.svg#check");
   announce("Copied");
-  setTimeout(() => button.replaceChildren(icon("copy")), 1500);
+  setTimeout(() => drawing.setAttribute("href", "icons.svg#copy"), 1500);
+});
+
+/** A window over the page; Escape, a click beside it and its button close it. */
+export const dialog = (id, title, content) => html`
+  <dialog id=${id} closedby="any" aria-labelledby="${id}-title">
+    <form method="dialog" class="head">
+      <h2 id="${id}-title">${title}</h2>
+      <button class="icon-button" aria-label="Close">${icon("cross")}</button>
+    </form>
+    ${content}
+  </dialog>`;
+
+/** Says something in passing, aloud too, perhaps with a button that calls `action`. */
+export function notify(text, label = null, action = null) {
+  const toast = $("#toast");
+  const hide = () => (toast.hidden = true);
+  const button = html`<button type="button" @click=${() => (action(), hide())}>${label}</button>`;
+  render(html`<span>${text}</span>${action ? button : nothing}`, toast);
+  toast.hidden = false;
+  clearTimeout(toast.timer);
+  toast.timer = setTimeout(hide, action ? 8000 : 4000);
 }
 
 /** For screen readers alone. */

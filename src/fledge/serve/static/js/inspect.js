@@ -1,6 +1,6 @@
 // The inspect view: each token coloured by how unlikely it was, with the likeliest alternatives on hover or focus.
 
-import { $, h } from "./dom.js";
+import { $, html, render } from "./dom.js";
 
 const percent = (logprob) => {
   const share = 100 * Math.exp(logprob);
@@ -8,17 +8,14 @@ const percent = (logprob) => {
 };
 const visible = (token) => token.replace(/ /g, "␣").replace(/\n/g, "↵").replace(/\t/g, "⇥") || "∅";
 
-/** Draws the tokens that are new since the last call; one of them is in the tab order, arrows move between them. */
-export function showTokens(element, tokens) {
-  for (const [text, logprob, top] of tokens.slice(element.children.length)) {
-    const token = h("span", { class: "token", tabIndex: element.children.length ? -1 : 0, onfocus: show, onmouseenter: show, onblur: hide, onmouseleave: leave }, text);
-    token.style.setProperty("--doubt", (1 - Math.exp(logprob)).toFixed(3));
-    token.setAttribute("aria-label", `${visible(text)} ${percent(logprob)}`);
-    token.setAttribute("role", "img");
-    Object.assign(token, { logprob, top });
-    element.append(token);
-  }
-  element.onkeydown ??= move;
+/** The tokens of a part; one of them is in the tab order, arrows move between them. */
+export const tokens = (part, kind = "") => html`<div class=${kind} @keydown=${move}>${part.tokens.map(token)}</div>`;
+
+function token([text, logprob, top], index) {
+  const show = ({ currentTarget }) => showAlternatives(currentTarget, text, logprob, top);
+  return html`<span
+    class="token" tabindex=${index ? -1 : 0} role="img" aria-label="${visible(text)} ${percent(logprob)}" .style="--doubt: ${1 - Math.exp(logprob)}"
+    @focus=${show} @mouseenter=${show} @blur=${hide} @mouseleave=${leave}>${text}</span>`;
 }
 
 function move(event) {
@@ -32,17 +29,14 @@ function move(event) {
   target.focus();
 }
 
-function show({ currentTarget: token }) {
+function showAlternatives(token, chosen, logprob, top) {
   const card = $("#alternatives");
-  const chosen = token.textContent;
-  const rows = token.top.some(([text]) => text === chosen) ? token.top : [...token.top, [chosen, token.logprob]];
-  card.replaceChildren(
-    ...rows.map(([text, logprob]) => {
-      const bar = h("i", {});
-      bar.style.width = `${100 * Math.exp(logprob)}%`;
-      return h("li", { class: text === chosen ? "chosen" : "" }, h("code", {}, visible(text)), h("span", { class: "bar" }, bar), h("span", {}, percent(logprob)));
-    }),
-  );
+  const all = top.some(([text]) => text === chosen) ? top : [...top, [chosen, logprob]];
+  const row = ([text, logprob]) => html`
+    <li class=${text === chosen ? "chosen" : ""}>
+      <code>${visible(text)}</code><progress value=${Math.exp(logprob)}></progress><span>${percent(logprob)}</span>
+    </li>`;
+  render(all.map(row), card);
   card.hidden = false;
   token.setAttribute("aria-describedby", "alternatives");
   const at = token.getClientRects()[0] ?? token.getBoundingClientRect();

@@ -2,17 +2,11 @@
 
 import { Marked } from "../vendor/marked/marked.esm.js";
 import purify from "../vendor/dompurify/purify.es.js";
-import hljs from "../vendor/highlight/core.min.js";
-import bash from "../vendor/highlight/bash.min.js";
-import javascript from "../vendor/highlight/javascript.min.js";
-import json from "../vendor/highlight/json.min.js";
-import python from "../vendor/highlight/python.min.js";
-import { copy, h, iconButton } from "./dom.js";
-
-for (const [name, grammar] of Object.entries({ bash, javascript, json, python })) hljs.registerLanguage(name, grammar);
+import hljs from "../vendor/highlight/highlight.min.js";
+import { $, copyButton, html, render } from "./dom.js";
 
 const escaped = (text) => text.replace(/[&<>"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
-const coloured = (text, language) =>
+const highlighted = (text, language) =>
   hljs.getLanguage(language) ? hljs.highlight(text, { language, ignoreIllegals: true }).value : escaped(text);
 
 // Formulas: $$...$$ and \[...\] stand alone, $...$ and \(...\) run in the text. "$5 and $6" are prices.
@@ -29,18 +23,18 @@ const formula = (level, start, pattern) => ({
   renderer: ({ text, display }) => `<code class="math" data-display="${display ? "yes" : "no"}">${escaped(text)}</code>`,
 });
 
-const nothing = () => undefined;
+const never = () => undefined;
 const markdown = new Marked({
   gfm: true,
   breaks: true,
   // Tags show as they were written; a line under a line is no heading (a list that begins to stream looks like one).
   // "36." alone is an answer and no list of nothing.
-  tokenizer: { html: nothing, tag: nothing, lheading: nothing, list: (source) => (/^ *(?:\d+[.)]|[-*+])\s*$/.test(source) ? undefined : false) },
+  tokenizer: { html: never, tag: never, lheading: never, list: (source) => (/^ *(?:\d+[.)]|[-*+])\s*$/.test(source) ? undefined : false) },
   renderer: {
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     code({ text, lang }) {
       const language = (lang ?? "").trim().split(/\s/)[0].toLowerCase();
-      return `<pre data-language="${escaped(language)}"><code>${coloured(text, language)}</code></pre>`;
+      return `<pre data-language="${escaped(language)}"><code>${highlighted(text, language)}</code></pre>`;
     },
   },
   extensions: [
@@ -58,42 +52,42 @@ const SAFE = {
   RETURN_DOM_FRAGMENT: true,
 };
 
-/** A block of code under a line with its language and a copy button. `fill` puts the code's own elements into it. */
-export function codeBlock(text, language, fill = null) {
-  const code = h("code", { class: "hljs" });
-  if (fill) code.append(...fill);
-  else code.append(purify.sanitize(coloured(text, language), SAFE));
-  const button = iconButton("copy", "Copy code", () => copy(code.textContent, button));
-  return h("figure", { class: "code" }, h("figcaption", {}, h("span", {}, language || "text"), button), h("pre", { tabIndex: 0 }, code));
-}
+const safe = (markup) => purify.sanitize(markup, SAFE);
 
-function block(html) {
-  const box = h("div", { class: "block" });
-  box.append(purify.sanitize(html, SAFE));
+/** Code under a line with its language and a button that copies its `text`; `content` are the code's own nodes. */
+export const codeBlock = (language, text, content) => html`
+  <figure class="code">
+    <figcaption><span>${language || "text"}</span>${copyButton("Copy code", () => text)}</figcaption>
+    <pre tabindex="0"><code class="hljs">${content}</code></pre>
+  </figure>`;
+
+function block(markup) {
+  const box = document.createElement("div");
+  box.className = "block";
+  box.append(safe(markup));
   for (const link of box.querySelectorAll("a[href]")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
   for (const pre of box.querySelectorAll("pre")) {
-    const code = pre.querySelector("code");
-    pre.replaceWith(codeBlock("", pre.dataset.language, [...code.childNodes]));
+    const frame = document.createElement("div");
+    const { textContent: text, childNodes } = $("code", pre);
+    render(codeBlock(pre.dataset.language, text, [...childNodes]), frame);
+    pre.replaceWith(frame.firstElementChild);
   }
   for (const table of box.querySelectorAll("table")) {
-    const frame = h("div", { class: "table", tabIndex: 0 });
+    const frame = document.createElement("div");
+    Object.assign(frame, { className: "table", tabIndex: 0 });
     table.replaceWith(frame);
     frame.append(table);
   }
-  typeset(box);
+  typeset(box.querySelectorAll("code.math"));
   return box;
 }
 
-let temml = null;
-function typeset(box) {
-  const formulas = [...box.querySelectorAll("code.math")];
+/** Replaces formulas by MathML, with a library that is loaded when the first one appears. */
+async function typeset(formulas) {
   if (!formulas.length) return;
-  if (!temml) {
-    loadTemml().then(() => typeset(box));
-    return;
-  }
+  const temml = await loadTemml();
   for (const found of formulas) {
-    const shown = h("span", { class: "formula" });
+    const shown = document.createElement("span");
     temml.render(found.textContent, shown, { displayMode: found.dataset.display === "yes", throwOnError: false, trust: false });
     found.replaceWith(shown);
   }
@@ -102,8 +96,8 @@ function typeset(box) {
 let loading = null;
 const loadTemml = () =>
   (loading ??= new Promise((resolve) => {
-    document.head.append(h("link", { rel: "stylesheet", href: "vendor/temml/Temml-Local.css" }));
-    document.head.append(h("script", { src: "vendor/temml/temml.min.js", onload: () => resolve((temml = window.temml)) }));
+    const script = document.head.appendChild(document.createElement("script"));
+    Object.assign(script, { src: "vendor/temml/temml.min.js", onload: () => resolve(window.temml) });
   }));
 
 /** Closes what the stream has opened and not closed yet, so that bold words do not first appear with their asterisks. */
@@ -115,16 +109,22 @@ function mended(text) {
   return text;
 }
 
-/** Shows `text` in `element`; blocks that have not changed keep their elements, selection and scroll position. */
-export function render(element, text, live = false) {
-  const tokens = markdown.lexer(live ? mended(text) : text);
-  const blocks = tokens.filter((token) => token.type !== "space" && token.type !== "def");
-  blocks.forEach((token, index) => {
-    const old = element.children[index];
-    if (old?.source === token.raw) return;
-    const fresh = Object.assign(block(markdown.parser([token])), { source: token.raw });
-    if (old) old.replaceWith(fresh);
-    else element.append(fresh);
-  });
-  while (element.children.length > blocks.length) element.lastElementChild.remove();
+const drawn = new WeakMap(); // part of an answer -> {text, nodes} of it that were drawn last
+
+/** The nodes `draw(text, old nodes)` makes of a part; the same ones as last time where the text is the same. */
+function once(part, text, draw) {
+  const last = drawn.get(part) ?? { nodes: [] };
+  if (last.text !== text) drawn.set(part, { text, nodes: draw(text, last.nodes) });
+  return drawn.get(part).nodes;
 }
+
+/** A part's prose; blocks that have not changed keep their elements, selection and scroll position. */
+export const blocks = (part, live) =>
+  once(part, live ? mended(part.text) : part.text, (text, old) => {
+    const tokens = markdown.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
+    const fresh = (token) => Object.assign(block(markdown.parser([token])), { source: token.raw });
+    return tokens.map((token, index) => (old[index]?.source === token.raw ? old[index] : fresh(token)));
+  });
+
+/** The code of a tool call, in colours. */
+export const coloured = (part, language) => once(part, part.text, (text) => [...safe(highlighted(text, language)).childNodes]);

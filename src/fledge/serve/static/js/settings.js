@@ -1,11 +1,9 @@
 // The sampling settings, after the server's table: the sheet, the slash commands and the requests are made from it.
 // What the user did not change is neither kept nor sent, so that the server's own default holds.
 
-import { $, h } from "./dom.js";
-import { model, state } from "./state.js";
-import { save, setting } from "./store.js";
-
-const chosen = setting.get("sampling", {});
+import { dialog, html, nothing } from "./dom.js";
+import { changed, model, remember, state } from "./state.js";
+import { save } from "./store.js";
 
 /** The table of the stage that answers; a default of null is the server's affair. */
 export const fields = () => model(state.stages[0])?.sampling ?? [];
@@ -14,22 +12,22 @@ const isWhole = (field) => field.type === "integer";
 const allows = (field, value) => value >= field.low && value <= field.high && (!isWhole(field) || Number.isInteger(value));
 
 /** The value that holds: the user's own, where the server allows it. */
-export const current = (field) => (allows(field, chosen[field.name]) ? chosen[field.name] : field.default);
+export const current = ({ name, ...field }) => (allows(field, state.sampling[name]) ? state.sampling[name] : field.default);
 
 /** Sets one field from text. Returns why not, or null. An empty text or "default" brings the default back. */
 export function set(field, text) {
+  const { [field.name]: _, ...others } = state.sampling;
   const value = ["", "default"].includes(text.trim()) ? field.default : Number(text);
-  if (value === field.default) delete chosen[field.name];
-  else if (allows(field, value)) chosen[field.name] = value;
+  if (value === field.default) remember("sampling", others);
+  else if (allows(field, value)) remember("sampling", { ...others, [field.name]: value });
   else return `${label(field)} is a ${isWhole(field) ? "whole " : ""}number from ${field.low} to ${field.high}, not “${text}”.`;
-  setting.set("sampling", chosen);
   return null;
 }
 
 /** What a request says of the settings: those that differ from the server's defaults. */
 export function sampling() {
-  const changed = fields().filter((field) => current(field) !== field.default);
-  return Object.fromEntries(changed.map((field) => [field.name, current(field)]));
+  const own = fields().filter((field) => current(field) !== field.default);
+  return Object.fromEntries(own.map((field) => [field.name, current(field)]));
 }
 
 export function setSystem(text) {
@@ -37,35 +35,45 @@ export function setSystem(text) {
   if (Object.keys(state.chat.nodes).length) save(state.chat);
 }
 
+// ---- Drawing
+
+const wrong = new Map(); // name -> why what stands in its box is no value
+
 function row(field) {
   const id = `set-${field.name}`;
-  const value = current(field) ?? "";
-  const props = { min: field.low, max: field.high, step: isWhole(field) ? 1 : 0.01, "aria-describedby": `${id}-about`, value };
-  const about = h("small", { id: `${id}-about` }, field.help);
-  const change = ({ target }) => {
-    const wrong = set(field, target.value);
-    about.textContent = wrong ?? field.help;
-    about.classList.toggle("wrong", wrong !== null);
-    if (wrong === null) for (const input of inputs) input.value = current(field) ?? "";
+  const about = `${id}-about`;
+  const step = isWhole(field) ? 1 : 0.01;
+  const onChange = ({ target }) => {
+    wrong.set(field.name, set(field, target.value));
+    changed();
   };
-  const inputs = [h("input", { id, type: "number", inputMode: "decimal", ...props, placeholder: "default", onchange: change })];
-  if (!isWhole(field)) inputs.push(h("input", { type: "range", ...props, "aria-label": `${label(field)}, slider`, oninput: change }));
-  return h("div", { class: "field" }, h("label", { htmlFor: id }, label(field)), ...inputs, about);
+  const slider = html`
+    <input type="range" aria-label="${label(field)}, slider" aria-describedby=${about} min=${field.low} max=${field.high} step=${step}
+      value=${field.default} .value=${current(field)} @input=${onChange}>`;
+  return html`
+    <div class="field">
+      <label for=${id}>${label(field)}</label>
+      <input id=${id} type="number" inputmode="decimal" aria-describedby=${about} min=${field.low} max=${field.high} step=${step}
+        placeholder="default" value=${field.default ?? ""} .value=${current(field) ?? ""} @change=${onChange}>
+      ${isWhole(field) ? nothing : slider}
+      <small id=${about} class=${wrong.get(field.name) ? "wrong" : ""}>${wrong.get(field.name) ?? field.help}</small>
+    </div>`;
 }
 
-const draw = () => $("#fields").replaceChildren(...fields().map(row));
-
-export function open() {
-  draw();
-  $("#system").value = state.chat.system;
-  $("#settings").showModal();
+function restore() {
+  wrong.clear();
+  remember("sampling", {});
 }
 
-export function mount() {
-  $("#settings-open").addEventListener("click", open);
-  $("#system").addEventListener("input", ({ target }) => setSystem(target.value));
-  $("#defaults").addEventListener("click", () => {
-    for (const field of fields()) set(field, "");
-    draw();
-  });
-}
+export const view = () => dialog("settings", "Settings", html`
+  <div class="field">
+    <label for="system">System prompt</label>
+    <textarea id="system" rows="4" aria-describedby="system-about" placeholder="You are Pip, and you answer in rhymes."
+      .value=${state.chat.system} @input=${({ target }) => setSystem(target.value)}></textarea>
+    <small id="system-about">Said before this conversation begins.</small>
+  </div>
+  <h3>Sampling</h3>
+  <form id="fields" method="dialog" @reset=${restore}>
+    ${fields().map(row)}
+    <button type="reset" class="plain">Restore the defaults</button>
+  </form>`);

@@ -1,47 +1,28 @@
 // The list of conversations: search, rename, delete with undo, export and import.
 
 import { stop } from "./chat.js";
-import { newChat, path, plain } from "./conversation.js";
-import { $, h, iconButton, notify } from "./dom.js";
-import { changed, isRunning, show, state } from "./state.js";
+import { newChat, plain } from "./conversation.js";
+import { $, html, icon, iconButton, nothing, notify } from "./dom.js";
+import { changed, isRunning, onPhone, remember, show, state } from "./state.js";
 import * as store from "./store.js";
 
 const DAY = 86_400_000;
-let renaming = null;
+let wanted = ""; // what is searched for
+let renaming = null; // the chat whose name is open for editing
 
 const words = (chat) =>
   [chat.title, ...Object.values(chat.nodes).map((node) => node.text ?? node.answers.map(plain).join(" "))].join(" ").toLowerCase();
+const found = () => store.all().filter((chat) => !wanted || words(chat).includes(wanted));
 
 function age(chat) {
   const days = Math.floor((new Date().setHours(24, 0, 0, 0) - chat.updated) / DAY);
   return days < 1 ? "Today" : days < 2 ? "Yesterday" : days < 7 ? "This week" : days < 31 ? "This month" : "Earlier";
 }
 
-function row(chat) {
-  if (chat === renaming) return h("li", {}, renameBox(chat));
-  const open = h("button", { type: "button", class: "title", "aria-current": chat === state.chat ? "page" : null, onclick: () => (show(chat), onPhone() && close()) }, chat.title || "Untitled");
-  const tools = [
-    iconButton("edit", `Rename “${chat.title}”`, () => ((renaming = chat), draw(), $("#rename").select())),
-    iconButton("export", `Export “${chat.title}”`, () => download([chat])),
-    iconButton("trash", `Delete “${chat.title}”`, () => remove(chat)),
-  ];
-  return h("li", { class: isRunning(chat) ? "running" : "" }, open, h("span", { class: "tools" }, ...tools));
-}
-
-function renameBox(chat) {
-  const finish = (keep, byKey = false) => {
-    if (renaming !== chat) return;
-    renaming = null;
-    chat.title = (keep && box.value.trim()) || chat.title;
-    store.save(chat);
-    changed();
-    if (byKey) [...$("#list").querySelectorAll(".title")][shown().indexOf(chat)]?.focus();
-  };
-  const box = h("input", { id: "rename", value: chat.title, "aria-label": "New name", onblur: () => finish(true) });
-  box.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" || event.key === "Escape") event.stopPropagation(), event.preventDefault(), finish(event.key === "Enter", true);
-  });
-  return box;
+function rename(chat) {
+  renaming = chat;
+  changed();
+  $("#rename").select();
 }
 
 function remove(chat) {
@@ -49,12 +30,13 @@ function remove(chat) {
   stop(chat);
   if (chat === state.chat) show(newChat());
   else changed();
-  notify(`Deleted “${chat.title}”.`, ["Undo", () => (store.save(chat), changed())]);
+  notify(`Deleted “${chat.title}”.`, "Undo", () => (store.save(chat), changed()));
 }
 
 function download(chats) {
   const url = URL.createObjectURL(new Blob([store.exported(chats)], { type: "application/json" }));
-  h("a", { href: url, download: `fledge-chats-${new Date().toISOString().slice(0, 10)}.json` }).click();
+  const name = `fledge-chats-${new Date().toISOString().slice(0, 10)}.json`;
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
@@ -71,53 +53,112 @@ async function upload({ target }) {
   changed();
 }
 
-const onPhone = () => matchMedia("(max-width: 760px)").matches;
-const isOpen = () => document.body.classList.contains("sidebar");
 function toggle(open) {
-  document.body.classList.toggle("sidebar", open);
-  $("#menu").setAttribute("aria-expanded", String(open));
-  if (!onPhone()) store.setting.set("sidebar", open);
+  if (!onPhone()) return remember("sidebar", open); // on a phone it covers the page, and is closed at first
+  state.sidebar = open;
+  changed();
 }
-const close = () => (toggle(false), $("#menu").focus());
+
+/** Closes the list where it covers the page; returns whether it did. */
+export function closeOnPhone() {
+  if (!onPhone() || !state.sidebar) return false;
+  toggle(false);
+  $("#menu").focus();
+  return true;
+}
 
 export function search() {
   toggle(true);
   $("#search").focus();
   $("#search").select();
 }
-export const closeOnPhone = () => onPhone() && isOpen() && (close(), true);
 
-function shown() {
-  const wanted = $("#search").value.trim().toLowerCase();
-  return store.all().filter((chat) => words(chat).includes(wanted));
+export function begin() {
+  show(newChat());
+  closeOnPhone();
+  $("#prompt").focus();
 }
 
-export function draw() {
-  const groups = Map.groupBy(shown(), age);
-  const items = [...groups].map(([title, some]) => h("section", {}, h("h2", {}, title), h("ul", {}, ...some.map(row))));
-  const empty = h("p", { class: "empty" }, $("#search").value.trim() ? "Nothing found." : "Your conversations stay in this browser.");
-  $("#list").replaceChildren(...(items.length ? items : [empty]));
-  const last = path(state.chat).length && state.chat.title;
-  document.title = last ? `${last} · fledge` : "fledge";
+function open(chat) {
+  show(chat);
+  closeOnPhone();
 }
 
-export function mount() {
-  toggle(!onPhone() && store.setting.get("sidebar", true));
-  $("#menu").addEventListener("click", () => toggle(!isOpen()));
-  $("#shade").addEventListener("click", close);
-  $("#new").addEventListener("click", () => (show(newChat()), onPhone() && close(), $("#prompt").focus()));
-  $("#search").addEventListener("input", draw);
-  $("#search").addEventListener("keydown", (event) => {
-    if (event.key === "Enter") $("#list .title")?.click();
-    if (event.key === "ArrowDown") event.preventDefault(), $("#list .title")?.focus();
-  });
-  $("#list").addEventListener("keydown", (event) => {
-    const titles = [...$("#list").querySelectorAll(".title")];
-    const next = { ArrowDown: 1, ArrowUp: -1 }[event.key] && titles.indexOf(event.target) + { ArrowDown: 1, ArrowUp: -1 }[event.key];
-    if (next !== undefined && titles[next]) event.preventDefault(), titles[next].focus();
-  });
-  $("#export").addEventListener("click", () => download(store.all()));
-  $("#import").addEventListener("click", () => $("#file").click());
-  $("#file").addEventListener("change", upload);
-  return draw;
+// ---- Drawing
+
+const titles = () => [...document.querySelectorAll("#list .title")];
+
+/** Arrows go from title to title, and from the search to the first. */
+function onKey(event) {
+  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+  const next = step && titles()[titles().indexOf(event.target) + step];
+  if (event.target.id === "search" && event.key === "Enter") titles()[0]?.click();
+  if (!next) return;
+  event.preventDefault();
+  next.focus();
 }
+
+function renameBox(chat) {
+  const keep = ({ target }) => {
+    if (renaming !== chat) return;
+    renaming = null;
+    chat.title = target.value.trim() || chat.title;
+    store.save(chat);
+    changed();
+  };
+  const onKey = (event) => {
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.stopPropagation();
+    const row = event.target.parentElement;
+    if (event.key === "Escape") event.target.value = chat.title;
+    event.target.blur(); // which keeps the name
+    $(".title", row).focus();
+  };
+  return html`<input id="rename" aria-label="New name" .value=${chat.title} @blur=${keep} @keydown=${onKey}>`;
+}
+
+function row(chat) {
+  const title = html`
+    <button type="button" class="title" aria-current=${chat === state.chat ? "page" : nothing} @click=${() => open(chat)}>
+      ${chat.title || "Untitled"}
+    </button>
+    <span class="tools">
+      ${iconButton("edit", `Rename “${chat.title}”`, () => rename(chat))}
+      ${iconButton("export", `Export “${chat.title}”`, () => download([chat]))}
+      ${iconButton("trash", `Delete “${chat.title}”`, () => remove(chat))}
+    </span>`;
+  return html`<li class=${isRunning(chat) ? "running" : ""}>${chat === renaming ? renameBox(chat) : title}</li>`;
+}
+
+function chatList() {
+  const group = ([title, some]) => html`<section><h2>${title}</h2><ul>${some.map(row)}</ul></section>`;
+  const empty = html`<p class="empty">${wanted ? "Nothing found." : "Your conversations stay in this browser."}</p>`;
+  const chats = found();
+  return chats.length ? [...Map.groupBy(chats, age)].map(group) : empty;
+}
+
+function onSearch({ target }) {
+  wanted = target.value.trim().toLowerCase();
+  changed();
+}
+
+export const menu = () => html`
+  <button type="button" id="menu" class="icon-button" aria-label="Conversation list" title="Conversation list"
+    aria-controls="sidebar" aria-expanded=${state.sidebar} @click=${() => toggle(!state.sidebar)}>${icon("panel")}</button>`;
+
+export const view = () => html`
+  <nav id="sidebar" class=${state.sidebar ? "open" : ""} aria-label="Conversations" @keydown=${onKey}>
+    <header>
+      <span class="brand">${icon("feather")}fledge</span>
+      ${iconButton("plus", "New conversation", begin, { id: "new", hint: "New conversation (Ctrl+Shift+O)" })}
+    </header>
+    <input id="search" type="search" placeholder="Search" aria-label="Search conversations" title="Search (Ctrl+K)" autocomplete="off"
+      @input=${onSearch}>
+    <div id="list">${chatList()}</div>
+    <footer>
+      <button type="button" id="import" class="plain" @click=${() => $("#file").click()}>Import</button>
+      <button type="button" id="export" class="plain" @click=${() => download(store.all())}>Export all</button>
+      <input id="file" type="file" accept=".json,application/json" multiple hidden aria-label="Conversations to import" @change=${upload}>
+    </footer>
+  </nav>
+  <div id="shade" @click=${closeOnPhone}></div>`;

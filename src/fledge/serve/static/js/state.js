@@ -1,37 +1,36 @@
-// What the page is showing. Whoever changes it calls changed(), and every view draws itself anew.
+// What the page is showing. Whoever changes it calls changed(), and the page is drawn anew from it.
 
 import { newChat } from "./conversation.js";
-import { setting } from "./store.js";
+
+const remembered = (key, otherwise) => JSON.parse(localStorage.getItem(`fledge.${key}`) ?? "null") ?? otherwise;
+export const onPhone = () => matchMedia("(max-width: 760px)").matches;
 
 export const state = {
   models: [], // the run's stages, from the server
-  stages: [], // the stage that answers, perhaps a second one beside it
+  stages: remembered("stages", []), // the stage that answers, perhaps a second one beside it
   chat: newChat(),
   running: new Map(), // answer being written -> its AbortController
-  inspect: setting.get("inspect", false),
+  inspect: remembered("inspect", false),
+  sampling: remembered("sampling", {}), // settings the user changed: name -> value
+  sidebar: !onPhone() && remembered("sidebar", true), // whether the list of conversations is open
   error: null, // why the stages could not be listed
 };
 
-const views = [];
-export const onChange = (draw) => views.push(draw);
-export const changed = () => views.forEach((draw) => draw());
+let draw = () => {};
+export const onChange = (view) => (draw = view);
+export const changed = () => draw();
+
+/** Changes something that survives the page. */
+export function remember(key, value) {
+  state[key] = value;
+  localStorage.setItem(`fledge.${key}`, JSON.stringify(value));
+  changed();
+}
 
 export const model = (id) => state.models.find((known) => known.id === id);
 export const name = () => model(state.stages[0])?.name ?? "The model";
 export const isRunning = (chat = state.chat) =>
   Object.values(chat.nodes).some((node) => node.answers?.some((answer) => state.running.has(answer)));
-
-export function setStages(stages) {
-  state.stages = stages;
-  setting.set("stages", stages);
-  changed();
-}
-
-export function setInspect(on) {
-  state.inspect = on;
-  setting.set("inspect", on);
-  changed();
-}
 
 /** Shows a chat; its address is its id, so that a reload and the back button find it again. */
 export function show(chat) {

@@ -1,4 +1,4 @@
-// Conversations and settings, kept in this browser alone: chats in IndexedDB, settings in localStorage.
+// Conversations, kept in this browser alone (IndexedDB).
 
 import { revive } from "./conversation.js";
 
@@ -49,9 +49,3 @@ export async function imported(text) {
   for (const chat of found) await save(chat);
   return found.length;
 }
-
-/** A setting that survives the page. */
-export const setting = {
-  get: (key, otherwise) => JSON.parse(localStorage.getItem(`fledge.${key}`) ?? "null") ?? otherwise,
-  set: (key, value) => localStorage.setItem(`fledge.${key}`, JSON.stringify(value)),
-};
