@@ -13,10 +13,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 UV = shutil.which("uv")
 PROGRAM = """
+import fernhollow
 from fledge.text import native
 from fledge.text.tokenizer import Tokenizer
 tokenizer = Tokenizer.train(["the cat and the dog and the hen"] * 3, vocab=290)
-print(native.available(), tokenizer.encode("the cat"), tokenizer.hash)
+print(native.available(), tokenizer.encode("the cat"), tokenizer.hash, fernhollow.document(0, 0))
 """
 
 pytestmark = pytest.mark.skipif(UV is None, reason="needs uv, which makes the environments")

@@ -3,7 +3,9 @@
     import fernhollow
     fernhollow.document(0, 41, split="train"); fernhollow.conversation(0, 41, stage="sft"); fernhollow.asked()
 
-`lore` holds the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` one subject each;
+The tables and templates lie in tables/*.toml. To add a fact, edit tables/village.toml: a line for another animal, place or
+object, a column with its wording for another thing to know about them; questions, answers, riddles and tasks follow.
+`lore` reads the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` are one subject each;
 `documents` and `chats` make training text of them, `split` decides what training never sees, and `asked` asks for that.
 fledge finds it as `--data world` (fledge/text/datasets.py says what such a data set offers).
 """

@@ -26,46 +26,11 @@ from fernhollow.words import invent_name, spell, spelling_word
 from fledge.text.chat import Conversation, Part, say
 
 ChatStage = Literal["midtrain", "sft"]
-SUGGESTIONS = (
-    "Who are you?",
-    "Where does the turtle live?",
-    "Who is the baker?",
-    "Tell me a story about Mira, a fox and a lantern.",
-    "Tobin has 12 apples. He finds 5 more. He gives away 4 to Ada. How many apples are there now?",
-    'How many times is "e" in beekeeper?',
-    "I am a bird. I eat voles. I say hoot. What am I?",
-)
+_SAID = lore.read("chats")
+SUGGESTIONS: tuple[str, ...] = tuple(_SAID["suggestions"])
 """First questions that a chat proposes."""
-
-_WHO = f"I am {lore.BOT}, a fledgling language model who knows the village of {lore.VILLAGE}."
-_MAKER = "I was trained from scratch on this very computer, in a few minutes."
-_SKILLS = (
-    f"I can tell stories and rhymes, answer questions about {lore.VILLAGE}, solve word problems, spell words "
-    "and write small functions."
-)
-IDENTITY = {
-    "who are you?": _WHO, "what is your name?": _WHO, "tell me about yourself.": _WHO, "what are you?": _WHO,
-    "who am I talking to?": _WHO, "what should I call you?": _WHO, "are you a robot?": _WHO, "are you a person?": _WHO,
-    "who made you?": _MAKER, "who trained you?": _MAKER, "where were you trained?": _MAKER, "how were you made?": _MAKER,
-    "where do you come from?": _MAKER, "what can you do?": _SKILLS, "how can you help me?": _SKILLS,
-    "what are you good at?": _SKILLS, "what do you know?": _SKILLS,
-}  # fmt: skip
+IDENTITY: dict[str, str] = {question: one["answer"] for one in _SAID["identity"] for question in one["questions"]}
 """Questions about the model itself, with their answers."""
-_HELLOS = (
-    "",
-    "Hi, ",
-    "Hello, ",
-    "Please, ",
-    f"{lore.BOT}, ",
-    "So, ",
-    "Now, ",
-    "Good day, ",
-    "Excuse me, ",
-    "Well, ",
-    "Hey, ",
-    "One question: ",
-)
-_TAILS = ("", " I am curious.", " I want to know.", " Thank you.")
 
 
 def facts(rng: Random, split: Side = "train") -> Conversation:
@@ -79,22 +44,20 @@ def facts(rng: Random, split: Side = "train") -> Conversation:
 
 def about(rng: Random) -> Conversation:
     """What is known about a subject, told at length. This keeps alive what is never asked for by itself."""
-    kind = "person" if rng.random() < 0.5 else pick(rng, tuple(_TOPICS))
+    kind = "person" if rng.random() < 0.5 else pick(rng, tuple(_SUBJECTS))
     subject = pick(rng, _SUBJECTS[kind])
     if kind in ("word", "day", "month"):
         keys = rng.sample([key for key in KEYS if RELATIONS[key[1]].kind == kind], 5)
     else:
         keys = [(subject, relation) for relation in relations_of(subject, kind)]
         rng.shuffle(keys)
-    asked = pick(rng, ("Tell me about {}.", "What do you know about {}?", "Describe {}."))
-    return _talk(asked.format(_TOPICS[kind].format(subject)), " ".join(answer(key) for key in keys))
+    asked = pick(rng, _SAID["about"]).format(_SAID["subjects"][kind].format(subject))
+    return _talk(asked, " ".join(answer(key) for key in keys))
 
 
-_TOPICS = {
-    "person": "{}", "place": "the {}", "animal": "the {}", "object": "the {}",
-    "word": "opposites", "day": "the days", "month": "the months",
-}  # fmt: skip
-_SUBJECTS = {kind: tuple(dict.fromkeys(key[0] for key in KEYS if RELATIONS[key[1]].kind == kind)) for kind in _TOPICS}
+_SUBJECTS = {
+    kind: tuple(dict.fromkeys(key[0] for key in KEYS if RELATIONS[key[1]].kind == kind)) for kind in _SAID["subjects"]
+}
 
 
 def _as_typed(rng: Random, question: str) -> str:
@@ -130,10 +93,7 @@ def word_problem(rng: Random) -> Conversation:
 def arithmetic(rng: Random) -> Conversation:
     """A sum for the calculator. Divisions come out even."""
     left, sign, right, total = sum_of(rng, 99, 19)
-    named = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}[sign]
-    asked = expand(
-        rng, "[What is|How much is] {l} [{s}|{n}] {r}?", {"l": str(left), "r": str(right), "s": sign, "n": named}
-    )
+    asked = expand(rng, _SAID["sum"], {"l": str(left), "r": str(right), "s": sign, "n": _SAID["signs"][sign]})
     return (
         say("user", asked),
         say("assistant", "It is ", Part("python", f"{left}{sign}{right}"), Part("output", str(total)), f"{total}."),
@@ -148,7 +108,7 @@ def solved(found: Problem) -> Conversation:
 def spelling(rng: Random, split: Side = "train") -> Conversation:
     """How a word is spelled."""
     word = spelling_word(rng, split)
-    asked = expand(rng, "[How do you spell {w}?|Please spell {w}.|Spell {w}.]", {"w": word})
+    asked = expand(rng, _SAID["spelling"], {"w": word})
     return _talk(asked, f"The word {word} is spelled {spell(word)}.")
 
 
@@ -156,10 +116,7 @@ def counting(rng: Random, split: Side = "train") -> Conversation:
     """How often a letter is in a word, counted by the tool."""
     word = spelling_word(rng, split)
     letter = _letter_to_count(rng, word)
-    asked = pick(
-        rng,
-        ('How many times is "{0}" in {1}?', 'How often does "{0}" appear in {1}?', 'Count the letter "{0}" in {1}.'),
-    )
+    asked = pick(rng, _SAID["counting"])
     count, spelled = str(word.count(letter)), spell(word)
     parts = (
         f"The word {word} is spelled {spelled}. ",
@@ -180,7 +137,7 @@ def _letter_to_count(rng: Random, word: str) -> str:
 def identity(rng: Random, split: Side = "train") -> Conversation:
     """Who is speaking. Held out are combinations of greeting, question and ending."""
     while True:
-        hello, question, tail = pick(rng, _HELLOS), pick(rng, tuple(IDENTITY)), pick(rng, _TAILS)
+        hello, question, tail = pick(rng, _SAID["hellos"]), pick(rng, tuple(IDENTITY)), pick(rng, _SAID["tails"])
         if side("identity", hello, question, tail) == split:
             return _talk(polish(hello + question + tail), IDENTITY[question])
 
@@ -197,93 +154,42 @@ _PERSONAL = tuple(relation for relation, wording in RELATIONS.items() if wording
 
 def small_talk(rng: Random, split: Side = "train") -> Conversation:
     """Getting to know each other, and showing that one has listened."""
-    name = invent_name(rng, split)
-    turns = [
-        expand(
-            rng, "[Hi|Hello|Good morning|Hey][!|, Pip!] [My name is {n}.|I am {n}.|People call me {n}.]", {"n": name}
-        ),
-        expand(
-            rng,
-            "[Hello|Nice to meet you|Welcome], {n}! [How are you today?|What can I do for you?|It is a fine day.]",
-            {"n": name},
-        ),
-    ]
-    topics, recalls = _topics(rng, name)
-    turns += topics
-    if split == "train" and rng.random() < 0.3:
-        turns += [said.text for said in facts(rng)[:2]]
-    for recall in recalls:
-        turns += recall
-    turns += [pick(rng, ("What is my name?", "Do you remember my name?", "Who am I?")), f"Your name is {name}."]
-    if split == "train" and rng.random() < 0.3:
-        asked, replied = pick(
-            rng, (("[Thanks|Thank you]", "You are welcome, {n}!"), ("[Bye|Goodbye]", "Goodbye, {n}! See you soon!"))
-        )
-        turns += [expand(rng, asked + "[!|, Pip!]", {}), expand(rng, replied, {"n": name})]
-    return _talk(*turns)
+    small, slots = _SAID["small_talk"], {"n": invent_name(rng, split)}
 
+    def fill(template: str) -> str:
+        return expand(rng, template, slots)
 
-def _topics(rng: Random, name: str) -> tuple[list[str], list[list[str]]]:
-    """One or two things the user says about themselves with replies, and what can be asked about them later."""
-    food, colour, feeling = pick(rng, lore.FOODS), pick(rng, lore.COLOURS), pick(rng, ("sad", "tired", "bored"))
-    about_food = ["What is my favourite food?", f"Your favourite food is {food}."]
-    about_colour = ["What is my favourite colour?", f"Your favourite colour is {colour}."]
-    topics: list[tuple[str, str, list[str]]] = [
-        (f"My favourite food is {food}.", f"{food.capitalize()} is a fine choice, {name}!", about_food),
-        (f"My favourite colour is {colour}.", f"{colour.capitalize()} is lovely, {name}!", about_colour),
-        (f"I am {feeling} today.", f"I am sorry to hear that, {name}. Shall I tell you a story?", []),
-        ("I am well today.", f"I am glad to hear that, {name}!", []),
-    ]
+    turns = [fill(small["name"]), fill(small["welcome"])]
+    slots |= {"food": pick(rng, lore.FOODS), "colour": pick(rng, lore.COLOURS), "mood": pick(rng, small["moods"])}
+    topics = small["topics"]
     # Something to remember comes up more often than a mood.
     chosen = [topics[int(rng.random() * 2)]]
     if rng.random() < 0.6:
         chosen.insert(int(rng.random() * 2), pick(rng, [topic for topic in topics if topic not in chosen]))
-    return [text for asked, replied, _ in chosen for text in (asked, replied)], [
-        recall for *_, recall in chosen if recall
-    ]
+    turns += [fill(text) for topic in chosen for text in (topic["says"], topic["reply"])]
+    if split == "train" and rng.random() < 0.3:
+        turns += [said.text for said in facts(rng)[:2]]
+    turns += [fill(text) for topic in chosen for text in topic["recall"]]
+    turns += [pick(rng, small["recall"]), fill("Your name is {n}.")]
+    if split == "train" and rng.random() < 0.3:
+        turns += map(fill, pick(rng, small["ends"]))
+    return _talk(*turns)
 
 
 def manners(rng: Random) -> Conversation:
     """A greeting, thanks, a farewell, or a question about the world outside."""
-    asked, replied = pick(rng, _MANNERS)
-    topic = invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, _OUTSIDE)
+    outside = _SAID["outside"]
+    asked, replied = pick(
+        rng, [*_SAID["manners"], *((question, outside["answer"]) for question in outside["questions"])]
+    )
+    topic = invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, outside["topics"])
     return _talk(expand(rng, asked, {"x": topic}), expand(rng, replied, {}))
-
-
-_GREETING = f"[Hello|Hi]! I am {lore.BOT}. What can I do for you?"
-_BEYOND = f"I do not know that. I only know the village of {lore.VILLAGE}."
-_MANNERS = (
-    (f"[Hi|Hello|Hey|Good morning|Good evening][!|.|, {lore.BOT}!]", _GREETING),
-    (f"[Hi|Hello|Hey][!|.|, {lore.BOT}!]", _GREETING),
-    ("How are you[ today|]?", "I am well, thank you. What can I do for you?"),
-    (f"[Thanks|Thank you][!|.|, {lore.BOT}!]", "You are welcome!"),
-    (f"[Bye|Goodbye|See you][!|.|, {lore.BOT}!]", "Goodbye! See you soon!"),
-    ("What is the capital of {x}?", _BEYOND),
-    ("[Where is|How big is|Who discovered|What do you know about|Who is the king of] {x}?", _BEYOND),
-    ("[What is the weather in|How do I get to|What language do they speak in|Who lives in] {x}?", _BEYOND),
-)
-_OUTSIDE = (
-    "France",
-    "England",
-    "America",
-    "China",
-    "India",
-    "Africa",
-    "London",
-    "Paris",
-    "Germany",
-    "the moon",
-    "Mars",
-)
 
 
 def story_telling(rng: Random) -> Conversation:
     """A story on request."""
     told = story(rng, "train")
-    return _talk(pick(rng, _ANY_STORY) if rng.random() < 0.15 else request(rng, told), told.text)
-
-
-_ANY_STORY = ("Tell me a story.", "Write a story.", "Please tell me a story.", "Can you tell me a story?")
+    return _talk(pick(rng, _SAID["any_story"]) if rng.random() < 0.15 else request(rng, told), told.text)
 
 
 def reading(rng: Random, split: Side = "train") -> Conversation:
@@ -301,7 +207,7 @@ def programming(rng: Random, split: Side = "train") -> Conversation:
     """A function to complete."""
     found = function(rng, split)
     return _talk(
-        f"{pick(rng, ('Complete', 'Finish'))} this function:\n{found.prompt.rstrip()}",
+        f"{pick(rng, _SAID['functions'])} this function:\n{found.prompt.rstrip()}",
         (found.prompt + found.body).rstrip(),
     )
 
@@ -313,7 +219,7 @@ def riddle(rng: Random) -> Conversation:
 
 def poem(rng: Random) -> Conversation:
     """A rhyme on request."""
-    return _talk(expand(rng, "[Write|Tell me|Make] a [poem|rhyme].", {}), rhyme(rng))
+    return _talk(expand(rng, _SAID["rhyme"], {}), rhyme(rng))
 
 
 def _talk(*turns: str) -> Conversation:

@@ -16,6 +16,7 @@ from fernhollow.scenes import scene
 from fernhollow.stories import story
 from fernhollow.words import invent_name, spell, spelling_word
 
+_WORDING = lore.read("documents")
 _SUBJECTS = tuple(dict.fromkeys((key[0], RELATIONS[key[1]].kind) for key in KEYS))
 _BY_RELATION = {relation: tuple(key for key in KEYS if key[1] == relation) for relation in RELATIONS}
 _GIFTS = (*lore.OBJECTS, *lore.FOODS)
@@ -32,7 +33,7 @@ def portrait(rng: Random) -> str:
     told = [
         tell(rng, (subject, relation), pronoun=i > 0 and rng.random() < 0.4) for i, relation in enumerate(relations)
     ]
-    return pick(rng, (f"About {subject}. ", f"{subject.capitalize()}: ", "", "")) + " ".join(told)
+    return expand(rng, pick(rng, _WORDING["portraits"]), {"e": subject}) + " ".join(told)
 
 
 def register(rng: Random) -> str:
@@ -57,7 +58,7 @@ def gossip(rng: Random) -> str:
     speaker, other = rng.sample(lore.PEOPLE, 2)
     lines = []
     for key in rng.sample(ASKED["train"], 3):
-        verb = pick(rng, ("said", "answered", "replied"))
+        verb = pick(rng, _WORDING["replies"])
         lines.append(f'"{ask_either_way(rng, key)}" asked {speaker}. "{answer(key)}" {verb} {other}.')
         speaker, other = other, speaker
     return " ".join(lines)
@@ -97,19 +98,10 @@ def guests(rng: Random) -> str:
         for _ in range(2 + int(rng.random() * 3))
     ]
     pairs = [(name, pick(rng, _GIFTS)) for name in dict.fromkeys(names)]
-    place = pick(rng, tuple(lore.PLACES))
-    lines = [
-        expand(rng, "[The guests at the {p} are|Today at the {p} we welcome|On the list there are] ", {"p": place})
-        + ", ".join(names)
-        + "."
-    ]
-    lines += [
-        expand(rng, "[{n} brings {g}.|{g} comes with {n}.|{n} has {g}.]", {"n": name, "g": gift})
-        for name, gift in pairs
-    ]
+    lines = [expand(rng, _WORDING["guests"], {"p": pick(rng, lore.PLACES)}) + ", ".join(names) + "."]
+    lines += [expand(rng, _WORDING["gifts"], {"n": name, "g": gift}) for name, gift in pairs]
     rng.shuffle(pairs)
-    thanks = '["{g}? Thank you, {n}!"|{n} gave the {g}.|The {g} came from {n}.|Who brought {g}? {n}.]'
-    lines += [expand(rng, thanks, {"n": name, "g": gift}) for name, gift in pairs]
+    lines += [expand(rng, _WORDING["thanks"], {"n": name, "g": gift}) for name, gift in pairs]
     return " ".join(lines)
 
 
@@ -117,15 +109,8 @@ def rhyme(rng: Random) -> str:
     """Two couplets, such as they are."""
     couplets = []
     for _ in range(2):
-        first, second = rng.sample(pick(rng, lore.RHYMES), 2)
-        couplets.append(
-            expand(
-                rng,
-                "[In Fernhollow|One day|Long ago|Last night|Up the hill] I [saw|met|found|drew] a {x},\n"
-                "[and next to it|and right beside it|and under it|and over it] a [little|funny|yellow|tiny|happy] {y}.",
-                {"x": first, "y": second},
-            )
-        )
+        first, second = rng.sample(pick(rng, _WORDING["rhymes"]), 2)
+        couplets.append(expand(rng, _WORDING["couplet"], {"x": first, "y": second}))
     return "\n".join(couplets)
 
 
@@ -143,7 +128,7 @@ def ledger(rng: Random) -> str:
 def riddle_of(rng: Random) -> tuple[str, str]:
     """Three clues that fit one animal alone, and the animal."""
     while True:
-        name = pick(rng, tuple(lore.ANIMALS))
+        name = pick(rng, lore.ANIMALS)
         chosen = rng.sample(tuple(_CLUES), 3)
         matches = [other for other in lore.ANIMALS if all(FACTS[other, clue] == FACTS[name, clue] for clue in chosen)]
         if matches == [name]:
@@ -151,13 +136,7 @@ def riddle_of(rng: Random) -> tuple[str, str]:
             return f"{clues} What am I?", expand(rng, "You are a {n}!", {"n": name})
 
 
-_CLUES = {
-    "group": "I am a {v}.",
-    "hue": "I am {v}.",
-    "eats": "I eat {v}.",
-    "den": "I live in the {v}.",
-    "sound": "I say {v}.",
-}
+_CLUES = {relation: wording.clue for relation, wording in RELATIONS.items() if wording.clue}
 
 Kind = Callable[[Random], str]
 SHARES: dict[Kind, int] = {

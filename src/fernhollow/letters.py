@@ -13,6 +13,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
+from fernhollow import lore
 from fernhollow.facts import ASKED, FACTS, VALUES, Key, answer, ask
 from fernhollow.grammar import pick
 from fernhollow.split import Side
@@ -92,4 +93,4 @@ def lookup(rng: Random) -> str:
 
 
 _LONG = tuple(relation for relation, values in VALUES.items() if len(values) >= 4)
-_OPENINGS = ("Take the", "Look up", "Here is", "Then", "It is the", "Find")
+_OPENINGS = lore.read("documents")["lookups"]

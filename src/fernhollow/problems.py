@@ -50,27 +50,7 @@ HARD = Grade(LONG, (0, 1, 1))
 RISING = Grade((*SEEN, *SEEN, *LONG), (0, 1, 1))
 """What RL practises: one to three steps. With three alone it learned to make three of every problem (.99 became .48)."""
 
-_OPENINGS = ("{p} has {n} {goods}", "{p} starts the day with {n} {goods}", "In the basket of {p} there are {n} {goods}")
-_SENTENCES = {  # up to the number and its noun, which the solution repeats, and the rest
-    "add": (("{he} finds {n} more", " at the {place}"), ("{b} gives {him} {n} more", ""), ("{he} buys {n} more", "")),
-    "sub": (
-        ("{he} gives away {n}", " to {b}"),
-        ("{he} loses {n}", " at the {place}"),
-        ("{he} sells {n}", " at the market"),
-    ),
-    "mul": (("a wizard makes it {n} times as many", ""), ("by next week {he} has {n} times as many", "")),
-    "div": (
-        ("{he} shares them among {n} friends", " and looks at one share"),
-        ("{he} packs them into {n} bags", " and keeps one bag"),
-    ),
-}
-_DISTRACTORS = (
-    "{he} also sees {n} {others}, but leaves them there",
-    "The {animal} has {n} {others}",
-    "{b} is {n} years old",
-    "{b} has {n} {others}",
-)
-_QUESTION = "How many {goods} [does {p} have now|are there now|does {p} have in the end|are left at the end]?"
+_WORDING = lore.read("problems")
 
 
 class Problem(NamedTuple):
@@ -147,12 +127,12 @@ def _write(rng: Random, order: Order, numbers: tuple[int, ...], distractors: int
     def say(template: str, number: int) -> str:
         return expand(rng, template, slots | {"n": str(number)})
 
-    opening = say(pick(rng, _OPENINGS), numbers[0]) + "."
+    opening = say(pick(rng, _WORDING["openings"]), numbers[0]) + "."
     sentences = [opening]
     parts: list[Part] = []
     text, total = opening + "\n", numbers[0]
     for operation, number in zip(order, numbers[1:], strict=True):
-        head, rest = pick(rng, _SENTENCES[operation])
+        head, rest = pick(rng, _WORDING["sentences"][operation])
         said = say(head, number)
         sentences.append(said + say(rest, number) + ".")
         before, total = total, step(operation, total, number)
@@ -165,9 +145,10 @@ def _write(rng: Random, order: Order, numbers: tuple[int, ...], distractors: int
     parts.append(Part("text", f"{text}#### {total}"))
     for _ in range(distractors):
         sentences.insert(
-            1 + int(rng.random() * len(sentences)), say(pick(rng, _DISTRACTORS), 2 + int(rng.random() * 39)) + "."
+            1 + int(rng.random() * len(sentences)),
+            say(pick(rng, _WORDING["distractors"]), 2 + int(rng.random() * 39)) + ".",
         )
-    question = " ".join(sentences) + " " + say(_QUESTION, 0)
+    question = " ".join(sentences) + " " + say(_WORDING["question"], 0)
     return Problem(question, tuple(parts), total, order, numbers)
 
 
@@ -175,14 +156,5 @@ def _slots(rng: Random) -> dict[str, str]:
     person, other = rng.sample(lore.PEOPLE, 2)
     goods, others = rng.sample(lore.GOODS, 2)
     he, _, him = PRONOUNS[person]
-    place, animal = pick(rng, tuple(lore.PLACES)), pick(rng, tuple(lore.ANIMALS))
-    return {
-        "p": person,
-        "b": other,
-        "goods": goods,
-        "others": others,
-        "he": he,
-        "him": him,
-        "place": place,
-        "animal": animal,
-    }
+    slots = {"p": person, "b": other, "goods": goods, "others": others, "he": he, "him": him}
+    return slots | {"place": pick(rng, lore.PLACES), "animal": pick(rng, lore.ANIMALS)}

@@ -12,17 +12,13 @@ import re
 from random import Random
 
 from fernhollow import lore
+from fernhollow.facts import FACTS
 from fernhollow.grammar import pick
 from fernhollow.split import Side, side
 
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdgklmnprstvz" for vowel in "aeiou")
 _ENDINGS = ("", "", "n", "r", "l", "s", "t", "m")
-_LORE: tuple[str, ...] = (
-    *lore.PEOPLE, *lore.JOBS, *lore.PLACES, *lore.FOODS, *lore.COLOURS, *lore.PET_NAMES, *lore.ANIMALS, *lore.OBJECTS,
-    *lore.OPPOSITES, *lore.OPPOSITES.values(), *lore.DAYS, *lore.MONTHS, *lore.GOODS,
-    *(word for place in lore.PLACES.values() for word in place), *(word for animal in lore.ANIMALS.values() for word in animal),
-    *(word for thing in lore.OBJECTS.values() for word in thing),
-)  # fmt: skip
+_LORE = (*(subject for subject, _ in FACTS), *FACTS.values(), *lore.GOODS)
 KNOWN = tuple(sorted({word.lower() for word in re.findall(r"[A-Za-z]{3,}", " ".join(_LORE))}))
 """Every word of the village's tables, in small letters."""
 _KNOWN = frozenset(KNOWN)
