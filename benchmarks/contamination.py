@@ -19,11 +19,9 @@ import numpy.typing as npt
 
 from benchmarks.harness import show
 from fledge.console import say
-from fledge.evals.core import TASKS, open_bundle
-from fledge.tasks import find_task
+from fledge.tasks import find_tasks
 from fledge.tasks.base import Example
 from fledge.text.documents import describe, open_documents
-from fledge.text.hub import EVAL_BUNDLE, locate
 
 WORDS = 13
 _WORD = re.compile(r"[^\W_]+")
@@ -125,27 +123,14 @@ def run_hashes(text: list[str], words: int) -> npt.NDArray[np.int64]:
 
 def evaluation_sets(tasks: str) -> Iterator[tuple[str, list[str]]]:
     """Name and questions of every set."""
-    for name in filter(None, map(str.strip, tasks.split(","))):
-        if name == "core":
-            read = open_bundle(locate(EVAL_BUNDLE))
-            for task in TASKS:
-                yield f"core/{task.label}", [" ".join(_strings(item)) for item in read(task)]
-        else:
-            yield name, [question(example) for example in find_task(name).load("test")]
+    for name, task in find_tasks(part.strip() for part in tasks.split(",") if part.strip()).items():
+        yield name, [question(example) for example in task.load("test")]
 
 
 def question(example: Example) -> str:
     """What a model is shown of an example."""
-    return " ".join([example.prompt, *(message.text for message in example.question), *example.choices])
-
-
-def _strings(value: object) -> Iterator[str]:
-    """Every text inside a record."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
+    messages = (message.text for message in example.question)
+    return " ".join([example.prompt, *example.beginnings, *messages, *example.choices])
 
 
 def training_texts(settings: Settings) -> Iterator[str]:

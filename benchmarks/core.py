@@ -1,4 +1,4 @@
-"""How much faster CORE is when prompts share what they have in common: `python -m benchmarks core --bundle eval_bundle.zip`.
+"""How much faster CORE is when prompts share what they have in common: `python -m benchmarks core`.
 
 Asks a random model the first items of every task twice: all together (evals/likelihood.py), and one item per forward pass, as
 the public reference does, its options padded to one batch. Prints both times per task, and how many answers differ: none may.
@@ -6,7 +6,7 @@ the public reference does, its options padded to one batch. Prints both times pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Timed, compare, show
-from fledge.evals.core import TASKS, CoreTask, Item, ask, item_rows, open_bundle, outcome, prompts, shuffled
 from fledge.evals.likelihood import evaluating, judge_rows
-from fledge.evals.score import Scorer
+from fledge.evals.score import Scorer, ranked
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.tasks import core, find_tasks
+from fledge.tasks.base import Example, Task
 from fledge.text.tokenizer import Tokenizer
 
 Answers = list[dict[str, Any]]
@@ -27,12 +28,10 @@ Answers = list[dict[str, Any]]
 class Settings:
     """CORE with all prompts together beside one item per forward pass."""
 
-    bundle: str = "eval_bundle.zip"
-    """eval_bundle.zip, the unpacked folder, or a folder that holds one of them."""
     examples: int = 50
     """Items per task; the examples in their prompts come from the whole task."""
-    tasks: tuple[str, ...] = ()
-    """Tasks. None named: all 22."""
+    tasks: tuple[str, ...] = ("core",)
+    """Names of tasks, as core/squad; core: all 22."""
     layers: int = 3
     """Layers of the random model."""
     width: int = 128
@@ -58,32 +57,28 @@ def main(settings: Settings) -> None:
 
 
 def measure(settings: Settings) -> Iterator[tuple[str, dict[str, Timed[Answers]]]]:
-    """Every task by its label, both ways.
+    """Every task by its name, both ways.
 
     Raises:
         ValueError: an unknown task.
-        FileNotFoundError: there is no bundle.
+        FileNotFoundError, ConnectionError: the bundle is neither in FLEDGE_LOCAL nor to be had.
     """
     torch.set_num_threads(settings.threads)
-    bundle = open_bundle(settings.bundle)
-    unknown = set(settings.tasks) - {task.label for task in TASKS}
-    if unknown:
-        raise ValueError(f"tasks: {', '.join(sorted(unknown))} is not among {', '.join(task.label for task in TASKS)}")
-    tokenizer = Tokenizer.train(task_texts(bundle), vocab=settings.vocab)
+    tasks = find_tasks(settings.tasks)
+    tokenizer = Tokenizer.train(task_texts(), vocab=settings.vocab)
     scorer = Scorer(random_model(settings, tokenizer.vocab), tokenizer)
-    for task in TASKS:
-        if not settings.tasks or task.label in settings.tasks:
-            items = shuffled(bundle(task), None)
-            count = min(settings.examples, len(items))
-            ways = {"together": together, "one by one": one_by_one}
-            yield task.label, compare({name: partial(way, scorer, task, items, count) for name, way in ways.items()})
+    for task in tasks.values():
+        examples = task.load("test")
+        count = min(settings.examples, len(examples))
+        ways = {"together": together, "one by one": one_by_one}
+        yield task.name, compare({name: partial(way, scorer, task, examples, count) for name, way in ways.items()})
 
 
-def task_texts(bundle: Callable[[CoreTask], list[Item]]) -> Iterator[str]:
+def task_texts() -> Iterator[str]:
     """Prompts of 500 items of each task."""
-    for task in TASKS:
-        for item in shuffled(bundle(task), 500):
-            yield prompts(task, item, ())[-1]
+    for task in core.TASKS:
+        for example in task.load("test")[:500]:
+            yield example.texts[-1]
 
 
 def random_model(settings: Settings, vocab: int) -> Transformer:
@@ -100,21 +95,21 @@ def random_model(settings: Settings, vocab: int) -> Transformer:
     return model
 
 
-def together(scorer: Scorer, task: CoreTask, items: Sequence[Item], count: int) -> Answers:
+def together(scorer: Scorer, task: Task, examples: Sequence[Example], count: int) -> Answers:
     """As an evaluation asks."""
-    return ask(scorer, task, items, count=count)[0]
+    return [outcome.record for outcome in scorer.rank(task, dict(enumerate(examples)), count=count).values()]
 
 
-def one_by_one(scorer: Scorer, task: CoreTask, items: Sequence[Item], count: int) -> Answers:
+def one_by_one(scorer: Scorer, task: Task, examples: Sequence[Example], count: int) -> Answers:
     """One forward pass per item that computes every logit of its padded options."""
     model: Any = scorer.model
     model.device = model.embedding.device
     records = []
     with evaluating(model):
         for index in range(count):
-            rows = item_rows(scorer, task, items, index)
+            rows = scorer.rows(task, examples, index)
             judged = judge_rows(model, list(enumerate(rows)))
-            records.append(outcome(task, items[index], index, [judged[place] for place in range(len(rows))]))
+            records.append(ranked(task, examples[index], index, [judged[place] for place in range(len(rows))]).record)
     return records
 
 

@@ -10,30 +10,30 @@ import pytest
 import torch
 
 from benchmarks.core import Settings, differs, measure
-from fledge.evals.core import (
-    TASKS,
-    CoreTask,
-    ask,
-    core_metric,
-    crop,
-    evaluate_core,
-    open_bundle,
-    outcome,
-    prompts,
-    shots,
-    shuffled,
-)
 from fledge.evals.likelihood import Likelihood
-from fledge.evals.score import Scorer
+from fledge.evals.results import Score, core_scores
+from fledge.evals.score import Scorer, choose, crop, ranked
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.tasks import find_task
+from fledge.tasks.base import Example, Task, shots
+from fledge.tasks.core import LISTED, TASKS, Kind, Listed, example, read
 from fledge.text.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real CORE bundle is not beside the checkout")
 
-CHOICE = CoreTask("toy", "toy.jsonl", "choice", 1, 0.5, "\nAnswer: ")
-SCHEMA = CoreTask("toy", "toy.jsonl", "schema", 1, 0.5)
-TEXT = CoreTask("toy", "toy.jsonl", "text", 1)
+KINDS: dict[Kind, Listed] = {
+    "choice": Listed("toy", "toy.jsonl", "choice", 1, 0.5, "\nAnswer: "),
+    "schema": Listed("toy", "toy.jsonl", "schema", 1, 0.5),
+    "text": Listed("toy", "toy.jsonl", "text", 1),
+}
+
+
+def toy(kind: Kind, *items: dict) -> tuple[Task, list[Example]]:
+    """A task of one kind, and its items as examples."""
+    examples = [example(KINDS[kind], item) for item in items]
+    return Task(name="core/toy", load=lambda split: examples, shots=1, per_token=True, shuffled=True), examples
+
 
 # Accuracies in the order of TASKS, and the CORE published with them: for GPT-2 in the csv files of the evaluation bundle, for
 # Llama 2 7B in DCLM's exp_data/evals/evaluation_llama2_7b_openlm_heavy.json (Core_v1, Core_v2).
@@ -63,17 +63,35 @@ LLAMA2 = (
 )  # fmt: skip
 
 
+def core_of(accuracies: tuple[float, ...]) -> dict[str, float]:
+    """`core` and `core_v2` of accuracies in the order of TASKS."""
+    scores = {
+        task.name: Score(accuracy=accuracy, standard_error=0.01, examples=1, chance=task.chance, seconds=1.0)
+        for task, accuracy in zip(TASKS, accuracies, strict=True)
+    }
+    return {name: score.accuracy for name, score in core_scores(scores).items()}
+
+
 @pytest.mark.parametrize("model", PUBLISHED)
 def test_published_accuracies_give_the_published_core(model) -> None:
     accuracies, core = PUBLISHED[model]
-    labelled = {task.label: accuracy for task, accuracy in zip(TASKS, accuracies, strict=True)}
-    assert core_metric(labelled) == pytest.approx(core, abs=2e-6)
+    assert core_of(accuracies)["core"] == pytest.approx(core, abs=2e-6)
 
 
 def test_both_versions_of_the_baselines_give_what_dclm_published() -> None:
-    labelled = {task.label: accuracy for task, accuracy in zip(TASKS, LLAMA2, strict=True)}
-    assert core_metric(labelled) == pytest.approx(0.49249913608100654, abs=1e-9)
-    assert core_metric(labelled, version="v2") == pytest.approx(0.4754504575067023, abs=1e-9)
+    found = core_of(LLAMA2)
+    assert found["core"] == pytest.approx(0.49249913608100654, abs=1e-9)
+    assert found["core_v2"] == pytest.approx(0.4754504575067023, abs=1e-9)
+
+
+def test_core_is_a_mean_of_all_22_asked_alike_or_nothing() -> None:
+    def score(limit: int) -> Score:
+        return Score(accuracy=1.0, standard_error=0.0, examples=1, chance=0.25, seconds=1.0, settings={"limit": limit})
+
+    alike = {task.name: score(5) for task in TASKS}
+    assert core_scores(alike)["core"].accuracy == 1
+    assert core_scores(alike | {"core/copa": score(6)}) == {}
+    assert core_scores({name: found for name, found in alike.items() if name != "core/copa"}) == {}
 
 
 @needs_data
@@ -84,51 +102,67 @@ def test_the_tasks_are_those_of_the_bundle() -> None:
     blocks = [dict(re.findall(r"^  (\w+): (.+)$", block, re.MULTILINE)) for block in listed.split("-\n")[1:]]
     kinds = {"choice": "multiple_choice", "schema": "schema", "text": "language_modeling"}
     assert [(b["label"], b["dataset_uri"], b["icl_task_type"], b["num_fewshot"]) for b in blocks] == [
-        (task.label, task.file, kinds[task.kind], f"[{task.shots}]") for task in TASKS
+        (task.label, task.file, kinds[task.kind], f"[{task.shots}]") for task in LISTED
     ]
-    assert [b.get("continuation_delimiter", '" "') for b in blocks] == [json.dumps(task.delimiter) for task in TASKS]
-    for task in TASKS:
+    assert [b.get("continuation_delimiter", '" "') for b in blocks] == [json.dumps(task.delimiter) for task in LISTED]
+    for task in LISTED:
         chance = re.search(rf"^{task.label},[^,]*,[^,]*,[^,]*,[^,]*,([\d.]+),", table, re.MULTILINE)
         assert chance
         assert float(chance[1]) / 100 == pytest.approx(task.chance)
 
 
 def test_prompts_are_written_as_the_reference_writes_them() -> None:
+    tokenizer = Tokenizer([])
+    scorer = Scorer(small(tokenizer.vocab), tokenizer)
+
+    def shown(kind: Kind, one: dict, two: dict) -> list[tuple[str, str]]:
+        """The prompts of the second item with the first solved before it: what is given, and what is judged."""
+        rows = scorer.rows(*toy(kind, one, two), 1)
+        return [(tokenizer.decode(row.ids[1 : row.start]), tokenizer.decode(row.ids[row.start :])) for row in rows]
+
     one = {"query": "Q: sky?", "choices": ["red", "blue"], "gold": 1}
     two = {"query": "Q: grass?", "choices": ["green", "grey"], "gold": 0}
-    before = "Q: sky?\nAnswer: blue\n\nQ: grass?\nAnswer: "
-    assert prompts(CHOICE, two, [one]) == [before + "green", before + "grey"]
+    before = "Q: sky?\nAnswer: blue\n\nQ: grass?\nAnswer: gre"
+    assert shown("choice", one, two) == [(before[:-3] + "gre", "en"), (before, "y")]
 
     one = {"context_options": ["The cup", "The tea"], "continuation": "is hot.", "gold": 1}
     two = {"context_options": ["Ann", "Bob"], "continuation": "sings.", "gold": 0}
-    assert prompts(SCHEMA, two, [one]) == ["The tea is hot.\n\nAnn sings.", "The tea is hot.\n\nBob sings."]
+    before = "The tea is hot.\n\n"
+    assert shown("schema", one, two) == [(before + "Ann", " sings."), (before + "Bob", " sings.")]
 
     one, two = {"context": " 1+1 = \n", "continuation": "2"}, {"context": "2+2 =  ", "continuation": "4"}
-    assert prompts(TEXT, two, [one]) == ["1+1 = 2\n\n2+2 =", "1+1 = 2\n\n2+2 = 4"]
+    assert shown("text", one, two) == [("1+1 = 2\n\n2+2 =", " 4")]
 
 
 def test_examples_are_drawn_as_the_reference_draws_them() -> None:
-    items = [{"number": number} for number in range(30)]
-    order = list(range(30))
-    random.Random(1337).shuffle(order)
-    assert [item["number"] for item in shuffled(items, 8)] == order[:8]
-    task = CoreTask("toy", "toy.jsonl", "text", 3)
+    items = [Example(prompt=str(number), choices=("",), answer=0) for number in range(30)]
+    assert list(choose(items, 8, shuffled=True).values()) == items[:8]
     drawn = random.Random(1234 + 5).sample([0, 1, 2, 3, 4, 6, 7], 3)
-    assert shots(task, items[:8], 5) == [items[number] for number in drawn]
+    assert shots(items[:8], 5, count=3) == [items[number] for number in drawn]
+
+
+def test_items_stand_in_the_order_of_the_reference(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(bundle_of(tmp_path, items=30)))
+    listed = next(listed for listed in LISTED if listed.label == "jeopardy")
+    items, order = read(listed, tmp_path / "eval_bundle"), list(range(30))
+    random.Random(1337).shuffle(order)
+    assert find_task("core/jeopardy").load("test") == [items[number] for number in order]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_too_few_examples_are_all_shown(count) -> None:
-    items = [{"number": number} for number in range(count)]
-    found = [item["number"] for item in shots(CoreTask("toy", "toy.jsonl", "text", 10), items, 0)]
-    assert sorted(found) == list(range(1, count))
+    items = [Example(prompt=str(number), choices=("",), answer=0) for number in range(count)]
+    assert sorted(shown.prompt for shown in shots(items, 0, count=10)) == [str(n) for n in range(1, count)]
 
 
 def test_the_first_option_of_the_least_mean_loss_is_taken() -> None:
     judged = [Likelihood([-1.0, -3.0], False), Likelihood([-1.5], False), Likelihood([-1.5], True)]
-    assert outcome(CHOICE, {"gold": 1}, 0, judged)["choice"] == 1
-    assert outcome(TEXT, {"continuation": "x"}, 0, judged[1:2])["correct"] == 0
-    assert outcome(TEXT, {"continuation": "x"}, 0, judged[2:])["correct"] == 1
+    task, (choice,) = toy("choice", {"query": "?", "choices": ["a", "b", "c"], "gold": 1})
+    assert ranked(task, choice, 0, judged).record["choice"] == 1
+    assert ranked(task, choice, 0, judged).grade == 1
+    task, (text,) = toy("text", {"context": "a", "continuation": "x"})
+    assert ranked(task, text, 0, judged[1:2]).grade == 0
+    assert ranked(task, text, 0, judged[2:]).grade == 1
 
 
 def test_a_prompt_too_long_for_the_model_loses_its_beginning() -> None:
@@ -150,7 +184,7 @@ def small(vocab: int) -> Transformer:
 def bundle_of(folder: Path, items: int = 6) -> Path:
     """A bundle of invented items for every task."""
     rng = random.Random(0)
-    for task in TASKS:
+    for task in LISTED:
         path = folder / "eval_bundle" / "eval_data" / task.file
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = []
@@ -167,53 +201,54 @@ def bundle_of(folder: Path, items: int = 6) -> Path:
     return folder
 
 
-def test_every_task_leaves_a_line_per_item_and_core_is_the_mean(tmp_path) -> None:
+def test_every_task_leaves_a_line_per_item(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(bundle_of(tmp_path)))
     tokenizer = Tokenizer([])
     scorer = Scorer(small(tokenizer.vocab), tokenizer, out=tmp_path / "eval", stage="pretrain")
-    report = evaluate_core(scorer, open_bundle(bundle_of(tmp_path)), limit=4)
-    assert len(report.tasks) == 22
-    for label, score in report.tasks.items():
-        lines = [json.loads(line) for line in (tmp_path / f"eval/pretrain-core-{label}.jsonl").read_text().splitlines()]
+    for task in TASKS:
+        score = scorer.score(task, limit=4)
+        name = task.name.replace("/", "-")
+        lines = [json.loads(line) for line in (tmp_path / f"eval/pretrain-{name}.jsonl").read_text().splitlines()]
         assert [line["index"] for line in lines] == [0, 1, 2, 3]
         assert score.accuracy == sum(line["correct"] for line in lines) / 4
-    accuracies = {label: score.accuracy for label, score in report.tasks.items()}
-    assert report.core == pytest.approx(core_metric(accuracies))
-    assert report.core_v2 == pytest.approx(core_metric(accuracies, version="v2"))
-    assert report.metrics()["core/copa"] == accuracies["copa"]
 
 
-def test_a_zip_and_its_folder_hold_the_same_items(tmp_path) -> None:
+def test_a_zip_and_its_folder_hold_the_same_items(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bundle_of(tmp_path / "open")
-    with zipfile.ZipFile(tmp_path / "eval_bundle.zip", "w") as archive:
+    (tmp_path / "zipped").mkdir()
+    with zipfile.ZipFile(tmp_path / "zipped" / "eval_bundle.zip", "w") as archive:
         for path in folder.rglob("*.jsonl"):
             archive.write(path, path.relative_to(folder))
-    places = (tmp_path, tmp_path / "eval_bundle.zip", folder, folder / "eval_bundle")
-    assert len({json.dumps([open_bundle(place)(task) for task in TASKS]) for place in places}) == 1
-    with pytest.raises(FileNotFoundError, match="no CORE bundle"):
-        open_bundle(tmp_path / "nowhere")
+    found = []
+    for place in (folder, tmp_path / "zipped"):
+        monkeypatch.setenv("FLEDGE_LOCAL", str(place))
+        found.append([task.load("test") for task in TASKS])
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="core/copa: split 'train' does not exist; allowed: test"):
+        find_task("core/copa").load("train")
 
 
 def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> None:
     place = bundle_of(tmp_path) / "eval_bundle"
     squad = place / "eval_data" / "reading_comprehension/squad.jsonl"
-    task = next(task for task in TASKS if task.label == "squad")
+    listed = next(listed for listed in LISTED if listed.label == "squad")
     for line, complaint in (("{", "not JSON"), ('{"query": 1}', "an object with context, continuation expected")):
         squad.write_text(json.dumps({"context": "a", "continuation": "b"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=rf"squad\.jsonl line 2: {complaint}"):
-            open_bundle(place)(task)
+            read(listed, place)
     squad.write_text("\n")
     with pytest.raises(ValueError, match=r"squad\.jsonl holds no item"):
-        open_bundle(place)(task)
+        read(listed, place)
     squad.unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of CORE's files are missing: reading_comprehension/squad\.jsonl"):
-        open_bundle(place)
+    with pytest.raises(FileNotFoundError, match=r"no eval_data/reading_comprehension/squad\.jsonl"):
+        read(listed, place)
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("eval_bundle/core.yaml", "")
-    with pytest.raises(FileNotFoundError, match="21 of CORE's files are missing"):
-        open_bundle(tmp_path / "b.zip")
+    with pytest.raises(FileNotFoundError, match=r"b\.zip: no eval_data/.* no whole CORE bundle"):
+        read(listed, tmp_path / "b.zip")
     (tmp_path / "b.zip").write_bytes((tmp_path / "b.zip").read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"b\.zip: .*damaged, delete it"):
-        open_bundle(tmp_path / "b.zip")
+        read(listed, tmp_path / "b.zip")
 
 
 def items_and_differences(settings: Settings) -> list[tuple[int, int]]:
@@ -222,24 +257,30 @@ def items_and_differences(settings: Settings) -> list[tuple[int, int]]:
     return [(len(together), sum(map(differs, together, single))) for together, single in ways]
 
 
-def test_the_bench_finds_no_difference(tmp_path) -> None:
-    settings = Settings(bundle=str(bundle_of(tmp_path)), examples=6, layers=2, width=64, vocab=300)
+def test_the_bench_finds_no_difference(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(bundle_of(tmp_path)))
+    settings = Settings(examples=6, layers=2, width=64, vocab=300)
     counted = items_and_differences(settings)
     assert len(counted) == 22
     assert [differences for _, differences in counted] == [0] * 22
 
 
 @needs_data
-def test_real_items_judged_together_are_answered_as_if_alone() -> None:
+def test_real_items_judged_together_are_answered_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few of each task with short prompts here; `python -m benchmarks core` does 50 of each with the full ones."""
-    settings = Settings(bundle=str(DATA / "mini"), examples=2, layers=1, width=32, vocab=1000)
+    monkeypatch.setenv("FLEDGE_LOCAL", str(DATA / "mini"))
+    settings = Settings(examples=2, layers=1, width=32, vocab=1000)
     assert items_and_differences(settings) == [(2, 0)] * 22
 
 
 def test_asking_does_not_depend_on_the_batch() -> None:
     tokenizer = Tokenizer([])
-    items = [{"query": f"{n}?", "choices": ["yes it is", "no", "maybe"], "gold": 0} for n in range(9)]
+    task, examples = toy(
+        "choice", *({"query": f"{n}?", "choices": ["yes it is", "no", "maybe"], "gold": 0} for n in range(9))
+    )
     model = small(tokenizer.vocab)
-    answers = [ask(Scorer(model, tokenizer, device_tokens=size), CHOICE, items)[0] for size in (1, 100, 10_000)]
-    choices = [[(line["choice"], line["tokens"]) for line in answer] for answer in answers]
+    answers = [
+        Scorer(model, tokenizer, device_tokens=size).rank(task, dict(enumerate(examples))) for size in (1, 100, 10_000)
+    ]
+    choices = [[(o.record["choice"], o.record["tokens"]) for o in answer.values()] for answer in answers]
     assert choices[0] == choices[1] == choices[2]

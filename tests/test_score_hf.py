@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fledge.evals import hf
-from fledge.evals.core import TASKS, CoreTask, ask
 from fledge.evals.score import Scorer
 from fledge.tasks.base import Example, Task
+from fledge.tasks.core import Kind, Listed, example
 from fledge.text.chat import say
 from fledge.text.tokenizer import Tokenizer, hugging_face
 
@@ -35,7 +35,7 @@ def gpt2(tmp_path_factory) -> Path:
     return folder
 
 
-def items(kind: str) -> list[dict]:
+def items(kind: Kind) -> list[dict]:
     if kind == "choice":
         return [{"query": f"Q{n}", "choices": ["yes, it is", "no", "maybe"], "gold": n % 3} for n in range(6)]
     if kind == "schema":
@@ -49,9 +49,12 @@ def test_a_folder_is_judged_as_transformers_judges_it(gpt2, kind) -> None:
     own = Tokenizer([])
     assert tokenizer.encode("Is it?") == own.encode("Is it?")
     assert tokenizer.special["<|bos|>"] == own.special["<|bos|>"]
-    task = CoreTask("toy", "toy.jsonl", kind, 2)
-    together, _ = ask(Scorer(model, tokenizer), task, items(kind))
-    alone, _ = ask(Scorer(model, tokenizer, device_tokens=1), task, items(kind))
+    examples = {n: example(Listed("toy", "toy.jsonl", kind, 2), item) for n, item in enumerate(items(kind))}
+    task = Task(name="toy", load=lambda split: list(examples.values()), shots=2, per_token=True)
+    together, alone = (
+        [outcome.record for outcome in scorer.rank(task, examples).values()]
+        for scorer in (Scorer(model, tokenizer), Scorer(model, tokenizer, device_tokens=1))
+    )
     for left, right in zip(together, alone, strict=True):
         assert left["correct"] == right["correct"]
         assert left["log_likelihoods"] == pytest.approx(right["log_likelihoods"], abs=1e-4)
@@ -60,10 +63,9 @@ def test_a_folder_is_judged_as_transformers_judges_it(gpt2, kind) -> None:
 def test_prompts_longer_than_the_model_are_cut(gpt2) -> None:
     model, tokenizer = hf.load(str(gpt2), device="cpu")
     assert model.max_tokens == 48
-    long = [{"context": "word " * 50, "continuation": "end"}] * 2
-    records, _ = ask(Scorer(model, tokenizer), CoreTask("toy", "toy.jsonl", "text", 1), long)
-    assert len(records) == 2
-    assert {task.kind for task in TASKS} == {"choice", "schema", "text"}
+    long = [Example(prompt="word " * 50, choices=(end,), answer=0) for end in ("end", "stop")]
+    task = Task(name="toy", load=lambda split: long, shots=1)
+    assert Scorer(model, tokenizer).score(task).examples == 2
 
 
 def test_a_base_model_cannot_be_asked_in_a_conversation(gpt2) -> None:

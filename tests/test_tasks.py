@@ -4,19 +4,23 @@ import json
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fledge.sandbox.tools import calculate
-from fledge.tasks import choice, find_task, humaneval, task_names
-from fledge.tasks.base import SPLITS
+from fledge.tasks import all_tasks, choice, find_task, find_tasks, humaneval
 from fledge.tasks.gsm8k import answer_parts, marked_number
 from fledge.tasks.identity import read_subjects
+from fledge.tasks.mixture import answered
 from fledge.tasks.spelling import words
-from fledge.text.chat import encode_conversation, say, to_json
+from fledge.text.chat import encode_conversation, say
+from fledge.text.conversations import open_conversations
 from fledge.text.hub import read_jsonl
+from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
 
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not beside the checkout")
 
@@ -55,14 +59,15 @@ def test_an_unknown_task_is_answered_with_the_nearest_name() -> None:
         find_task("arc-esay")
     with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
         find_task("missing.jsonl")
-    with pytest.raises(ValueError, match=r"'croe' is not one of core, .*Did you mean 'core'\?"):
-        find_task("croe", others=("core",))
+    with pytest.raises(ValueError, match=r"'croe' is not one of .* core, .*Did you mean 'core'\?"):
+        find_task("croe")
 
 
-def test_every_name_finds_its_task() -> None:
-    for name in task_names():
+def test_every_name_finds_its_task_and_every_group_its_tasks() -> None:
+    for name in (tasks := all_tasks()):
         assert find_task(name).name == name
-    assert {"world/facts", "arc-challenge", "humaneval"} < set(task_names())
+    assert {"world/facts", "arc-challenge", "humaneval", "core/copa"} < set(tasks)
+    assert list(find_tasks(["gsm8k", "core", "core/copa"])) == ["gsm8k", *(n for n in tasks if n.startswith("core/"))]
 
 
 def test_a_question_shows_each_choice_with_its_letter_and_is_answered_by_a_letter(local) -> None:
@@ -78,15 +83,49 @@ def test_mmlu_trains_on_the_auxiliary_set_and_not_on_what_it_tests(local) -> Non
     assert choice.MMLU_FILES["train"] == "mmlu/auxiliary_train"
 
 
-def test_validation_is_taken_out_of_train_by_the_question(local) -> None:
-    task = find_task("gsm8k")
-    sides = {split: {example.question for example in task.load(split)} for split in SPLITS}
-    assert 0 < len(sides["validation"]) < 30
-    assert len(sides["train"]) + len(sides["validation"]) == 200
-    assert not sides["train"] & sides["validation"]
-    path = Path(local) / "gsm8k/train.jsonl"
-    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    assert {example.question for example in task.load("validation")} == sides["validation"]
+RECORDS: dict[Any, dict[str, Any]] = {
+    choice.arc: {"choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
+    choice.plain: {"choices": ["3", "4"], "answer": 1},
+    choice.boolq: {"passage": "Ice is cold.", "answer": "no"},
+    choice.winogrande: {"choices": ["ice", "fire"], "answer": 1},
+}
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of every public task that has a train split, with questions enough for each side."""
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
+    for task, source in choice.SOURCES.items():
+        for split, name in source.files.items():
+            asked = [{"question": f"{task} {split} {n}", "sentence": f"{split} {n} is _"} for n in range(100)]
+            write(tmp_path / f"{name}.jsonl", [RECORDS[source.read] | one for one in asked])
+    for split in ("train", "test"):
+        sums = [{"question": f"{split} {n}+{n}?", "answer": f"#### {2 * n}"} for n in range(200)]
+        write(tmp_path / f"gsm8k/{split}.jsonl", sums)
+    return tmp_path
+
+
+TRAINED_ON = [
+    name for name in all_tasks() if not name.startswith("core/") and name not in ("humaneval", "world/problems_new")
+]
+
+
+@pytest.mark.parametrize("name", TRAINED_ON)
+def test_what_is_learned_and_what_is_measured_never_meet(name: str, many: Path) -> None:
+    found = {split: find_task(name).load(split) for split in SPLITS}
+    asked = {split: {(e.question, e.prompt, e.choices) for e in examples} for split, examples in found.items()}
+    assert all(asked.values())
+    assert not asked["train"] & (asked["validation"] | asked["test"])
+    assert not asked["validation"] & asked["test"]
+
+
+def test_an_example_stays_on_its_side_wherever_it_stands(many: Path) -> None:
+    task, path = find_task("gsm8k"), many / "gsm8k/train.jsonl"
+    before = {example.question for example in task.load("validation")}
+    assert 0 < len(before) < 30
+    assert len(task.load("train")) + len(before) == 200
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True)[:100])))
+    assert {example.question for example in task.load("validation")} < before
 
 
 def test_a_calculation_becomes_a_tool_call_and_its_result() -> None:
@@ -213,18 +252,18 @@ def test_the_identity_that_comes_along_is_sound() -> None:
     assert not any("{" in str(example.answer) for example in examples)
 
 
-def test_the_users_conversations_are_split_and_errors_name_the_line(tmp_path) -> None:
-    path = tmp_path / "chats.jsonl"
-    talks = [(say("user", f"Say {n}"), say("assistant", str(n)), say("user", "Thanks")) for n in range(200)]
-    write(path, [to_json(talk) for talk in talks])
-    task = find_task(str(path))
-    counts = [len(task.load(split)) for split in SPLITS]
-    assert sum(counts) == 200
-    assert all(counts)
-    assert all(example.messages[-1].role == "assistant" for example in task.load("train"))
-    write(path, [{"messages": [{"role": "user", "content": "Hi"}]}, {"messages": [{"role": "asistant"}]}])
-    with pytest.raises(ValueError, match=r"chats.jsonl line 2: role 'asistant' is not one of"):
-        task.load("train")
+def test_conversations_are_no_task_and_a_missing_file_is_named(tmp_path) -> None:
+    for name in ("smoltalk", str(tmp_path)):
+        with pytest.raises(
+            ValueError, match="have no grader and cannot be scored; they serve midtrain and sft as --data"
+        ):
+            find_task(name)
+
+
+def test_a_conversation_ends_with_the_last_answer() -> None:
+    hello, hi, thanks = say("user", "Hello"), say("assistant", "Hi"), say("user", "Thanks")
+    assert answered((hello, hi, thanks)) == answered((hello, hi)) == (hello, hi)
+    assert answered((hello,)) == ()
 
 
 REAL = {
@@ -278,9 +317,9 @@ def test_results_in_gsm8k_are_those_of_our_calculator() -> None:
 def test_real_dialogues_become_tokens() -> None:
     tokenizer = Tokenizer([])
     for name in ("topical_chat", "oasst_en100"):
-        examples = find_task(str(DATA / "chat" / f"{name}.jsonl.gz")).load("validation")[:5]
-        assert examples
-        assert all(encode_conversation(tokenizer, example.messages).targets for example in examples)
+        conversations = list(open_conversations(DATA / "chat" / f"{name}.jsonl.gz"))[:5]
+        assert conversations
+        assert all(encode_conversation(tokenizer, conversation).targets for conversation in conversations)
 
 
 def test_code_that_an_answer_replaces_stays_in_force() -> None:

@@ -22,8 +22,10 @@ from fernhollow.functions import function
 from fernhollow.problems import Grade, problem
 from fernhollow.stories import flaw, request, story
 from fledge.sandbox.judge import passes
-from fledge.tasks.base import Example, Split, Task, by_index
+from fledge.tasks.base import Example, Task, by_index
+from fledge.tasks.base import Grade as Grader
 from fledge.text.chat import Conversation, say
+from fledge.text.split import Split
 
 EXAMPLES: dict[Split, int] = {"train": 2_000, "validation": 320, "test": 320}
 """Examples of a split where the world could make any number."""
@@ -172,49 +174,31 @@ def _different(draw: Draw, rng: Random, split: Split) -> Iterator[Example]:
             yield example
 
 
-_DRAWN: tuple[tuple[str, Draw, Callable[[Example, str], float], int], ...] = (
-    ("world/problems", _problems(Grade(problems.SEEN)), same_number, 192),
-    ("world/problems_hard", hard_problem, same_number, 256),
-    ("world/spelling", _of(chats.spelling), same_letters, 64),
-    ("world/counting", _of(chats.counting), same_number, 96),
-    ("world/identity", _of(chats.identity), same_text, 64),
-    ("world/unknown", _of(chats.unknown), same_text, 48),
-    ("world/recall", recall, same_text, 48),
-    ("world/reading", _of(chats.reading), same_text, 48),
-    ("world/functions", program, passes_tests, 96),
-    ("world/stories", tale, true_story, 192),
+def _task(name: str, load: Callable[[Split], Sequence[Example]], grade: Grader, max_tokens: int, **more: Any) -> Task:
+    return Task(name=name, load=load, grade=grade, max_tokens=max_tokens, **{"default_for": ("chat",), **more})
+
+
+def _drawn_task(name: str, draw: Draw, grade: Grader, max_tokens: int, *, has_train: bool = True, **more: Any) -> Task:
+    return _task(name, _drawn(name, draw, has_train=has_train), grade, max_tokens, **more)
+
+
+_LISTED = (
+    _drawn_task("world/choice", choice, by_index, 256, chance=0.25, default_for=("base", "chat")),
+    _task("world/facts", facts, same_text, 48),
+    _drawn_task("world/letters", letter, same_choice, 48, chance=0.25),
+    _drawn_task("world/problems", _problems(Grade(problems.SEEN)), same_number, 192),
+    _drawn_task("world/problems_new", _problems(problems.UNSEEN), same_number, 192, has_train=False),
+    _drawn_task("world/problems_hard", hard_problem, same_number, 256),
+    _drawn_task("world/spelling", _of(chats.spelling), same_letters, 64),
+    _drawn_task(
+        "world/counting", _of(chats.counting), same_number, 96, chance=0.5
+    ),  # always saying 1 is right half the time
+    _drawn_task("world/identity", _of(chats.identity), same_text, 64),
+    _drawn_task("world/unknown", _of(chats.unknown), same_text, 48),
+    _drawn_task("world/recall", recall, same_text, 48),
+    _drawn_task("world/reading", _of(chats.reading), same_text, 48),
+    _drawn_task("world/functions", program, passes_tests, 96, judged=True),
+    _drawn_task("world/stories", tale, true_story, 192),
 )
-_SOURCE = "the embedded world (fernhollow)"
-
-
-def _tasks() -> dict[str, Task]:
-    tasks = [
-        Task(name="world/facts", load=facts, grade=same_text, source=_SOURCE, max_tokens=48),
-        Task(name="world/choice", load=_drawn("world/choice", choice), grade=by_index, chance=0.25, source=_SOURCE),
-        Task(
-            name="world/letters",
-            load=_drawn("world/letters", letter),
-            grade=same_choice,
-            chance=0.25,
-            source=_SOURCE,
-            max_tokens=48,
-        ),
-        Task(
-            name="world/problems_new",
-            load=_drawn("world/problems_new", _problems(problems.UNSEEN), has_train=False),
-            grade=same_number,
-            source=_SOURCE,
-            max_tokens=192,
-        ),
-    ]
-    for name, draw, grade, max_tokens in _DRAWN:
-        chance = 0.5 if name == "world/counting" else 0.0  # always saying 1 is right half the time
-        task = Task(
-            name=name, load=_drawn(name, draw), grade=grade, chance=chance, source=_SOURCE, max_tokens=max_tokens
-        )
-        tasks.append(task)
-    return {task.name: task for task in tasks}
-
-
-TASKS: dict[str, Task] = _tasks()
-"""The tasks by their names."""
+TASKS: dict[str, Task] = {task.name: task for task in _LISTED}
+"""The tasks by their names, in the order of the report."""

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import trained_stages
+from fledge.runs import checkpoints, trained_stages
 from fledge.train.optim import MuonAdamW
 
 PARTIAL = ".partial"
@@ -96,14 +96,6 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def checkpoints(stage: Path) -> list[Path]:
-    """Whole checkpoints of a stage, oldest first."""
-    found = (stage / "checkpoints").glob("step-*/state.json")
-    return sorted(
-        (path.parent for path in found if path.parent.suffix != PARTIAL), key=lambda path: int(path.name.split("-")[1])
-    )
 
 
 def resume(stage: Path, model: Transformer, optimizer: MuonAdamW) -> Progress | None:

@@ -282,15 +282,9 @@ def find_data(item: Item) -> None:
     Raises:
         FileNotFoundError, ConnectionError, ValueError: as the stage itself would.
     """
-    config = item.config
-    if isinstance(config, Evaluate) and config.tasks:
-        from fledge.stages.evaluate import find, names_of
-
-        for task in find(names_of(config), config).values():
-            if task is not None:
-                task.load(config.split)
-    elif hasattr(stage := importlib.import_module(f"fledge.stages.{item.module}"), "prepare"):
-        stage.prepare(config)
+    stage = importlib.import_module(f"fledge.stages.{item.module}")
+    if hasattr(stage, "prepare"):
+        stage.prepare(item.config)
 
 
 def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:

@@ -283,10 +283,16 @@ def newest_run(root: Path = Path("runs")) -> Path | None:
     return max(stages, key=lambda path: path.stat().st_mtime).parents[1] if stages else None
 
 
+def checkpoints(stage: Path) -> list[Path]:
+    """Whole checkpoints of a stage, oldest first."""
+    # Not `step-000012.partial`: a process was killed while it wrote that one.
+    found = (stage / "checkpoints").glob("step-*[0-9]/state.json")
+    return sorted((path.parent for path in found), key=lambda path: int(path.name.split("-")[1]))
+
+
 def trained_stages(run: Path) -> list[str]:
     """Stages of a run that have weights, in the order of training."""
-    # Not `step-000012.partial`: a process was killed while it wrote that one.
-    return [name for name in TRAINED if any((run / name / "checkpoints").glob("step-*[0-9]/state.json"))]
+    return [name for name in TRAINED if checkpoints(run / name)]
 
 
 def model_name(stage: str) -> str:

@@ -19,7 +19,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,16 +29,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.config import Sampling
-from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Row, common_prefix, evaluating, likelihoods, shrinking
+from fledge.evals.likelihood import (
+    DEVICE_TOKENS,
+    LOGITS,
+    Likelihood,
+    Row,
+    common_prefix,
+    evaluating,
+    likelihoods,
+    shrinking,
+)
+from fledge.evals.results import Score, mean_and_error
 from fledge.model.transformer import Transformer
-from fledge.tasks.base import Example, Split, Task, centered
+from fledge.tasks.base import Example, Task, shots
 from fledge.text.chat import decode_answer, encode_prompt
+from fledge.text.split import Split
 
 if TYPE_CHECKING:
     from fledge.infer.engine import Engine, Request
     from fledge.text.tokenizer import Tokenizer
     from fledge.train.batches import ByteBatch
 
+BATCH_TOKENS = 2**21
+"""Prompt tokens prepared at a time for ranking; bounds memory."""
 SHUFFLE_SEED = 1337
 """`limit` keeps the first examples of this shuffle, as the public CORE code does."""
 PROMPTS = (
@@ -50,36 +63,6 @@ PROMPTS = (
     "Once upon a time",
 )
 """What base models are asked to continue for the report when nobody chose other prompts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """What a model reached on a task."""
-
-    task: str
-    accuracy: float
-    """Mean grade over examples; with several samples of an example, the mean of its samples counts."""
-    standard_error: float
-    """Of the accuracy, over examples: their standard deviation / sqrt(examples)."""
-    examples: int
-    chance: float
-    seconds: float
-    pass_at: Mapping[int, float] = field(default_factory=dict)
-    """k -> unbiased pass@k, for k = 1, 2, 4 ... up to the number of samples."""
-    truncated_share: float = 0.0
-    """Share of free answers cut off at the task's longest answer."""
-    halvings: int = 0
-    """How often memory ran out and a batch was halved."""
-
-    @property
-    def centered(self) -> float:
-        """0 for guessing, 1 for perfect."""
-        return centered(self.accuracy, self.chance)
-
-    def metrics(self) -> dict[str, float]:
-        """For metrics.jsonl: `<task>`, `<task>_standard_error`, and `<task>_pass_at_<k>` where there are several samples."""
-        passes = {f"{self.task}_pass_at_{k}": value for k, value in self.pass_at.items() if k > 1}
-        return {self.task: self.accuracy, f"{self.task}_standard_error": self.standard_error, **passes}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,33 +129,30 @@ class Scorer:
         if samples > 1 and temperature == 0:
             raise ValueError(f"samples={samples} at temperature=0 are all alike; set a temperature, e.g. 0.8")
         begin = time.perf_counter()
-        examples = choose(task.load(split), limit)
+        examples = choose(task.load(split), limit, shuffled=task.shuffled)
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
         ranked = {index: example for index, example in examples.items() if example.form != "chat"}
-        outcomes, halvings = self._rank(task, ranked)
+        outcomes = self.rank(task, ranked)
         if free:
-            answered, cuts = self._answer(task, free, samples=samples, temperature=temperature, top_k=top_k, seed=seed)
-            outcomes, halvings = outcomes | answered, halvings + cuts
+            outcomes |= self._answer(task, free, samples=samples, temperature=temperature, top_k=top_k, seed=seed)
         ordered = [outcomes[index] for index in sorted(outcomes)]
-        self.write(task.name, [outcome.record for outcome in ordered])
+        self._write(task.name, [outcome.record for outcome in ordered])
         accuracy, error = mean_and_error([outcome.grade for outcome in ordered])
         ks = [2**power for power in range(samples.bit_length())] if free else []
         passes = [outcomes[index].passes for index in free]
         return Score(
-            task=task.name,
             accuracy=accuracy,
             standard_error=error,
             examples=len(ordered),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
-            pass_at={k: statistics.fmean(pass_at_k(samples, right, k) for right in passes) for k in ks},
             truncated_share=sum(o.truncated for o in ordered) / (samples * len(free)) if free else 0.0,
-            halvings=halvings,
+            pass_at={str(k): statistics.fmean(pass_at_k(samples, right, k) for right in passes) for k in ks},
         )
 
-    def write(self, task: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, task: str, records: Iterable[Mapping[str, Any]]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
         if self.out is None:
             return
@@ -183,45 +163,60 @@ class Scorer:
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(path)
 
-    def _rank(self, task: Task, examples: Mapping[int, Example]) -> tuple[dict[int, Outcome], int]:
-        """Examples with choices: the choice of the largest log-likelihood is taken."""
-        rows = {index: self._rows(example) for index, example in examples.items()}
-        judged = likelihoods(
-            self.model, [row for some in rows.values() for row in some], device_tokens=self.device_tokens
-        )
-        rest = iter(judged.rows)
-        outcomes = {}
-        for index, example in examples.items():
-            totals = [next(rest).total for _ in rows[index]]
-            choice = totals.index(max(totals))
-            record = {
-                "index": index,
-                "choice": choice,
-                "expected": example.answer,
-                "log_likelihoods": [round(total, 6) for total in totals],
-            }
-            outcomes[index] = graded(task, example, [str(choice)], record)
-        return outcomes, judged.halvings
+    def rank(self, task: Task, examples: Mapping[int, Example], *, count: int | None = None) -> dict[int, Outcome]:
+        """Outcomes of examples that are ranked by likelihood, by their index.
 
-    def _rows(self, example: Example) -> list[Row]:
-        """The choices of an example as rows to be judged, alike up to where they begin to differ.
-
-        Continuations are compared by the sum of ln p over their tokens, not the mean: that is the likelihood of the text, and
-        what the choices share cancels out. Letters are compared by their first token alone, which is the model's next-token
-        distribution restricted to the letters; where first tokens coincide the whole choices are summed.
+        Args:
+            count: only the first so many; the examples shown in their prompts still come from all.
         """
-        if example.form == "continuation":
-            bos = self.tokenizer.special["<|bos|>"]
-            prompt = [bos, *self.tokenizer.encode(example.prompt)]
-            whole = [[bos, *self.tokenizer.encode(example.prompt + choice)] for choice in example.choices]
-            start = min(common_prefix(prompt, ids) for ids in whole)
-        else:
+        all_examples, outcomes = list(examples.values()), {}
+        waiting: dict[int, list[Row]] = {}
+
+        def flush() -> None:
+            rows = [row for some in waiting.values() for row in some]
+            rest = iter(likelihoods(self.model, rows, device_tokens=self.device_tokens).rows)
+            for index, some in waiting.items():
+                outcomes[index] = ranked(task, examples[index], index, [next(rest) for _ in some])
+            waiting.clear()
+
+        tokens = 0
+        for place, index in enumerate(list(examples)[:count]):
+            waiting[index] = self.rows(task, all_examples, place)
+            tokens += sum(len(row.ids) for row in waiting[index])
+            if tokens >= BATCH_TOKENS:
+                flush()
+                tokens = 0
+        flush()
+        return outcomes
+
+    def rows(self, task: Task, examples: Sequence[Example], place: int) -> list[Row]:
+        """What has to be judged to answer the example at `place`: one row per choice, alike up to where they begin to differ.
+
+        What the choices of a continuation share cancels out of the comparison, so it is not judged. Letters are compared by
+        their first token alone, which is the model's next-token distribution restricted to the letters; where first tokens
+        coincide the whole choices are summed.
+        """
+        example, most = examples[place], getattr(self.model, "max_tokens", None)
+        if example.form == "letter":
             prompt = self._prompt(example)
             endings = [self.tokenizer.encode(choice) for choice in example.choices]
             if len({ids[0] for ids in endings}) == len(endings):
                 endings = [ids[:1] for ids in endings]
-            whole, start = [[*prompt, *ids] for ids in endings], len(prompt)
-        return [Row(ids, max(1, start)) for ids in whole]
+            return [crop([*prompt, *ids], len(prompt), most) for ids in endings]
+        solved = (one.texts[int(one.answer)] + "\n\n" for one in shots(examples, place, count=task.shots))
+        before = "".join(solved)
+        rows = [self._plain(before + text) for text in example.texts]
+        if example.form == "beginning":
+            same = min(common_prefix(rows[0][::-1], ids[::-1]) for ids in rows)
+            return [crop(ids, len(ids) - same, most) for ids in rows]
+        # Without its last blank the prompt is a prefix of the whole also in tokens: " Paris" is one token, " " another.
+        first = self._plain((before + example.prompt).strip()) if example.form == "exact" else rows[0]
+        same = min(common_prefix(first, ids) for ids in rows)
+        return [crop(ids, same, most) for ids in rows]
+
+    def _plain(self, text: str) -> list[int]:
+        """Tokens of a document that begins with `text`."""
+        return [self.tokenizer.special["<|bos|>"], *self.tokenizer.encode(text)]
 
     def _prompt(self, example: Example) -> list[int]:
         """What a chat model is shown: our own format, or that of a foreign tokenizer (evals/hf.py)."""
@@ -237,7 +232,7 @@ class Scorer:
         temperature: float,
         top_k: int,
         seed: int,
-    ) -> tuple[dict[int, Outcome], int]:
+    ) -> dict[int, Outcome]:
         """Examples answered freely, all of them in one flow through the engine, and graded."""
         sampling = Sampling(temperature=temperature, top_k=top_k, max_tokens=task.max_tokens)
         asked = [
@@ -246,7 +241,7 @@ class Scorer:
             for prompt in (self._prompt(example),)
             for number in range(samples)
         ]
-        requests, halvings = self._generate(asked)
+        requests = self._generate(asked)
         rest = iter(requests)
         outcomes = {}
         for index, example in examples.items():
@@ -260,9 +255,9 @@ class Scorer:
             asked_last = example.question[-1].text
             record = {"index": index, "asked": asked_last, "answer": answer, "expected": example.answer or taught}
             outcomes[index] = graded(task, example, texts, record, truncated=cut)
-        return outcomes, halvings
+        return outcomes
 
-    def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> tuple[list[Request], int]:
+    def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> list[Request]:
         """Answer the requests; where memory runs out, with half as many slots, and so on down to one."""
         from fledge.infer.engine import Engine, Request
 
@@ -270,7 +265,6 @@ class Scorer:
             raise ValueError(
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
-        halvings = 0
         with evaluating(self.model):
             while True:
                 requests = [Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked]
@@ -279,17 +273,19 @@ class Scorer:
                         self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
                     else:
                         self.engine.forget()  # the weights may have moved since it copied them
-                    return self.engine.generate(requests), halvings
+                    return self.engine.generate(requests)
                 except torch.OutOfMemoryError:
                     if self.slots == 1:
                         raise
-                self.engine, self.slots, halvings = None, max(1, (self.slots or 64) // 2), halvings + 1
+                self.engine, self.slots = None, max(1, (self.slots or 64) // 2)
 
 
-def choose(examples: Sequence[Example], limit: int | None) -> dict[int, Example]:
-    """Index -> example: all, or the first `limit` of the seeded shuffle."""
+def choose(examples: Sequence[Example], limit: int | None, *, shuffled: bool = False) -> dict[int, Example]:
+    """Index -> example: all, or the first `limit` of a seeded shuffle, unless they are shuffled already."""
     indices = list(range(len(examples)))
-    if limit is not None and limit < len(indices):
+    if limit is not None and shuffled:
+        indices = indices[:limit]
+    elif limit is not None and limit < len(indices):
         random.Random(SHUFFLE_SEED).shuffle(indices)
         indices = sorted(indices[:limit])
     return {index: examples[index] for index in indices}
@@ -298,6 +294,25 @@ def choose(examples: Sequence[Example], limit: int | None) -> dict[int, Example]
 def draw_seed(seed: int, index: int, number: int) -> int:
     """A seed for one sample of one example, the same in whatever company it is drawn."""
     return random.Random(f"{seed}/{index}/{number}").getrandbits(62)
+
+
+def crop(ids: list[int], start: int, most: int | None) -> Row:
+    """The last `most` tokens, for models that can see no more; answers longer than that lose their beginning."""
+    cut = max(0, len(ids) - most) if most is not None else 0
+    return Row(ids[cut:], max(1, start - cut))
+
+
+def ranked(task: Task, example: Example, index: int, judged: Sequence[Likelihood]) -> Outcome:
+    """The outcome of an example whose choices were judged: the likeliest is taken, of equals the first."""
+    record: dict[str, Any] = {"index": index, "expected": example.answer}
+    if example.form == "exact":
+        choice, record["expected"] = (0 if judged[0].is_greedy else None), example.choices[0]
+    else:
+        losses = [each.mean_loss if task.per_token else -each.total for each in judged]
+        choice = record["choice"] = losses.index(min(losses))
+    record["log_likelihoods"] = [round(each.total, 6) for each in judged]
+    record["tokens"] = [len(each.logprobs) for each in judged]
+    return graded(task, example, [str(choice)], record)
 
 
 def graded(
@@ -321,12 +336,6 @@ def graded(
     return Outcome(grade=mean, record={**record, "correct": correct}, passes=passes, truncated=truncated)
 
 
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; the error of a single value is 0, since nothing can be said."""
-    mean = statistics.fmean(values)
-    return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-
-
 def pass_at_k(samples: int, right: int, k: int) -> float:
     """Probability that one of k samples is right, unbiased: 1 - C(n - c, k) / C(n, k).
 
@@ -335,11 +344,6 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs between 1 and {samples} samples for k")
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-def centered_mean(scores: Iterable[Score]) -> float:
-    """Mean of the scores, each 0 for guessing and 1 for perfect: ChatCORE when taken over the chat tasks."""
-    return statistics.fmean(score.centered for score in scores)
 
 
 def bits_per_byte(nll_BT: Float[Tensor, "B T"], bytes_BT: Int[Tensor, "B T"]) -> float:

@@ -1,62 +1,73 @@
 """Tasks by name.
 
 find_task("gsm8k").load("train")
-find_task("my/chats.jsonl")                       # the user's own conversations
 find_task("my/identity.txt")                      # the user's own identity file
+find_tasks(["core", "gsm8k"])                     # a name before the slash stands for all behind it: core/hellaswag, ...
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from fledge.config import nearest
 from fledge.tasks.base import Task
 from fledge.text.datasets import find_generated, generated
-from fledge.text.hub import data_home
 
 CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 
 
-def task_names() -> tuple[str, ...]:
+def public_tasks() -> dict[str, Task]:
+    """The tasks of public data sets; a new one is named here."""
+    from fledge.tasks import choice, core, gsm8k, humaneval, identity, spelling
+
+    listed = (*choice.TASKS, gsm8k.TASK, humaneval.TASK, *spelling.TASKS, identity.TASK, *core.TASKS)
+    return {task.name: task for task in listed}
+
+
+def tasks_of(data: str) -> Mapping[str, Task]:
+    """What a model of a data set may be asked: a generated set brings its own tasks, others share the public ones."""
+    source = find_generated(data)
+    return public_tasks() if source is None else source.tasks()
+
+
+def all_tasks() -> dict[str, Task]:
     """Every task that has a name."""
-    from fledge.tasks import choice
-
-    made = [name for source in generated().values() for name in source.tasks()]
-    return (*choice.SOURCES, "gsm8k", "humaneval", "smoltalk", "spelling", "counting", "identity", *made)
+    made = {name: task for source in generated().values() for name, task in source.tasks().items()}
+    return public_tasks() | made
 
 
-def find_task(name: str, *, others: tuple[str, ...] = ()) -> Task:
-    """The task of a name, or of a file of the user's; nothing is read before a split is loaded.
+def find_tasks(names: Iterable[str]) -> dict[str, Task]:
+    """Tasks by their own names, for names of tasks, of groups of them, or of files; raises as `find_task`."""
+    found = {}
+    for name in names:
+        group = [task for task in all_tasks().values() if task.name.startswith(f"{name}/")]
+        found |= {task.name: task for task in group or [find_task(name)]}
+    return found
 
-    Args:
-        others: what else the caller allows, for the message about a wrong name.
+
+def find_task(name: str) -> Task:
+    """The task of a name, or of an identity file of the user's; nothing is read before a split is loaded.
 
     Raises:
-        ValueError: no such task; the nearest name is proposed.
+        ValueError: no such task; the nearest name is proposed. Or it is the name of conversations, which nobody can grade.
         FileNotFoundError: a path that does not exist.
     """
-    from fledge.tasks import choice, files, gsm8k, humaneval, identity, smoltalk, spelling
+    tasks, path = all_tasks(), Path(name)
+    if name in tasks:
+        return tasks[name]
+    is_file = name.endswith((*CHAT_FILES, ".txt")) or path.is_dir()
+    if is_file and not path.exists():
+        raise FileNotFoundError(f"{name}: no such file; give the path of an identity file, or a task's name")
+    if is_file and path.suffix == ".txt":
+        from fledge.tasks import identity
 
-    makers = {
-        "gsm8k": gsm8k.make,
-        "humaneval": humaneval.make,
-        "smoltalk": smoltalk.make,
-        "spelling": spelling.make,
-        "counting": spelling.make,
-    }
-    if (source := find_generated(name.partition("/")[0])) is not None and name in source.tasks():
-        return source.tasks()[name]
-    if name in choice.SOURCES:
-        return choice.make(name)
-    if name in makers:
-        return makers[name](name)
-    if name == "identity":
-        own = home / "identity.txt" if (home := data_home()) else None
-        return identity.make(name, path=own if own and own.is_file() else None)
-    path = Path(name)
-    if name.endswith((*CHAT_FILES, ".txt")) or path.is_dir():
-        if not path.exists():
-            raise FileNotFoundError(f"{name}: no such file; give the path of existing conversations, or a task's name")
-        return identity.make(f"identity/{path.stem}", path=path) if path.suffix == ".txt" else files.make(name)
-    names = (*others, *task_names())
-    raise ValueError(f"task {name!r} is not one of {', '.join(names)}.{nearest(name, names)}")
+        return identity.task_of(path)
+    chats = [name for name, task in public_tasks().items() if "chat" in task.default_for]
+    if is_file or name == "smoltalk":
+        raise ValueError(
+            f"{name}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
+            f"Name tasks with one, as in --tasks {','.join(chats[:4])}"
+        )
+    groups = {name.partition("/")[0] if name.startswith("core/") else name: None for name in tasks}
+    raise ValueError(f"task {name!r} is not one of {', '.join(groups)}.{nearest(name, [*groups, *tasks])}")

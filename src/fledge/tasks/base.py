@@ -1,38 +1,45 @@
 """A task: examples and a grader, declared once; evaluation, training data and RL's reward all come from it.
 
-    task = Task(name="gsm8k", load=load, grade=grade, chance=0.0, source="Cobbe et al. 2021, arXiv:2110.14168")
-    for example in task.load("train"): ...
-    task.grade(example, answer)            # in [0, 1]: accuracy of `fledge evaluate`, reward of `fledge rl`
+    TASK = Task(name="gsm8k", load=load, grade=grade, max_tokens=400, default_for=("chat",))
+    for example in TASK.load("train"): ...
+    TASK.grade(example, answer)            # in [0, 1]: accuracy of `fledge evaluate`, reward of `fledge rl`
 
-Three forms of example, told apart by what they hold:
+To add one, write a module with such a `TASK` and name it in tasks/__init__.py. The forms of an example, told apart by what
+they hold:
+
     chat          `messages` ends with the reference answer; the model answers freely and `grade` judges the text
     letter        a chat example with `choices`: the model's next-token logits over the choices' first tokens decide
     continuation  `prompt` and `choices`, no messages: the likeliest continuation of plain text decides (base models)
+    beginning     `beginnings` and one choice: the beginning after which that choice is the likeliest decides
+    exact         `prompt` and one choice: right when each of its tokens is the likeliest
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from fledge.text.chat import Conversation, Message
+from fledge.text.split import Split
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-Form = Literal["chat", "letter", "continuation"]
+Form = Literal["chat", "letter", "continuation", "beginning", "exact"]
+SHOT_SEED = 1234
+"""Seed of the examples shown in prompts, as in the public CORE code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """One item of a task.
 
-    `answer` is the index of the right choice where there are choices, else the reference the grader compares with.
+    `answer` is the index of the right choice (or beginning) where there are some, else the reference the grader compares with.
     `facts` holds what else a grader needs (unit tests, what the story must contain).
     """
 
     messages: Conversation = ()
     prompt: str = ""
+    beginnings: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     answer: int | str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -40,9 +47,18 @@ class Example:
     @property
     def form(self) -> Form:
         """How a model is asked: see the module's docstring."""
-        if not self.messages:
-            return "continuation"
-        return "letter" if self.choices else "chat"
+        if self.messages:
+            return "letter" if self.choices else "chat"
+        if self.beginnings:
+            return "beginning"
+        return "exact" if len(self.choices) == 1 else "continuation"
+
+    @property
+    def texts(self) -> list[str]:
+        """Plain text to be ranked: one per choice, or per beginning."""
+        if self.beginnings:
+            return [beginning + self.choices[0] for beginning in self.beginnings]
+        return [self.prompt + choice for choice in self.choices]
 
     @property
     def question(self) -> Conversation:
@@ -72,16 +88,31 @@ class Task:
         load: split -> examples, in a fixed order.
         grade: (example, answer text without tool parts) -> [0, 1]. What it raises stops the run.
         chance: score of guessing, for centered means.
-        source: paper or generator, for the report card.
         max_tokens: longest answer worth waiting for.
+        default_for: models that are asked it when nobody names tasks: base, chat or both.
+        judged: the grader runs the model's code in the sandbox.
+        shots: solved examples shown in the prompt of each; for plain text.
+        per_token: choices are compared by their mean ln p per token; else by the sum, the likelihood of the text.
+        shuffled: examples come in a shuffled order, of which a limit takes the first; else a limit shuffles them itself.
     """
 
     name: str
     load: Callable[[Split], Sequence[Example]]
     grade: Grade = by_index
     chance: float = 0.0
-    source: str = ""
     max_tokens: int = 256
+    default_for: tuple[Literal["base", "chat"], ...] = ()
+    judged: bool = False
+    shots: int = 0
+    per_token: bool = False
+    shuffled: bool = False
+
+
+def shots(examples: Sequence[Example], place: int, *, count: int) -> list[Example]:
+    """The solved examples shown before the one at `place`: drawn from all others, or all of them where they are too few."""
+    others = len(examples) - 1
+    drawn = random.Random(SHOT_SEED + place).sample(range(others), min(count, others))
+    return [examples[other + (other >= place)] for other in drawn]
 
 
 def centered(score: float, chance: float) -> float:

@@ -9,14 +9,14 @@ data set has no validation split, a hash of the question takes one out of the tr
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.text.hub import locate, read_jsonl
+from fledge.text.split import Split, split_of
 
 LETTERS = "ABCDEFGHIJ"
 HELD_OUT = 20
@@ -34,14 +34,13 @@ class Asked:
     answer: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """Where the records of a set are, and how one is read."""
 
     files: dict[Split, str]
     read: Callable[[Record], Asked]
     chance: float
-    paper: str
+    default_for: tuple[Literal["chat"], ...] = ()
 
 
 def question(asked: Asked) -> str:
@@ -61,11 +60,6 @@ def example(asked: Asked) -> Example:
     return Example(messages=messages, choices=letters, answer=asked.answer)
 
 
-def is_held_out(text: str) -> bool:
-    """Whether a training record belongs to the validation split: decided by its text, so wherever it stands."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % HELD_OUT == 0
-
-
 def split_records(
     files: dict[Split, str], split: Split, *, key: Callable[[Record], str], task: str
 ) -> Iterator[Record]:
@@ -83,7 +77,7 @@ def split_records(
         raise ValueError(f"{task}: split {split!r} does not exist; allowed: {', '.join(sorted(allowed))}")
     carved = split != "test" and "validation" not in files
     for record in read_jsonl(locate(name)):
-        if not carved or is_held_out(key(record)) == (split == "validation"):
+        if not carved or (split_of(key(record), one_in=HELD_OUT) == "validation") == (split == "validation"):
             yield record
 
 
@@ -118,40 +112,27 @@ def _extra(name: str, *, test: str = "validation") -> dict[Split, str]:
     return {"train": f"mc_extra/{name}/train", "test": f"mc_extra/{name}/{test}"}
 
 
-MMLU_FILES: dict[Split, str] = {
-    "train": "mmlu/auxiliary_train",
-    "validation": "mmlu/validation",
-    "test": "mmlu/test",
-}
-SOURCES: dict[str, Source] = {
-    "arc-easy": Source(files=_arc("ARC-Easy"), read=arc, chance=0.25, paper="Clark et al. 2018, arXiv:1803.05457"),
-    "arc-challenge": Source(
-        files=_arc("ARC-Challenge"), read=arc, chance=0.25, paper="Clark et al. 2018, arXiv:1803.05457"
-    ),
-    "mmlu": Source(files=MMLU_FILES, read=plain, chance=0.25, paper="Hendrycks et al. 2020, arXiv:2009.03300"),
-    "boolq": Source(files=_extra("boolq"), read=boolq, chance=0.5, paper="Clark et al. 2019, arXiv:1905.10044"),
-    "commonsense-qa": Source(
-        files=_extra("commonsense_qa"), read=plain, chance=0.2, paper="Talmor et al. 2018, arXiv:1811.00937"
-    ),
-    "openbook-qa": Source(
-        files=_extra("openbookqa", test="test"), read=plain, chance=0.25, paper="Mihaylov et al. 2018, arXiv:1809.02789"
-    ),
-    "piqa": Source(files=_extra("piqa"), read=plain, chance=0.5, paper="Bisk et al. 2019, arXiv:1911.11641"),
-    "social-iqa": Source(
-        files=_extra("social_i_qa"), read=plain, chance=1 / 3, paper="Sap et al. 2019, arXiv:1904.09728"
-    ),
-    "winogrande": Source(
-        files=_extra("winogrande_xl"), read=winogrande, chance=0.5, paper="Sakaguchi et al. 2019, arXiv:1907.10641"
-    ),
+MMLU_FILES: dict[Split, str] = {"train": "mmlu/auxiliary_train", "validation": "mmlu/validation", "test": "mmlu/test"}
+CHAT = ("chat",)
+SOURCES = {
+    "arc-easy": Source(_arc("ARC-Easy"), arc, 0.25, CHAT),  # Clark et al. 2018, arXiv:1803.05457
+    "arc-challenge": Source(_arc("ARC-Challenge"), arc, 0.25, CHAT),
+    "mmlu": Source(MMLU_FILES, plain, 0.25, CHAT),  # Hendrycks et al. 2020, arXiv:2009.03300
+    "boolq": Source(_extra("boolq"), boolq, 0.5),  # Clark et al. 2019, arXiv:1905.10044
+    "commonsense-qa": Source(_extra("commonsense_qa"), plain, 0.2),  # Talmor et al. 2018, arXiv:1811.00937
+    "openbook-qa": Source(_extra("openbookqa", test="test"), plain, 0.25),  # Mihaylov et al. 2018, arXiv:1809.02789
+    "piqa": Source(_extra("piqa"), plain, 0.5),  # Bisk et al. 2019, arXiv:1911.11641
+    "social-iqa": Source(_extra("social_i_qa"), plain, 1 / 3),  # Sap et al. 2019, arXiv:1904.09728
+    "winogrande": Source(_extra("winogrande_xl"), winogrande, 0.5),  # Sakaguchi et al. 2019, arXiv:1907.10641
 }
 
 
-def make(name: str) -> Task:
-    """The task of one of the sources."""
-    source = SOURCES[name]
-
+def _task(name: str, source: Source) -> Task:
     def load(split: Split) -> Sequence[Example]:
         records = split_records(source.files, split, key=lambda record: source.read(record).question, task=name)
         return [example(source.read(record)) for record in records]
 
-    return Task(name=name, load=load, chance=source.chance, source=source.paper, max_tokens=8)
+    return Task(name=name, load=load, chance=source.chance, max_tokens=8, default_for=source.default_for)
+
+
+TASKS = tuple(_task(name, source) for name, source in SOURCES.items())

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from fledge.sandbox.tools import calculate
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import Example, Task
 from fledge.tasks.choice import split_records
-from fledge.text.chat import Message, Part
+from fledge.text.chat import Part, say
+from fledge.text.split import Split
 
 FILES: dict[Split, str] = {"train": "gsm8k/train", "test": "gsm8k/test"}
 CALCULATION = re.compile(r"<<([^<>]*)>>")
@@ -50,20 +51,16 @@ def grade(example: Example, answer: str) -> float:
     return float(marked_number(answer) == marked_number(str(example.answer)))
 
 
-def make(name: str) -> Task:
-    """The task; validation is taken out of train."""
+def load(split: Split) -> Sequence[Example]:
+    """The examples; validation is taken out of train."""
+    records = split_records(FILES, split, key=lambda record: record["question"], task="gsm8k")
+    return [
+        Example(
+            messages=(say("user", record["question"]), say("assistant", *answer_parts(record["answer"]))),
+            answer="#### " + record["answer"].rpartition("####")[2].strip(),
+        )
+        for record in records
+    ]
 
-    def load(split: Split) -> Sequence[Example]:
-        records = split_records(FILES, split, key=lambda record: record["question"], task=name)
-        return [
-            Example(
-                messages=(
-                    Message("user", (Part("text", record["question"]),)),
-                    Message("assistant", answer_parts(record["answer"])),
-                ),
-                answer="#### " + record["answer"].rpartition("####")[2].strip(),
-            )
-            for record in records
-        ]
 
-    return Task(name=name, load=load, grade=grade, source="Cobbe et al. 2021, arXiv:2110.14168", max_tokens=400)
+TASK = Task(name="gsm8k", load=load, grade=grade, max_tokens=400, default_for=("chat",))

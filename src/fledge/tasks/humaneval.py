@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from textwrap import dedent
 
 from fledge.sandbox.judge import passes
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import Example, Task
 from fledge.tasks.choice import split_records
 from fledge.text.chat import say
+from fledge.text.split import Split
 
 FILES: dict[Split, str] = {"test": "humaneval/HumanEval"}
 FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
@@ -69,21 +70,20 @@ def grade(example: Example, answer: str) -> float:
     return passes(facts["prompt"], code, facts["test"], facts["entry_point"])
 
 
-def make(name: str) -> Task:
-    """The task."""
+def load(split: Split) -> Sequence[Example]:
+    """The problems, which are all of the test split."""
+    records = split_records(FILES, split, key=lambda record: record["task_id"], task="humaneval")
+    return [
+        Example(
+            messages=(
+                say("user", f"Complete this function:\n{record['prompt'].rstrip()}"),
+                say("assistant", record["prompt"] + record["canonical_solution"].rstrip()),
+            ),
+            answer=record["task_id"],
+            facts={key: record[key] for key in ("prompt", "test", "entry_point")},
+        )
+        for record in records
+    ]
 
-    def load(split: Split) -> Sequence[Example]:
-        records = split_records(FILES, split, key=lambda record: record["task_id"], task=name)
-        return [
-            Example(
-                messages=(
-                    say("user", f"Complete this function:\n{record['prompt'].rstrip()}"),
-                    say("assistant", record["prompt"] + record["canonical_solution"].rstrip()),
-                ),
-                answer=record["task_id"],
-                facts={key: record[key] for key in ("prompt", "test", "entry_point")},
-            )
-            for record in records
-        ]
 
-    return Task(name=name, load=load, grade=grade, source="Chen et al. 2021, arXiv:2107.03374", max_tokens=512)
+TASK = Task(name="humaneval", load=load, grade=grade, max_tokens=512, default_for=("chat",), judged=True)

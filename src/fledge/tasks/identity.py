@@ -1,14 +1,13 @@
 """Who the assistant is: conversations made from one text file that the user edits (identity.txt beside this file).
 
-    task = make("identity", path=None)            # the file that comes along; or a path of the user's own
-    task.load("train")[0]                         # "Hi! Who are you?" -> "I am Fledge, ..."
+    TASK.load("train")[0]                         # "Hi! Who are you?" -> "I am Fledge, ..."
+    task_of(Path("my/identity.txt"))              # that of another file
 
 Held out are combinations of greeting, question and ending, by a hash; every answer is learned.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,10 @@ from importlib import resources
 from pathlib import Path
 from random import Random
 
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
+from fledge.text.hub import data_home
+from fledge.text.split import Split, split_of
 
 HELLOS = ("", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Excuse me, ", "Hi there, ", "So, ", "Quick question: ")
 ENDS = ("?", "? I am curious.", ", please?", "? Thanks!", "??", "? Just wondering.", "? Be honest.")
@@ -74,19 +75,13 @@ def fill(text: str, keys: dict[str, str], where: str) -> str:
     return re.sub(r"\{(\w+)\}", value, text)
 
 
-def side(*parts: str) -> Split:
-    """The split of a way to ask: one in ten is validation, one in ten is test."""
-    bucket = int.from_bytes(hashlib.sha256("\0".join(parts).encode()).digest()[:8], "big") % 10
-    return {0: "validation", 1: "test"}.get(bucket, "train")  # pyright: ignore[reportReturnType]
-
-
 def examples(subjects: Sequence[Subject], split: Split) -> Iterator[Example]:
     """Every way to ask of the split, with one of the answers."""
     for subject in subjects:
         for question in subject.questions:
             for hello in HELLOS:
                 for end in ENDS:
-                    if side(hello, question, end) != split:
+                    if split_of("\0".join((hello, question, end)), one_in=10) != split:
                         continue
                     asked = hello + question.removesuffix("?") + end
                     asked = asked[0].upper() + asked[1:] if not hello else asked
@@ -100,16 +95,19 @@ def grade(example: Example, answer: str) -> float:
     return float(answer.strip() in example.facts["answers"])
 
 
-def make(name: str, *, path: str | Path | None) -> Task:
-    """The task of an identity file; None: the one that comes along."""
+def task_of(path: Path | None) -> Task:
+    """The task of an identity file; None: identity.txt of the data home, else the one that comes along."""
 
     def load(split: Split) -> Sequence[Example]:
-        if path is None:
-            text = resources.files("fledge.tasks").joinpath("identity.txt").read_text(encoding="utf-8")
-        else:
-            text = Path(path).read_text(encoding="utf-8")
-        found = list(examples(read_subjects(text, where=str(path or "identity.txt")), split))
+        home = data_home()
+        own = path or (home / "identity.txt" if home and (home / "identity.txt").is_file() else None)
+        file = own or resources.files("fledge.tasks").joinpath("identity.txt")
+        found = list(examples(read_subjects(file.read_text(encoding="utf-8"), where=str(own or "identity.txt")), split))
         Random(f"identity {split}").shuffle(found)
         return found
 
-    return Task(name=name, load=load, grade=grade, source=str(path or "identity.txt"), max_tokens=96)
+    name = f"identity/{path.stem}" if path else "identity"
+    return Task(name=name, load=load, grade=grade, max_tokens=96, default_for=("chat",))
+
+
+TASK = task_of(None)

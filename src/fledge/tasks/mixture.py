@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Literal
 
 from fledge.tasks import find_task
+from fledge.tasks.choice import split_records
 from fledge.text.chat import Conversation, parse_conversation
 from fledge.text.conversations import open_conversations
 from fledge.text.datasets import find_generated
 from fledge.text.hub import data_home, read_jsonl
+from fledge.text.split import Split
 
 ChatStage = Literal["midtrain", "sft"]
 Conversations = Callable[[int], Conversation] | Sequence[Conversation]
 """A function of the index, endless, or a sequence that is walked in shuffled epochs."""
+SMOLTALK: dict[Split, str] = {"train": "smoltalk/train", "test": "smoltalk/test"}
+"""Allal et al. 2025, arXiv:2502.02737. Nobody can grade such talk, so it is no task."""
 MIXES: dict[ChatStage, dict[str, int]] = {
     "midtrain": {
         "smoltalk": 50,
@@ -94,10 +98,20 @@ def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversatio
 
 def training_conversations(name: str) -> list[Conversation]:
     """The training split of a task; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk."""
+    if name != "smoltalk":
+        return [example.messages for example in find_task(name).load("train")]
     home = data_home()
-    if name == "smoltalk" and home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
+    if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
         return dialogues(home / "chat")
-    return [example.messages for example in find_task(name).load("train")]
+    records = split_records(SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]), task=name)
+    found = (answered(parse_conversation(record, name)) for record in records)
+    return [conversation for conversation in found if conversation]
+
+
+def answered(conversation: Conversation) -> Conversation:
+    """The conversation up to the assistant's last message; empty where it says nothing."""
+    last = max((place for place, message in enumerate(conversation, 1) if message.role == "assistant"), default=0)
+    return conversation[:last]
 
 
 def dialogues(folder: Path) -> list[Conversation]:
@@ -108,10 +122,8 @@ def dialogues(folder: Path) -> list[Conversation]:
     for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
         for number, record in enumerate(read_jsonl(path), start=1):
             try:
-                conversation = parse_conversation(record, f"{path} line {number}")
+                found.append(answered(parse_conversation(record, f"{path} line {number}")))
             except ValueError:
                 strange += 1
-                continue
-            found.append(conversation if conversation[-1].role == "assistant" else conversation[:-1])
     console.say(f"{len(found):,} dialogues from {folder} ({strange:,} records in another form left out)")
-    return found
+    return [conversation for conversation in found if conversation]

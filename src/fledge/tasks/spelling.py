@@ -9,19 +9,19 @@ files where there is one, else a small list that comes along. A hash puts each w
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from random import Random
 
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import Example, Grade, Task
 from fledge.tasks.gsm8k import grade as same_number
 from fledge.text.chat import Part, say
 from fledge.text.files import read_lines
 from fledge.text.hub import data_home, locate
+from fledge.text.split import Split, split_of
 
 WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")
 WORD = re.compile(r"[a-z]{3,12}")
@@ -45,15 +45,9 @@ def words(home: Path | None) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def side(word: str) -> Split:
-    """The split of a word: one in twenty is validation, one in twenty is test."""
-    bucket = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big") % 20
-    return {0: "validation", 1: "test"}.get(bucket, "train")  # pyright: ignore[reportReturnType]
-
-
 def draw(split: Split) -> Iterator[tuple[Random, str]]:
     """Words of a split in a shuffled order that never changes, each with the generator for what is asked about it."""
-    chosen = [word for word in words(data_home()) if side(word) == split]
+    chosen = [word for word in words(data_home()) if split_of(word, one_in=20) == split]
     Random(f"spelling {split}").shuffle(chosen)
     for word in chosen[: EXAMPLES[split]]:
         yield Random(f"spelling {word}"), word
@@ -85,12 +79,14 @@ def same_spelling(example: Example, answer: str) -> float:
     return float(re.findall(r"\b[a-z](?:-[a-z])+\b", answer) == [example.answer])
 
 
-def make(name: str) -> Task:
-    """`spelling` or `counting`."""
-    ask, grade = (spelling, same_spelling) if name == "spelling" else (counting, same_number)
-
+def _task(name: str, ask: Callable[[Random, str], Example], grade: Grade, *, chance: float = 0.0) -> Task:
     def load(split: Split) -> Sequence[Example]:
         return [ask(rng, word) for rng, word in draw(split)]
 
-    chance = 0.0 if name == "spelling" else 0.5  # always saying 1 is right about half the time
-    return Task(name=name, load=load, grade=grade, chance=chance, source="generated from a word list", max_tokens=96)
+    return Task(name=name, load=load, grade=grade, chance=chance, max_tokens=96, default_for=("chat",))
+
+
+TASKS = (
+    _task("spelling", spelling, same_spelling),
+    _task("counting", counting, same_number, chance=0.5),  # always saying 1 is right about half the time
+)

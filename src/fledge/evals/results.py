@@ -1,0 +1,137 @@
+"""Scores, and where they are kept: `eval/<stage>.json` of a run.
+
+    results = Results(run / "eval" / "sft.json", weights=weights_hash(run / "sft"), settings={"split": "test", "limit": None})
+    if not results.holds("gsm8k"): results.add("gsm8k", score)
+    results.scores["gsm8k"].accuracy
+
+Nothing here imports torch: the report reads the same scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fledge.runs import checkpoints, provenance, read_json, write_atomic
+from fledge.sandbox.judge import isolation
+from fledge.tasks.base import centered
+from fledge.tasks.core import CHANCE_V2, LISTED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model reached on a task: the form in which it is kept and shown."""
+
+    accuracy: float
+    """Mean grade over examples; with several samples of an example, the mean of its samples counts."""
+    standard_error: float
+    """Of the accuracy, over examples: their standard deviation / sqrt(examples)."""
+    examples: int
+    chance: float
+    seconds: float
+    truncated_share: float = 0.0
+    """Share of free answers cut off at the task's longest answer."""
+    pass_at: Mapping[str, float] = field(default_factory=dict)
+    """"k" -> unbiased pass@k, for k = 1, 2, 4 ... up to the number of samples."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """How the task was asked: split, limit, samples, temperature, seed."""
+
+    @property
+    def centered(self) -> float:
+        """0 for guessing, 1 for perfect."""
+        return centered(self.accuracy, self.chance)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; the error of a single value is 0, since nothing can be said."""
+    mean = statistics.fmean(values)
+    return mean, statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """Scores of different tasks as one, each 0 for guessing and 1 for perfect; their errors are taken as independent."""
+    errors = [score.standard_error / (1 - score.chance) for score in scores]
+    return Score(
+        accuracy=statistics.fmean(score.centered for score in scores),
+        standard_error=math.hypot(*errors) / len(scores),
+        examples=sum(score.examples for score in scores),
+        chance=0.0,
+        seconds=0.0,  # those of the tasks count already
+        settings=scores[0].settings,
+    )
+
+
+def core_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
+    """`core`, comparable with published scores, and `core_v2`; empty unless all 22 tasks were asked alike."""
+    parts = {listed.label: scores.get(f"core/{listed.label}") for listed in LISTED}
+    found = {label: score for label, score in parts.items() if score is not None}
+    if len(found) < len(LISTED) or len({json.dumps(dict(score.settings)) for score in found.values()}) > 1:
+        return {}
+    second = [replace(score, chance=CHANCE_V2.get(label, score.chance)) for label, score in found.items()]
+    return {"core": mean_score(list(found.values())), "core_v2": mean_score(second)}
+
+
+def read_scores(path: Path) -> dict[str, Score]:
+    """The scores of a file, by task; none where there is no file.
+
+    Raises:
+        ValueError: the file is not as it was written.
+    """
+    found = read_json(path)["scores"] if path.exists() else {}
+    try:
+        return {task: Score(**score) for task, score in found.items()}
+    except TypeError as error:
+        raise ValueError(
+            f"{path}: holds scores in another form ({error}); remove it, and `fledge evaluate` makes it anew"
+        ) from None
+
+
+class Results:
+    """Scores of one stage on the disk: written after every task, so that an interrupted evaluation goes on.
+
+    A score belongs to the weights and to the settings it was asked with. With other weights all are gone; with other settings a
+    task asked again gets a new score, and those of other tasks stay.
+    """
+
+    def __init__(self, path: Path, *, weights: str, settings: Mapping[str, Any]) -> None:
+        self.path, self.weights, self.settings = path, weights, settings
+        same = path.exists() and read_json(path).get("weights") == weights
+        self.scores = read_scores(path) if same else {}
+
+    def holds(self, task: str) -> bool:
+        """Whether the task was asked with these settings."""
+        return task in self.scores and self.scores[task].settings == self.settings
+
+    def add(self, task: str, score: Score) -> None:
+        """Keep a score."""
+        self.scores[task] = replace(score, seconds=round(score.seconds, 3), settings=self.settings)
+        parts = {task: score for task, score in self.scores.items() if task not in ("core", "core_v2")}
+        self.scores = core_scores(parts) | parts  # never an aggregate of parts that have changed
+        record = {
+            "weights": self.weights,
+            "scores": {task: asdict(score) for task, score in self.scores.items()},
+            "isolation": isolation(),
+            "provenance": provenance(),
+            "finished": time.time(),
+        }
+        write_atomic(self.path, json.dumps(record, indent=1))
+
+
+def weights_hash(stage: Path) -> str:
+    """Hash of the newest weights of a stage, which a score belongs to."""
+    found = checkpoints(stage)
+    return read_json(found[-1] / "state.json").get("sha256", {}).get("model.safetensors", "") if found else ""
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of the names, sizes and times of a foreign model's files: another model in its place has another."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    listing = "\n".join(f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
