@@ -105,8 +105,8 @@ def test_attention_equals_its_definition(window: int | None, kv_heads: int) -> N
 
 def test_the_key_filter_begins_as_it_says_and_adds_the_key_before() -> None:
     attention: Any = Transformer(ModelConfig(**SHAPE, key_filter=True)).init(seed=0).blocks[0].attention  # type: ignore[union-attr]
-    now, before = torch.ones(1, 1, 4, 8), 3 * torch.ones(1, 1, 4, 8)
-    filtered = attention.filtered(now, before)[0, 0]
+    now, before = attention.taps
+    filtered = 1 * now + 3 * before
     assert filtered[:, 0::2].eq(1.0).all()
     assert filtered[:, 1::2].eq(0.5 + 1.5).all()
 

@@ -6,15 +6,17 @@ import pytest
 import torch
 
 from fledge.evals.likelihood import Row, likelihoods, plant
-from fledge.model.transformer import Flat, ModelConfig, Transformer
+from fledge.model.attention import Past
+from fledge.model.forward import Flat, InferenceModel
+from fledge.model.transformer import ModelConfig, Transformer
 
 VOCAB = 50
 
 
-def tiny(kind: type[Transformer] = Transformer, **extras) -> Transformer:
+def tiny(**extras) -> Transformer:
     """A model whose weights are all random; the untrained one would find everything equally likely."""
     config = ModelConfig(vocab=VOCAB, layers=3, width=32, heads=4, kv_heads=2, context=32, **extras)
-    model = kind(config)
+    model = Transformer(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -98,26 +100,33 @@ def test_a_row_is_greedy_when_every_token_was_the_likeliest() -> None:
     assert not wrong.is_greedy
 
 
-class Small(Transformer):
-    """Runs out of memory above 100 tokens, as a GPU would."""
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward passes of more than 100 tokens run out of memory, as on a GPU."""
+    extend = InferenceModel.extend
 
-    def extend(self, flat: Flat, cache) -> torch.Tensor:
+    def limited(self: InferenceModel, flat: Flat, past: Past) -> torch.Tensor:
         if len(flat.tokens_N) > 100:
             raise torch.OutOfMemoryError("too much")
-        return super().extend(flat, cache)
+        return extend(self, flat, past)
+
+    monkeypatch.setattr(InferenceModel, "extend", limited)
 
 
-def test_when_memory_runs_out_the_batch_is_halved_and_the_answers_stay() -> None:
+def test_when_memory_runs_out_the_batch_is_halved_and_the_answers_stay(request: pytest.FixtureRequest) -> None:
     rows = family(3)
-    judged = likelihoods(tiny(Small), rows, device_tokens=250)
+    whole = likelihoods(tiny(), rows)
+    request.getfixturevalue("small_memory")
+    judged = likelihoods(tiny(), rows, device_tokens=250)
     assert judged.halvings > 0
-    for left, right in zip(judged.rows, likelihoods(tiny(), rows).rows, strict=True):
+    for left, right in zip(judged.rows, whole.rows, strict=True):
         assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
 
 
+@pytest.mark.usefixtures("small_memory")
 def test_one_row_too_large_for_the_memory_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        likelihoods(tiny(Small), [Row([1] * 200, 1)])
+        likelihoods(tiny(), [Row([1] * 200, 1)])
 
 
 def test_judging_leaves_the_model_in_its_mode_and_the_random_state_alone() -> None:

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fledge.infer.check import inference_model
 from fledge.model.attention import attend
-from fledge.model.transformer import Flat, Transformer
+from fledge.model.forward import Flat, InferenceModel
+from fledge.model.transformer import ModelConfig, Transformer
 
 DEVICE_TOKENS = 8192
 """Tokens per forward pass where nobody says otherwise; results do not depend on it."""
@@ -104,12 +106,15 @@ def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_
     found: dict[int, Likelihood] = {}
     halvings = 0
 
-    def judge(batch: Sequence[Any]) -> dict[int, Likelihood]:
-        if isinstance(model, Transformer):
-            return _judge_trees(model, batch)
-        return judge_rows(model, batch)
-
     with evaluating(model):
+        fused: InferenceModel | None = None
+        if isinstance(model, Transformer):  # copied anew for each call: a model in training is judged as it is now
+            longest = max((len(row.ids) for row in rows), default=1)
+            fused = inference_model(model, dtype=model.compute_dtype, context=longest)
+
+        def judge(batch: Sequence[Any]) -> dict[int, Likelihood]:
+            return judge_rows(model, batch) if fused is None else _judge_trees(fused, batch)
+
         for span in _spans(rows):
             if isinstance(model, Transformer):
                 trees = plant(span, max_tokens=device_tokens)
@@ -226,9 +231,9 @@ def _tree_batches(trees: list[Tree], device_tokens: int, vocab: int) -> Iterator
         yield batch
 
 
-def _judge_trees(model: Transformer, trees: Sequence[Tree]) -> dict[int, Likelihood]:
+def _judge_trees(model: InferenceModel, trees: Sequence[Tree]) -> dict[int, Likelihood]:
     """One forward pass over some trees."""
-    device = model.embedding.device
+    device = model.device
     starts = [0, *itertools.accumulate(len(tree.tokens) for tree in trees)]
     joined = list(zip(trees, starts, strict=False))
     asks = [
@@ -246,8 +251,7 @@ def _judge_trees(model: Transformer, trees: Sequence[Tree]) -> dict[int, Likelih
         positions_N=torch.tensor([depth for tree in trees for depth in tree.depth], device=device),
         last_R=torch.tensor(wanted, device=device),
     )
-    cache = TreeCache(model, trees, before_N=torch.tensor(before, device=device))
-    logits_RV = model.extend(flat, cache)
+    logits_RV = model.extend(flat, Trees(model.config, trees, before_N=torch.tensor(before, device=device)))
     nth = {place: nth for nth, place in enumerate(wanted)}
     at_A = torch.tensor([nth[place] for _, place, _ in asks], device=device)
     target_A = torch.tensor([token for _, _, token in asks], device=device)
@@ -267,14 +271,14 @@ def _previous_tokens(tree: Tree) -> list[int]:
     return [place if place < 0 else tree.tokens[place] for place in tree.previous]
 
 
-class TreeCache:
-    """The cache of one forward pass over trees: every token is new, and each attends to its ancestors.
+class Trees:
+    """The past of one forward pass over trees: every token is new, and each attends to its ancestors.
 
     Trunks are plain causal rows and take the fast kernel; the branches see their trunk whole and each other through a mask.
     """
 
-    def __init__(self, model: Transformer, trees: Sequence[Tree], *, before_N: Tensor) -> None:
-        self.config, self.before_N = model.config, before_N
+    def __init__(self, config: ModelConfig, trees: Sequence[Tree], *, before_N: Tensor) -> None:
+        self.config, self.before_N = config, before_N
         device = before_N.device
         starts = torch.tensor([0, *itertools.accumulate(len(tree.tokens) for tree in trees)], device=device)[:-1]
         trunks = torch.tensor([tree.trunk for tree in trees], device=device)

@@ -3,7 +3,7 @@
     cache = SlotCache(config, slots=64, context=512, device=device, dtype=torch.float32)
     slot, reused = cache.acquire(prompt)                    # a free slot, the longest known prefix already in it
     cache.plan(slots, starts, counts)                       # which tokens the coming forward pass adds
-    y_NHC = cache.attend(layer, q_NHC, k_NKC, v_NKC)        # the Cache protocol of model/transformer.py
+    y_NHC = cache.attend(layer, q_NHC, k_NKC, v_NKC)        # a `Past` (model/attention.py)
     cache.release(slot, tokens)                             # the tokens stay, for whoever continues them
 
 Rows of one step differ in length, and a Python loop over them would cost more than the attention. So `plan` sorts them into

@@ -27,10 +27,11 @@ from torch import Tensor
 
 from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
+from fledge.infer.check import inference_model
 from fledge.infer.gpu import DecodingSteps, Kernel, PagedCache, find_kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
-from fledge.model.forward import InferenceModel
-from fledge.model.transformer import Flat, Transformer
+from fledge.model.forward import Flat
+from fledge.model.transformer import Transformer
 from fledge.sandbox.tools import run_tool as run_calculator
 from fledge.text.chat import PartReader
 
@@ -114,7 +115,7 @@ class Engine:
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         slots = slots or default_slots(model, self.context, self.dtype)
         self.budget = budget or (8192 if device.type == "cuda" else 1024)
-        self.model = InferenceModel(model, dtype=self.dtype, context=self.context)
+        self.model = inference_model(model, dtype=self.dtype, context=self.context)
         room = {"slots": slots, "context": self.context, "device": device, "dtype": self.dtype}
         if kernel == "auto":
             kernel = find_kernel(config, device=device, dtype=self.dtype)

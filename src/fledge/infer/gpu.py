@@ -29,8 +29,8 @@ from torch import Tensor
 
 from fledge import console
 from fledge.infer.cache import SlotCache
-from fledge.model.forward import InferenceModel
-from fledge.model.transformer import Flat, ModelConfig
+from fledge.model.forward import Flat, InferenceModel
+from fledge.model.transformer import ModelConfig
 
 PAGE = 256  # FlashAttention reads pages of a multiple of this many tokens
 TOLERANCE = 0.05  # on values of size 1: bfloat16 keeps 8 bits

@@ -1,11 +1,14 @@
 """The inference copy of a model: its weights in the type of the engine, laid out so that a step launches few kernels.
 
     model = InferenceModel(transformer, dtype=torch.float32, context=512)
-    logits_RV = model.extend(flat, cache)                   # equals transformer.extend
+    logits_RV = model.extend(flat, past)                    # equals the rows of transformer(tokens) that are asked for
 
 A decoding step of a small model costs what it launches, not what it computes. Hence queries, keys and values come from one
 matrix, are rotated and normalised as one tensor, cosines are looked up, and what depends on a token alone (normalised
 embedding, smear gate) is a table. `refresh` takes over changed weights (reinforcement learning).
+
+Whoever changes the architecture changes it twice: in model/transformer.py and here. infer/check.py compares the two before
+the first answer, so that a change of one alone cannot go unseen.
 """
 
 from __future__ import annotations
@@ -13,11 +16,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from fledge.model.transformer import SMEAR_CHANNELS, Cache, Flat, Transformer, norm, rotary_table
+from fledge.model.attention import Past
+from fledge.model.transformer import SMEAR_CHANNELS, Transformer, norm, rotary_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flat:
+    """New tokens of any mix of sequences, laid end to end."""
+
+    tokens_N: Int[Tensor, " N"]
+    previous_N: Int[Tensor, " N"]
+    """The token before each, -1 at the beginning of a sequence."""
+    positions_N: Int[Tensor, " N"]
+    last_R: Int[Tensor, " R"]
+    """Places in N whose logits are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +48,7 @@ class Layer:
 
 
 class InferenceModel:
-    """`Transformer.extend` with fused matrices and tables."""
+    """The weights of a `Transformer`, fused, and its forward pass over new tokens with a past."""
 
     def __init__(self, model: Transformer, *, dtype: torch.dtype, context: int) -> None:
         self.model, self.config, self.dtype = model, model.config, dtype
@@ -60,8 +76,8 @@ class InferenceModel:
         return sum(part.nbytes for part in (*mine, *self.model.parameters()))
 
     @torch.inference_mode()
-    def extend(self, flat: Flat, cache: Cache) -> Float[Tensor, "R V"]:
-        """Logits after the tokens `flat.last_R`, having put every token of `flat` into the cache."""
+    def extend(self, flat: Flat, past: Past) -> Float[Tensor, "R V"]:
+        """Logits after the tokens `flat.last_R`; the past takes in every token of `flat`."""
         config, channels = self.config, self.config.channels
         heads, keys = config.heads, config.kv_heads
         cos, sin = self.rotary.index_select(0, flat.positions_N).chunk(2, -1)
@@ -70,16 +86,18 @@ class InferenceModel:
             seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
             x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
         for index, layer in enumerate(self.layers):
+            # Attention: the twin of `Attention.forward` in model/transformer.py.
             qkv = (norm(x) @ layer.qkv).view(-1, heads + 2 * keys, channels)
             qk, v = qkv[:, : heads + keys], qkv[:, heads + keys :]
             if layer.taps is not None:
                 k = qk[:, heads:]
-                before = cache.shift_keys(index, k)
+                before = past.shift_keys(index, k)
                 k.mul_(layer.taps[0]).addcmul_(layer.taps[1], before)
             left, right = qk.chunk(2, -1)
             qk = norm(torch.addcmul(qk * cos, torch.cat((right, left), -1), sin))
-            y = cache.attend(index, qk[:, :heads], qk[:, heads:], v)
+            y = past.attend(index, qk[:, :heads], qk[:, heads:], v)
             x = torch.addmm(x, y.reshape(x.shape), layer.out)
+            # MLP: the twin of `Mlp.forward`.
             hidden = (norm(x) @ layer.up).relu_()
             x = torch.addmm(x, hidden.mul_(hidden), layer.down)
         z = (norm(x[flat.last_R]) @ self.unembedding).float()

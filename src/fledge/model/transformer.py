@@ -3,7 +3,8 @@
     config = ModelConfig.of(ModelSettings(depth=12), vocab=32_768)
     model = Transformer(config).init(seed=0)
     logits_BTV = model(tokens_BT)                       # training: every position at once
-    logits_RV = model.extend(step, cache)               # inference: new tokens of many sequences, see infer/engine.py
+
+Inference goes through a copy with fused matrices (model/forward.py), which must compute the same: the engine compares the two.
 
 Architecture: rotary positions and no other position code, normalised queries and keys, untied embedding and unembedding,
 RMSNorm without parameters (also right after the embedding), relu squared MLP, no biases, grouped-query attention, logits
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fledge.config import ModelSettings
-from fledge.model.attention import attend
+from fledge.model.attention import Past, Rows
 
 Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
 SMEAR_CHANNELS = 24  # the gate reads this many channels: enough to know the kind of token
@@ -121,30 +122,6 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((left * cos + right * sin, right * cos - left * sin), -1)
 
 
-class Cache(Protocol):
-    """What `Transformer.extend` needs of a KV cache; `infer` supplies it. N = new tokens of this step, all sequences flat."""
-
-    def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
-        """Store keys and values of the new tokens, then attend each to its own sequence (within the layer's window)."""
-        ...
-
-    def shift_keys(self, layer: int, k_NKC: Tensor) -> Tensor:
-        """Store the raw keys, and return for each new token the raw key of the token before it (0 before the first)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flat:
-    """New tokens of any mix of sequences, laid end to end."""
-
-    tokens_N: Int[Tensor, " N"]
-    previous_N: Int[Tensor, " N"]
-    """The token before each, -1 at the beginning of a sequence."""
-    positions_N: Int[Tensor, " N"]
-    last_R: Int[Tensor, " R"]
-    """Places in N whose logits are wanted."""
-
-
 class Attention(nn.Module):
     """Attention over the past with rotary positions."""
 
@@ -160,29 +137,15 @@ class Attention(nn.Module):
         if config.key_filter:
             self.taps = weight(2, config.kv_heads, config.channels, group="filter", fill=first_taps(config))
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, raw keys and values: (..., H, C), (..., K, C), (..., K, C)."""
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
+        """x: (..., D). Its twin is `InferenceModel.extend` in model/forward.py: a change here needs the same change there."""
         shape = (*x.shape[:-1], -1, self.config.channels)
-        return tuple(linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))  # pyright: ignore
-
-    def filtered(self, k: Tensor, before: Tensor) -> Tensor:
-        """k_t <- a k_t + b k_(t-1), per channel."""
-        now, past = self.taps.to(k.dtype)
-        return now * k + past * before
-
-    def forward(self, x_BTD: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        q, k, v = self.heads(x_BTD)
+        q, k, v = (linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))
         if self.config.key_filter:
-            k = self.filtered(k, F.pad(k, (0, 0, 0, 0, 1, 0))[:, :-1])
-        y = attend(norm(rotate(q, table)), norm(rotate(k, table)), v, window=self.config.window(self.layer))
-        return linear(y.reshape(x_BTD.shape), self.out)
-
-    def extend(self, x_ND: Tensor, table: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
-        q, k, v = self.heads(x_ND)
-        if self.config.key_filter:
-            k = self.filtered(k, cache.shift_keys(self.layer, k))
-        y = cache.attend(self.layer, norm(rotate(q, table)), norm(rotate(k, table)), v)
-        return linear(y.reshape(x_ND.shape), self.out)
+            now, before = self.taps.to(k.dtype)
+            k = now * k + before * past.shift_keys(self.layer, k)
+        y = past.attend(self.layer, norm(rotate(q, table)), norm(rotate(k, table)), v)
+        return linear(y.reshape(x.shape), self.out)
 
 
 def first_taps(config: ModelConfig) -> Tensor:
@@ -195,7 +158,7 @@ def first_taps(config: ModelConfig) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """Two matrices around relu squared (So et al. 2021, arXiv:2109.08668)."""
+    """Two matrices around relu squared (So et al. 2021, arXiv:2109.08668). Its twin stands in model/forward.py."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -213,12 +176,8 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.mlp = Attention(config, layer), Mlp(config)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attention(norm(x), table)
-        return x + self.mlp(norm(x))
-
-    def extend(self, x: Tensor, table: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
-        x = x + self.attention.extend(norm(x), table, cache)
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
+        x = x + self.attention(norm(x), table, past)
         return x + self.mlp(norm(x))
 
 
@@ -234,6 +193,7 @@ class Transformer(nn.Module):
         if config.smear:
             self.smear_gate = weight(1, SMEAR_CHANNELS, group="scalar", std=0.02)
             self.smear_scale = weight(1, group="scalar")
+        self.past = Rows([config.window(layer) for layer in range(config.layers)])
         self.compute_dtype = torch.float32
         """Type of the activations; weights are float32 until `infer` makes its copy."""
 
@@ -253,19 +213,8 @@ class Transformer(nn.Module):
         if self.config.smear:
             x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
         for block in self.blocks:
-            x = block(x, table)
+            x = block(x, table, self.past)
         return self._logits(x)
-
-    def extend(self, flat: Flat, cache: Cache) -> Float[Tensor, "R V"]:
-        """Logits after the tokens `flat.last_R`, having put every token of `flat` into the cache."""
-        table = rotary_table(self.config, flat.positions_N)
-        x = self._embed(flat.tokens_N)
-        if self.config.smear:
-            before = self._embed(flat.previous_N.clamp_min(0)) * (flat.previous_N >= 0)[:, None].to(x.dtype)
-            x = self._smear(x, before)
-        for block in self.blocks:
-            x = block.extend(x, table, cache)  # pyright: ignore[reportCallIssue]
-        return self._logits(x[flat.last_R])
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return norm(F.embedding(tokens, self.embedding).to(self.compute_dtype))
