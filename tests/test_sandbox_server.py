@@ -24,7 +24,7 @@ from hostile.attack import World, children, secrets_in
 from tiny_engine import BYTES, asking, tiny_model
 
 HOSTILE = Path(__file__).parent / "hostile"
-PROGRAMS = tomllib.loads((HOSTILE / "programs.toml").read_text("utf-8"))["program"][::3]
+PROGRAMS = tomllib.loads((HOSTILE / "programs.toml").read_text("utf-8"))["program"][::9]
 EXPRESSIONS = tomllib.loads((HOSTILE / "expressions.toml").read_text("utf-8"))["refused"]
 START, END = BYTES.special["<|python_start|>"], BYTES.special["<|python_end|>"]
 STOP = BYTES.special["<|assistant_end|>"]

@@ -21,7 +21,7 @@ from fernhollow.facts import ASKED, FACTS, Key, answer, ask, questions
 from fernhollow.functions import function
 from fernhollow.problems import Grade, problem
 from fernhollow.stories import flaw, request, story
-from fledge.sandbox.judge import passes
+from fledge.sandbox.sandbox import passes
 from fledge.tasks.base import Example, Task, by_index
 from fledge.tasks.base import Grade as Grader
 from fledge.text.chat import Conversation, say

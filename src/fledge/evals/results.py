@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.runs import checkpoints, provenance, read_json, write_atomic
-from fledge.sandbox.judge import isolation
+from fledge.sandbox.sandbox import isolation
 from fledge.tasks.base import centered
 from fledge.tasks.core import CHANCE_V2, LISTED
 

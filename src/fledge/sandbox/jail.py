@@ -1,8 +1,9 @@
 """The walls of the sandbox: what a process does to itself before it runs a stranger's program.
 
-    settle()          # once, in the zygote: give up root, no new privileges, Landlock
-    limit(...)        # in each child: memory, CPU, output, files, processes
-    jail.close()      # in each child, last: seccomp (Linux) or seatbelt (macOS); returns the walls that stand
+    jail = Jail()       # once, in the zygote
+    jail.settle()       # there: give up root, no new privileges, Landlock
+    jail.limit(...)     # in each child: memory, CPU, output, files, processes
+    jail.close(parent)  # in each child, last: seccomp (Linux) or seatbelt (macOS); jail.walls are those that stand
 
 The idea: the wall that counts is seccomp's allow-list. A program that may only compute, read and write what is already
 open, and sleep, has no way to a file, a socket or another process, whatever Python object or native function it digs up.
@@ -79,6 +80,10 @@ class Jail:
     """The native calls, looked up before the walls stand: afterwards no library can be loaded."""
 
     def __init__(self) -> None:
+        import resource  # absent on Windows, where this module must still import
+
+        self.walls: list[str] = []
+        self._resource = resource
         self._libc = ctypes.CDLL(None, use_errno=True)
         machine = os.uname().machine
         self._filter = None
@@ -86,35 +91,52 @@ class Jail:
             code = seccomp_filter(machine)
             self._code = ctypes.create_string_buffer(code, len(code))
             self._filter = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
+        self._own_bytes = 256 << 20  # address space the interpreter holds, so that limits count what a program adds
+        with contextlib.suppress(OSError), open("/proc/self/statm") as file:
+            self._own_bytes = int(file.read().split()[0]) * resource.getpagesize()
 
-    def settle(self) -> list[str]:
+    def settle(self) -> None:
         """In the zygote, once: the walls that all children inherit and that do not hinder forking them."""
-        walls = []
         if os.geteuid() == 0:
             with contextlib.suppress(OSError):  # a user namespace may hold no such user
                 os.setgroups([])
                 os.setresgid(NOBODY, NOBODY, NOBODY)
                 os.setresuid(NOBODY, NOBODY, NOBODY)
-                walls.append("nobody")
+                self.walls.append("nobody")
         if sys.platform == "linux":
             self._libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
             if self._libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and self._landlock():
-                walls.append("landlock")
-        return walls
+                self.walls.append("landlock")
 
-    def close(self, parent: int) -> list[str]:
+    def limit(self, *, memory_bytes: int, output_bytes: int, seconds: int) -> None:
+        """In a child: resource limits, never above those already in force."""
+        wanted = {
+            "AS": self._own_bytes + memory_bytes,  # macOS accepts it and does not enforce it
+            "CPU": seconds,  # a backstop: the zygote ends the job by the clock on the wall
+            "FSIZE": output_bytes,  # stdout and the result are files in memory
+            "NOFILE": 16,
+            "NPROC": 0,  # no fork even without seccomp, unless root could not be given up
+            "CORE": 0,
+        }
+        for name, value in wanted.items():
+            with contextlib.suppress(ValueError, OSError):
+                kind = getattr(self._resource, f"RLIMIT_{name}")
+                hard = self._resource.getrlimit(kind)[1]
+                value = value if hard == self._resource.RLIM_INFINITY else min(value, hard)
+                self._resource.setrlimit(kind, (value, value))
+
+    def close(self, parent: int) -> None:
         """In a child, last: lock the door. `parent` is the zygote, with which the child shall die."""
         if sys.platform == "linux":
             self._libc.prctl(_PR_SET_PDEATHSIG, 9, 0, 0, 0)
             if os.getppid() != parent:
                 os._exit(1)
             if self._filter and self._libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, self._filter, 0, 0) == 0:
-                return ["seccomp"]
+                self.walls.append("seccomp")
         elif sys.platform == "darwin":
             error = ctypes.c_char_p()
             if self._libc.sandbox_init(b"pure-computation", 1, ctypes.byref(error)) == 0:
-                return ["seatbelt"]
-        return []
+                self.walls.append("seatbelt")
 
     def _landlock(self) -> bool:
         """Deny every access to files, TCP, abstract sockets and foreign processes that this kernel can deny."""
@@ -130,23 +152,3 @@ class Jail:
             return self._libc.syscall(_LANDLOCK_RESTRICT_SELF, handle, 0) == 0
         finally:
             os.close(handle)
-
-
-def limit(*, memory_bytes: int, output_bytes: int, seconds: int) -> None:
-    """In a child: resource limits, never above those already in force. `memory_bytes` counts address space."""
-    import resource  # absent on Windows, where this module must still import
-
-    wanted = {
-        "AS": memory_bytes,  # macOS accepts it and does not enforce it
-        "CPU": seconds,  # a backstop: the zygote ends the job by the clock on the wall
-        "FSIZE": output_bytes,  # stdout and the result are files in memory
-        "NOFILE": 16,
-        "NPROC": 0,  # no fork even without seccomp, unless root could not be given up
-        "CORE": 0,
-    }
-    for name, value in wanted.items():
-        with contextlib.suppress(ValueError, OSError):
-            kind = getattr(resource, f"RLIMIT_{name}")
-            hard = resource.getrlimit(kind)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-            resource.setrlimit(kind, (value, value))

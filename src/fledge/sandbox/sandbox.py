@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from fledge.sandbox.wire import REPLY, REQUEST
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_RESULT_BYTES = 1 << 16
 MAX_SECONDS = 86_400.0
+_KILLED = "killed by signal 9"
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,10 @@ class SandboxUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a program. `status` and `stdout` are the program's own words where isolation holds or not."""
+    """What became of a program, or of the tests of a candidate.
+
+    After `run`, status and stdout are the program's own words. After `check` they are those of the tests.
+    """
 
     status: str
     """ok; error (an exception, sys.exit(1)); timeout; memory; crash (a signal, os._exit); output (printed too much);
@@ -55,16 +59,9 @@ class Result:
     isolation: str
     """The walls that stood, such as "nobody+landlock+seccomp"; "none" where --unsafe-exec allowed that."""
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a candidate passed its tests. `status` as in Result; passed is status == "ok"."""
-
-    passed: bool
-    status: str
-    error: str | None
-    seconds: float
-    isolation: str
+    @property
+    def passed(self) -> bool:
+        return self.status == "ok"
 
 
 class Sandbox:
@@ -96,6 +93,7 @@ class Sandbox:
         if (workers is not None and workers < 1) or queue_jobs < 0:
             raise ValueError(f"workers={workers}, queue_jobs={queue_jobs}: at least 1 worker and 0 waiting jobs")
         self.workers = workers or _cores()
+        self.isolation = "none"  # until the self-test is passed
         self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
         self._python = python
         self._closed = False
@@ -113,13 +111,11 @@ class Sandbox:
 
     def run(self, code: str, *, timeout_seconds: float = 10.0) -> Result:
         """Run a program and return what it printed. Never raises for anything the program does."""
-        outcome = self._work([{"role": "program", "program": code}], timeout_seconds)
-        status, error = outcome.status(0)
-        return Result(status, outcome.stdout(0), error, outcome.seconds, self.isolation)
+        return self._work([{"role": "program", "program": code}], timeout_seconds)[0]
 
     def check(
         self, prompt: str, completion: str, test: str, entry_point: str, *, timeout_seconds: float = 10.0
-    ) -> Verdict:
+    ) -> Result:
         """Whether the function `entry_point` of prompt + completion passes `test`, as in HumanEval.
 
         `prompt` and `test` are trusted; `completion` is not. `test` calls the function by its name, or defines
@@ -127,13 +123,11 @@ class Sandbox:
         """
         candidate = {"role": "candidate", "program": prompt + completion, "entry_point": entry_point}
         tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}
-        outcome = self._work([candidate, tester], timeout_seconds)
-        status, error = outcome.status(1)
-        if status == "error":  # say why, if the candidate's own words explain it; they do not touch the verdict
-            own_status, own_error = outcome.status(0)
-            if own_status in ("error", "memory", "output", "crash") and own_error != _KILLED:
-                status, error = own_status, f"{error}; the candidate: {own_error}"
-        return Verdict(status == "ok", status, error, outcome.seconds, self.isolation)
+        own, verdict = self._work([candidate, tester], timeout_seconds)
+        # Say why, if the candidate's own words explain an error; they do not touch the verdict.
+        if verdict.status == "error" and own.status in ("error", "memory", "output", "crash") and own.error != _KILLED:
+            return replace(verdict, status=own.status, error=f"{verdict.error}; the candidate: {own.error}")
+        return verdict
 
     def close(self) -> None:
         """End all workers; waits for running jobs."""
@@ -156,11 +150,10 @@ class Sandbox:
             raise SandboxUnavailable("programs of a model cannot be run on Windows: use WSL or Docker")
         if sys.platform == "darwin":
             _log.warning("the sandbox is experimental on macOS")
-        outcome = self._work([{"role": "attack"}], 60.0)
-        walls, *succeeded = outcome.stdout(0).split("\n")[:-1] or [""]
-        status, error = outcome.status(0)
-        if status != "ok" and not succeeded:
-            succeeded = [f"end the self-test ({status}: {error})"]
+        (attack,) = self._work([{"role": "attack"}], 60.0)
+        walls, *succeeded = attack.stdout.split("\n")[:-1] or [""]
+        if attack.status != "ok" and not succeeded:
+            succeeded = [f"end the self-test ({attack.status}: {attack.error})"]
         if not succeeded:
             self._limits["walls"] = walls.split("+")
             return walls
@@ -173,43 +166,38 @@ class Sandbox:
         _log.warning("--unsafe-exec: %s. Programs of the model run with the rights of this user. isolation=none", found)
         return "none"
 
-    def _work(self, jobs: list[dict[str, Any]], seconds: float) -> _Outcome:
+    def _work(self, jobs: list[dict[str, Any]], seconds: float) -> list[Result]:
         """Wait for a worker and let it do the jobs; a worker that died is replaced, once per call."""
-        if not seconds > 0:
-            raise ValueError(f"timeout_seconds={seconds} is not positive")
-        if seconds > MAX_SECONDS:
-            raise ValueError(f"timeout_seconds={seconds} is above {MAX_SECONDS:.0f}, a day")
-        if not self._places.acquire(blocking=False):
-            return _Outcome(failure=("refused", "the sandbox's queue is full"))
-        try:
+        if not 0 < seconds <= MAX_SECONDS:
+            raise ValueError(f"timeout_seconds={seconds} is not positive, or above {MAX_SECONDS:.0f}, a day")
+        jobs = [{**self._limits, "seconds": seconds, **job} for job in jobs]
+        with contextlib.ExitStack() as held:
+            if not self._places.acquire(blocking=False):
+                return self._nothing("refused", "the sandbox's queue is full", jobs)
+            held.callback(self._places.release)
             zygote = self._idle.get()
-            try:
-                for _ in range(2):
-                    if self._closed:
-                        return _Outcome(failure=("refused", "the sandbox is closed"))
-                    if zygote is None:
-                        zygote = _Zygote(self._python)
-                        self._zygotes.add(zygote)
-                    try:
-                        return zygote.work([{**self._limits, "seconds": seconds, **job} for job in jobs], seconds)
-                    except _Died as death:
-                        _log.warning("a sandbox worker died (%s); it is replaced", death)
-                        zygote = self._end_one(zygote)
-                    except BaseException:  # an interrupt: the reply still to come would be taken for the next job's
-                        zygote = self._end_one(zygote)
+            held.callback(lambda: self._idle.put(zygote))
+            for _ in range(2):
+                if self._closed:
+                    return self._nothing("refused", "the sandbox is closed", jobs)
+                if zygote is None:
+                    zygote = _Zygote(self._python)
+                    self._zygotes.add(zygote)
+                try:
+                    return zygote.work(jobs, seconds, isolation=self.isolation)
+                except (
+                    BaseException
+                ) as problem:  # after an interrupt, the reply to come would be taken for the next job's
+                    zygote.close()
+                    self._zygotes.discard(zygote)
+                    zygote = None
+                    if not isinstance(problem, _Died):
                         raise
-                return _Outcome(failure=("crash", "the sandbox's worker died, and so did its successor"))
-            finally:
-                self._idle.put(zygote)
-        finally:
-            self._places.release()
+                    _log.warning("a sandbox worker died (%s); it is replaced", problem)
+            return self._nothing("crash", "the sandbox's worker died, and so did its successor", jobs)
 
-    def _end_one(self, zygote: _Zygote) -> None:
-        zygote.close()
-        self._zygotes.discard(zygote)
-
-
-_KILLED = "killed by signal 9"
+    def _nothing(self, status: str, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
+        return [Result(status, "", error, 0.0, self.isolation)] * len(jobs)
 
 
 def _cores() -> int:
@@ -226,118 +214,79 @@ class _Died(Exception):
     """A worker ended or does not answer."""
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What is left of one request: the files of its children, and how they ended."""
-
-    printed: list[bytes] = field(default_factory=list)
-    results: list[bytes] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    output_bytes: int = 0
-    timed_out: bool = False
-    failure: tuple[str, str] | None = None
-    """Status and error where no child ran to the end."""
-
-    def stdout(self, child: int) -> str:
-        return self.printed[child].decode("utf-8", "replace") if self.printed else ""
-
-    def status(self, child: int) -> tuple[str, str | None]:
-        """Status and error; a result was written by a stranger, so only known words pass."""
-        if self.failure:
-            return self.failure
-        if self.timed_out:
-            return "timeout", "time ran out"
-        if len(self.printed[child]) >= self.output_bytes:
-            return "output", f"printed more than {self.output_bytes} bytes"
-        code = self.codes[child]
-        with contextlib.suppress(ValueError, TypeError, RecursionError):
-            status, error = json.loads(self.results[child])
-            if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
-                # half a character pair is valid JSON but no text that could be written anywhere
-                return status, error and error.encode("utf-8", "replace").decode()
-        if code < 0:
-            return "crash", f"killed by signal {-code}"
-        return "crash", f"ended with exit code {code} and without a result"
-
-
 class _Zygote:
     """The process that forks (zygote.py), seen from here. One caller at a time."""
 
     def __init__(self, python: str) -> None:
         self._control, theirs = socket.socketpair()
-        errors = _file()
         root = str(Path(__file__).resolve().parents[2])
         start = (
             "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main(int(sys.argv[2]))"
         )
         # -s -P -S is -I without its disregard for PYTHONHASHSEED: what a program prints must not depend on chance.
         options = ["-s", "-P", "-S", "-B", "-X", "utf8", "-W", "ignore"]
-        try:
-            self._process = subprocess.Popen(
-                [python, *options, "-c", start, root, str(theirs.fileno())],
-                env={"PYTHONHASHSEED": "0"},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors,
-                start_new_session=True,  # Ctrl+C is for the training
-            )
-        except OSError as problem:
-            self._control.close()
-            os.close(errors)
-            raise SandboxUnavailable(f"{python} cannot be started: {problem}") from problem
-        finally:
-            theirs.close()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [python, *options, "-c", start, root, str(theirs.fileno())],
+                    env={"PYTHONHASHSEED": "0"},
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,  # of the start alone; later it is closed
+                    start_new_session=True,  # Ctrl+C is for the training
+                )
+            except OSError as problem:
+                self._control.close()
+                raise SandboxUnavailable(f"{python} cannot be started: {problem}") from problem
         self._control.settimeout(120)
-        try:
+        ready = b""
+        with contextlib.suppress(OSError):
             ready = self._control.recv(1)
-        except OSError:
-            ready = b""
-        said = os.pread(errors, MAX_RESULT_BYTES, 0).decode("utf-8", "replace")
-        os.close(errors)
-        if not ready:
-            self.close()
-            raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said.strip()[-2000:]}")
+        assert self._process.stderr
+        with self._process.stderr as errors:
+            if not ready:
+                self.close()
+                said = errors.read().decode("utf-8", "replace").strip()[-2000:]
+                raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said}")
 
-    def work(self, jobs: list[dict[str, Any]], seconds: float) -> _Outcome:
+    def work(self, jobs: list[dict[str, Any]], seconds: float, *, isolation: str) -> list[Result]:
         """Let one child per job run; the last one ends the request.
 
         Raises:
             _Died: the process is gone, or says nothing for a minute after time is up.
         """
-        files: list[int] = []
-        try:
-            for job in jobs:
-                for _ in range(3):
-                    files.append(_file())  # one by one: where the third cannot be had, two must be closed
-                with open(files[-3], "wb", closefd=False) as file:
-                    file.write(json.dumps(job).encode())
-            started = time.perf_counter()
-            reply = self._ask(seconds, files)
-            timed_out, *codes = REPLY.unpack(reply)
-            return _Outcome(
-                printed=[os.pread(file, jobs[0]["output_bytes"], 0) for file in files[1::3]],
-                results=[os.pread(file, MAX_RESULT_BYTES, 0) for file in files[2::3]],
-                codes=codes,
-                seconds=time.perf_counter() - started,
-                output_bytes=jobs[0]["output_bytes"],
-                timed_out=timed_out,
-            )
-        finally:
-            for file in files:
-                os.close(file)
+        with contextlib.ExitStack() as held:
 
-    def _ask(self, seconds: float, files: list[int]) -> bytes:
-        try:
-            self._control.settimeout(seconds + 60)
-            socket.send_fds(self._control, [REQUEST.pack(seconds)], files)
-            reply = self._control.recv(REPLY.size)
-        except OSError as problem:
-            raise _Died(str(problem)) from problem
-        if len(reply) < REPLY.size:
-            raise _Died("end of file")
-        return reply
+            def file() -> int:
+                held.callback(os.close, made := _file())
+                return made
+
+            children = [(file(), file(), file()) for _ in jobs]  # job, stdout, result
+            for job, files in zip(jobs, children, strict=True):
+                with open(files[0], "wb", closefd=False) as out:
+                    out.write(json.dumps(job).encode())
+            began = time.perf_counter()
+            try:
+                self._control.settimeout(seconds + 60)
+                socket.send_fds(self._control, [REQUEST.pack(seconds)], [file for files in children for file in files])
+                reply = self._control.recv(REPLY.size)
+            except OSError as problem:
+                raise _Died(str(problem)) from problem
+            if len(reply) < REPLY.size:
+                raise _Died("end of file")
+            timed_out, *codes = REPLY.unpack(reply)
+            took = time.perf_counter() - began
+            results = []
+            for job, (_, stdout, result), code in zip(jobs, children, codes, strict=False):
+                printed = os.pread(stdout, job["output_bytes"], 0)
+                status, error = _status(os.pread(result, MAX_RESULT_BYTES, 0), code)
+                if timed_out:
+                    status, error = "timeout", "time ran out"
+                elif len(printed) >= job["output_bytes"]:
+                    status, error = "output", f"printed more than {job['output_bytes']} bytes"
+                results.append(Result(status, printed.decode("utf-8", "replace"), error, took, isolation))
+            return results
 
     def close(self) -> None:
         self._control.close()
@@ -348,9 +297,52 @@ class _Zygote:
             self._process.wait()
 
 
+def _status(result: bytes, code: int) -> tuple[str, str | None]:
+    """Status and error of a child; the result was written by a stranger, so only known words pass."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        status, error = json.loads(result)
+        if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
+            # half a character pair is valid JSON but no text that could be written anywhere
+            return status, error and error.encode("utf-8", "replace").decode()
+    if code < 0:
+        return "crash", f"killed by signal {-code}"
+    return "crash", f"ended with exit code {code} and without a result"
+
+
 def _file() -> int:
     """A file without a name."""
     if sys.platform == "linux":
         return os.memfd_create("fledge")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
+
+
+_judges: list[Sandbox] = []
+
+
+def judge(*, unsafe_exec: bool = False) -> Sandbox:
+    """The judge of code that a model wrote, one for the process and started when first asked for: its workers stay warm.
+
+    Raises:
+        SandboxUnavailable: it does not hold here, and `unsafe_exec` is not set.
+    """
+    if not _judges:
+        _judges.append(Sandbox(unsafe_exec=unsafe_exec))
+    return _judges[0]
+
+
+def isolation() -> str | None:
+    """The walls around the programs judged so far, for the report card; None when none was."""
+    return _judges[0].isolation if _judges else None
+
+
+def passes(prompt: str, completion: str, test: str, entry_point: str) -> float:
+    """1 if the function passes its tests (`Sandbox.check`), else 0.
+
+    Raises:
+        RuntimeError: the program was never run; a fault of the machine must not look like a wrong answer.
+    """
+    verdict = judge().check(prompt, completion, test, entry_point)
+    if verdict.status == "refused":
+        raise RuntimeError(f"the judge refused to run a program: {verdict.error}")
+    return float(verdict.passed)

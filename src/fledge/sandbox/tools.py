@@ -46,8 +46,7 @@ _CONTEXT = decimal.Context(
 )
 # What may stand in an expression, outside strings and inside. No backslash and no prefix: a string holds what it shows.
 _STRING = r""""[^"\\\n]*"|'[^'\\\n]*'"""
-_ARITHMETIC = re.compile(r"[-+*/%(). 0-9]*")
-_WITH_STRINGS = re.compile(rf"(?:[-+*/%(). 0-9]|{_STRING}|\.count\(|len\()*")
+_ALLOWED = re.compile(rf"(?:[-+*/%(). 0-9]|{_STRING}|\.count\(|len\()*")
 _STRING_OR_THOUSANDS = re.compile(rf"{_STRING}|(?<![0-9.])[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])")
 
 
@@ -64,9 +63,9 @@ def calculate(expression: str) -> str | None:
     expression = expression.strip(" ")
     if len(expression) > MAX_CHARS:
         return None
-    if "," in expression:
-        expression = _without_thousands_commas(expression)
-    if not (_ARITHMETIC.fullmatch(expression) or _WITH_STRINGS.fullmatch(expression)):
+    if "," in expression:  # 1,000*2 -> 1000*2, but 'a,b' and '1,000' in quotes stay what they are
+        expression = _STRING_OR_THOUSANDS.sub(lambda m: m[0] if m[0][0] in "'\"" else m[0].replace(",", ""), expression)
+    if not _ALLOWED.fullmatch(expression):
         return None
     try:
         return format_number(_value(ast.parse(expression, mode="eval").body))
@@ -134,11 +133,6 @@ def python_tool(sandbox: Sandbox, *, timeout_seconds: float = 10.0) -> Callable[
 def _cut(text: str, most: int) -> str:
     raw = text.encode("utf-8", "replace")
     return text if len(raw) <= most else f"{raw[:most].decode('utf-8', 'ignore')} ... ({len(raw) - most} more bytes)"
-
-
-def _without_thousands_commas(expression: str) -> str:
-    """1,000*2 -> 1000*2, but 'a,b' and '1,000' in quotes stay what they are."""
-    return _STRING_OR_THOUSANDS.sub(lambda m: m[0] if m[0][0] in "'\"" else m[0].replace(",", ""), expression)
 
 
 def _value(node: ast.expr) -> Decimal:

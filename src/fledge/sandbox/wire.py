@@ -21,8 +21,12 @@ REPLY = struct.Struct("<?ii")
 """Zygote to caller: whether time ran out, the exit codes of the first child and of the last (which may be the same)."""
 MAX_MESSAGE_BYTES = 16 << 20
 _SMALL = 1 << 53
-_CONTAINERS: dict[str, type] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
-_VIEWS: dict[str, tuple[type, Callable[[list[Any]], Any]]] = {
+# How a collection is recognised, and how it is made anew from its items.
+_COLLECTIONS: dict[str, tuple[type, Callable[[list[Any]], Any]]] = {
+    "list": (list, list),
+    "tuple": (tuple, tuple),
+    "set": (set, set),
+    "frozenset": (frozenset, frozenset),
     "keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
     "values": (type({}.values()), lambda items: dict(enumerate(items)).values()),
     "items": (type({}.items()), lambda items: dict(items).items()),
@@ -48,14 +52,11 @@ def pack(value: Any) -> Any:
         return ["complex", [float.hex(value.real), float.hex(value.imag)]]
     if isinstance(value, bytes | bytearray):
         return ["bytes", bytes(value).hex()]
-    for name, kind in _CONTAINERS.items():
+    for name, (kind, _) in _COLLECTIONS.items():
         if isinstance(value, kind):
             return [name, [pack(item) for item in kind.__iter__(value)]]
     if isinstance(value, dict):
         return ["dict", [[pack(key), pack(item)] for key, item in dict.items(value)]]
-    for name, (kind, _) in _VIEWS.items():
-        if isinstance(value, kind):
-            return [name, [pack(item) for item in value]]
     if isinstance(value, range):
         return ["range", [pack(n) for n in (value.start, value.stop, value.step)]]
     if hasattr(value, "__next__"):
@@ -68,10 +69,8 @@ def unpack(form: Any) -> Any:
     if type(form) is not list:
         return form
     kind, content = form
-    if kind in _CONTAINERS:
-        return _CONTAINERS[kind](map(unpack, content))
-    if kind in _VIEWS:
-        return _VIEWS[kind][1]([unpack(item) for item in content])
+    if kind in _COLLECTIONS:
+        return _COLLECTIONS[kind][1]([unpack(item) for item in content])
     match kind:
         case "dict":
             return {unpack(key): unpack(value) for key, value in content}
@@ -106,12 +105,11 @@ def receive(fd: int) -> Any:
     return json.loads(_read(fd, length))
 
 
-def _read(fd: int, count: int) -> bytes:
-    parts = []
-    while count:
-        part = os.read(fd, min(count, 1 << 20))
+def _read(fd: int, count: int) -> bytearray:
+    read = bytearray()
+    while len(read) < count:
+        part = os.read(fd, min(count - len(read), 1 << 20))
         if not part:
             raise EOFError
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
+        read += part
+    return read

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import random
-import resource
 import select
 import signal
 import socket
@@ -31,7 +30,7 @@ import traceback
 import types
 from typing import Any, NoReturn
 
-from fledge.sandbox.jail import Jail, limit
+from fledge.sandbox.jail import Jail
 from fledge.sandbox.wire import REPLY, REQUEST, pack, receive, send, unpack
 
 EXIT_LOST = 70
@@ -59,9 +58,8 @@ def main(control_fd: int) -> None:
     _touch_what_loads_late()
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # if memory runs out, the kernel shall take us and not the training
-    interpreter_bytes = _address_space()
     jail = Jail()
-    walls = jail.settle()
+    jail.settle()
     os.chdir("/")
     os.environ.clear()
     sys.path.clear()
@@ -80,7 +78,7 @@ def main(control_fd: int) -> None:
         pids = []
         for at in range(0, len(files), 3):
             peer = [pair[at // 3].fileno()] if pair else []
-            pids.append(_fork(files[at : at + 3] + peer, jail=jail, walls=walls, interpreter_bytes=interpreter_bytes))
+            pids.append(_fork(files[at : at + 3] + peer, jail))
         for end in pair:
             end.close()
         for file in files:
@@ -102,13 +100,6 @@ def _touch_what_loads_late() -> None:
     traceback.format_exception(ValueError())
 
 
-def _address_space() -> int:
-    """Bytes of address space the interpreter holds, so that limits count what a program adds."""
-    with contextlib.suppress(OSError), open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
-    return 256 << 20
-
-
 def _wake_on_child_exit() -> int:
     """A file that becomes readable when a child ends: select() then waits for children and requests alike."""
     read_end, write_end = os.pipe()
@@ -122,36 +113,34 @@ def _wake_on_child_exit() -> int:
 def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int) -> tuple[bool, list[int]]:
     """Until the last child ends or time is up, then kill whoever is left. Whether time was up, and the exit codes."""
     codes: dict[int, int] = {}
-    timed_out = False
 
     def reap(flags: int) -> None:
-        for pid in pids:
-            if pid not in codes:
-                done, status = os.waitpid(pid, flags)
-                if done:
-                    codes[pid] = os.waitstatus_to_exitcode(status)
+        for pid in set(pids) - set(codes):
+            done, status = os.waitpid(pid, flags)
+            if done:
+                codes[pid] = os.waitstatus_to_exitcode(status)
 
-    reap(os.WNOHANG)
-    while pids[-1] not in codes and not timed_out:
-        ready = select.select([wake, control], [], [], max(0.0, deadline - time.monotonic()))[0]
+    def kill() -> None:
+        for pid in set(pids) - set(codes):  # not reaped, so the number is still theirs
+            os.kill(pid, signal.SIGKILL)
+
+    while pids[-1] not in codes and (left := deadline - time.monotonic()) > 0:
+        ready = select.select([wake, control], [], [], left)[0]
         if control in ready:  # nobody speaks out of turn: the caller is gone
-            for pid in pids:
-                if pid not in codes:
-                    os.kill(pid, signal.SIGKILL)
+            kill()
             os._exit(1)
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
         reap(os.WNOHANG)
-        timed_out = pids[-1] not in codes and time.monotonic() >= deadline
-    for pid in pids:
-        if pid not in codes:
-            os.kill(pid, signal.SIGKILL)
+    timed_out = pids[-1] not in codes
+    kill()
     reap(0)
     return timed_out, [codes[pid] for pid in pids]
 
 
-def _fork(files: list[int], *, jail: Jail, walls: list[str], interpreter_bytes: int) -> int:
+def _fork(files: list[int], jail: Jail) -> int:
+    """Start a child with the files of a job, stdout, result and perhaps of the other child; its process id."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -159,9 +148,9 @@ def _fork(files: list[int], *, jail: Jail, walls: list[str], interpreter_bytes: 
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        job, stdout, result, *peer = files
-        _renumber([job, stdout, stdout, result, *peer])
-        _live(jail, walls=walls, parent=parent, interpreter_bytes=interpreter_bytes)
+        job, stdout, *rest = files
+        _renumber([job, stdout, stdout, *rest])
+        _live(jail, parent)
     finally:
         os._exit(EXIT_LOST)
 
@@ -176,7 +165,7 @@ def _renumber(files: list[int]) -> None:
     os.closerange(len(files), 1024)
 
 
-def _live(jail: Jail, *, walls: list[str], parent: int, interpreter_bytes: int) -> NoReturn:
+def _live(jail: Jail, parent: int) -> NoReturn:
     """A child's whole life: read the job, close the door, play the role, write the result."""
     size = os.fstat(0).st_size
     job = json.loads(os.pread(0, size, 0))
@@ -190,18 +179,15 @@ def _live(jail: Jail, *, walls: list[str], parent: int, interpreter_bytes: int) 
     sys.modules[name] = module = types.ModuleType(name)
     if job["role"] == "tester":
         random.seed(0)  # a verdict must not depend on chance
-    limit(
-        memory_bytes=interpreter_bytes + job["memory_bytes"],
-        output_bytes=job["output_bytes"],
-        seconds=math.ceil(job["seconds"]) + 1,
-    )
-    walls = walls + jail.close(parent)
+    seconds = math.ceil(job["seconds"]) + 1
+    jail.limit(memory_bytes=job["memory_bytes"], output_bytes=job["output_bytes"], seconds=seconds)
+    jail.close(parent)
     status, error = "ok", None
     try:
-        if not set(job["walls"]) <= set(walls):
-            status, error = "refused", f"missing: {set(job['walls']) - set(walls)}"
+        if missing := set(job["walls"]) - set(jail.walls):
+            status, error = "refused", f"missing: {missing}"
         else:
-            _ROLES[job["role"]](job, module.__dict__, walls)
+            _ROLES[job["role"]](job | {"walls": jail.walls}, module.__dict__)
     except MemoryError:
         module.__dict__.clear()  # room to say so
         status, error = "memory", "MemoryError"
@@ -233,11 +219,11 @@ def _execute(source: str, scope: dict[str, Any], *, name: str) -> None:
     exec(compile(source, name, "exec", dont_inherit=True), scope)
 
 
-def _run_program(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+def _run_program(job: dict[str, Any], scope: dict[str, Any]) -> None:
     _execute(job["program"], scope, name="<program>")
 
 
-def _answer_calls(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+def _answer_calls(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The candidate of a check: define the function, then answer calls until the tester has its verdict."""
     _execute(job["program"], scope, name="<program>")
     function = scope[job["entry_point"]]
@@ -259,7 +245,15 @@ def _built_in_name(kind: type[BaseException]) -> str:
     return next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
 
 
-def _judge(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+# Of the exceptions that a candidate may raise in the tester, StopIteration is none: it would end a loop of the test in silence.
+_EXCEPTIONS: dict[str, type[Exception]] = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type) and issubclass(kind, Exception) and not name.startswith("Stop")
+}
+
+
+def _judge(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The tester of a check: holds the tests and the verdict, and no line of the candidate's code."""
     calls = 0
 
@@ -270,7 +264,7 @@ def _judge(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None
         kind, content, text = _hear()
         if kind == "value":
             return unpack(content)
-        raise _exception(content)(text)
+        raise _EXCEPTIONS.get(str(content), RuntimeError)(text)
 
     _hear()
     _define_helpers(job["prompt"], scope)
@@ -298,21 +292,9 @@ def _hear() -> list[Any]:
         raise RuntimeError("the candidate is gone") from None
 
 
-def _exception(name: Any) -> type[Exception]:
-    """A built-in exception by name. StopIteration would end a loop of the test in silence, so it is not one of them."""
-    kind = getattr(builtins, str(name), None)
-    if (
-        isinstance(kind, type)
-        and issubclass(kind, Exception)
-        and not issubclass(kind, StopIteration | StopAsyncIteration)
-    ):
-        return kind
-    return RuntimeError
-
-
-def _attack(job: dict[str, Any], scope: dict[str, Any], walls: list[str]) -> None:
+def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The self-test: try everything that must fail. Prints the walls, then the name of each attack that succeeded."""
-    print("+".join(walls))
+    print("+".join(job["walls"]))
     tries = {
         "read": lambda: open("/etc/passwd").close(),
         "write": lambda: tempfile.TemporaryFile(dir="/tmp").close(),

@@ -11,8 +11,7 @@ from fledge import console
 from fledge.config import Evaluate, check
 from fledge.evals.results import Results, folder_hash, mean_score, weights_hash
 from fledge.runs import choose_stage, settings_of
-from fledge.sandbox.judge import allow_unsafe_exec, judge
-from fledge.sandbox.sandbox import SandboxUnavailable
+from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
 from fledge.text.split import Split
@@ -32,7 +31,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        tasks = named or without_sandbox(default_tasks(run, stage))
+        tasks = named or without_sandbox(default_tasks(run, stage), config)
         results = Results(run / "eval" / f"{stage}.json", weights=weights_hash(run / stage), settings=asked(config))
 
         def load(stage: str = stage) -> Scorer:
@@ -79,20 +78,18 @@ def prepare(config: Evaluate) -> None:
 def find_named(config: Evaluate) -> dict[str, Task]:
     """The tasks asked for by name; blanks around a comma say nothing. Raises as `prepare` does, but for files."""
     check(config)
-    if config.unsafe_exec:
-        allow_unsafe_exec()
     tasks = find_tasks(name for part in (config.tasks or "").split(",") if (name := part.strip()))
     if any(task.judged for task in tasks.values()):
-        judge()
+        judge(unsafe_exec=config.unsafe_exec)
     return tasks
 
 
-def without_sandbox(tasks: dict[str, Task]) -> dict[str, Task]:
+def without_sandbox(tasks: dict[str, Task], config: Evaluate) -> dict[str, Task]:
     """The tasks that can be judged here: where the sandbox does not hold, those that nobody named are left out."""
     judged = [name for name, task in tasks.items() if task.judged]
     try:
         if judged:
-            judge()
+            judge(unsafe_exec=config.unsafe_exec)
     except SandboxUnavailable as error:
         console.say(f"left out: {', '.join(judged)} ({error})")
         return {name: task for name, task in tasks.items() if not task.judged}

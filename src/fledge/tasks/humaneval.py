@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from textwrap import dedent
 
-from fledge.sandbox.judge import passes
+from fledge.sandbox.sandbox import passes
 from fledge.tasks.base import Example, Task
 from fledge.tasks.choice import split_records
 from fledge.text.chat import say
