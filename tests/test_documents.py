@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fledge.text.conversations import open_conversations
 from fledge.text.documents import Document, describe, open_documents, validation_documents
 from fledge.text.files import read_text_pieces
 
@@ -244,20 +243,6 @@ def test_a_cut_off_gzip_raises_with_its_name(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz after line \d+: .*the file is damaged"):
         train_epoch(str(path))
-
-
-def test_the_users_conversations_are_read_and_errors_name_the_line(tmp_path: Path) -> None:
-    good = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-    path = tmp_path / "chats.jsonl"
-    path.write_text(json.dumps(good) + "\n" + json.dumps(good) + "\n")
-    assert [[message.role for message in talk] for talk in open_conversations(path)] == [["user", "assistant"]] * 2
-    assert len(open_conversations(tmp_path)) == 2
-    path.write_text(json.dumps(good) + "\n" + json.dumps(good).replace("assistant", "asistant"))
-    with pytest.raises(ValueError, match=r"chats\.jsonl line 2: role 'asistant' is not one of system, user, assistant"):
-        open_conversations(path)
-    path.write_text("\n")
-    with pytest.raises(ValueError, match="no conversation found"):
-        open_conversations(path)
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real shards are not on this machine")

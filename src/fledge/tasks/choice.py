@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
+from fledge.text.conversations import Stored
 from fledge.text.hub import locate, read_jsonl
 from fledge.text.split import Split, split_of
 
@@ -128,9 +129,14 @@ SOURCES = {
 
 
 def _task(name: str, source: Source) -> Task:
+    def asked(split: Split) -> Iterator[Asked]:
+        for record in split_records(source.files, split, key=lambda record: source.read(record).question, task=name):
+            one = source.read(record)
+            example(one)  # what is wrong with a record is found when it is loaded, not when it is drawn
+            yield one
+
     def load(split: Split) -> Sequence[Example]:
-        records = split_records(source.files, split, key=lambda record: source.read(record).question, task=name)
-        return [example(source.read(record)) for record in records]
+        return Stored(asked(split), to_json=vars, from_json=lambda fields: example(Asked(**fields)))
 
     return Task(name=name, load=load, chance=source.chance, max_tokens=8, default_for=source.default_for)
 

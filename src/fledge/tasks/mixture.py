@@ -7,14 +7,16 @@ pick(41)                                      # the 42nd conversation: a functio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from fledge.tasks import find_task
+from fledge.tasks.base import Example
 from fledge.tasks.choice import split_records
 from fledge.text.chat import Conversation, parse_conversation
-from fledge.text.conversations import open_conversations
+from fledge.text.conversations import open_conversations, stored
 from fledge.text.datasets import find_generated
 from fledge.text.hub import data_home, read_jsonl
 from fledge.text.split import Split
@@ -74,10 +76,10 @@ def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversatio
     """
     from fledge import console
 
-    examples: dict[str, Sequence[Conversation]] = {}
+    examples: dict[str, Sequence[Example]] = {}
     for name in shares:
         try:
-            examples[name] = training_conversations(name)
+            examples[name] = training_examples(name, data_home())
         except (FileNotFoundError, ConnectionError) as error:
             if data_home() is None:
                 raise
@@ -91,21 +93,43 @@ def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversatio
 
     def pick(index: int) -> Conversation:
         rng = random.Random(f"{seed}/{index}")
-        return rng.choice(examples[rng.choices(names, weights)[0]])
+        return rng.choice(examples[rng.choices(names, weights)[0]]).messages
 
     return pick
 
 
-def training_conversations(name: str) -> list[Conversation]:
-    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk."""
+@cache
+def training_examples(name: str, home: Path | None) -> Sequence[Example]:
+    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk.
+
+    A process reads each once: `fledge run` opens the mixture to see that nothing is missing, and several stages draw from it.
+    """
     if name != "smoltalk":
-        return [example.messages for example in find_task(name).load("train")]
-    home = data_home()
+        return find_task(name).load("train")
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
         return dialogues(home / "chat")
     records = split_records(SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]), task=name)
-    found = (answered(parse_conversation(record, name)) for record in records)
-    return [conversation for conversation in found if conversation]
+    return _examples(parse_conversation(record, name) for record in records)
+
+
+def dialogues(folder: Path) -> Sequence[Example]:
+    """Conversations of every .jsonl in a folder; records in another form (other roles, tool schemas) are left out, counted."""
+    from fledge import console
+
+    strange = 0
+
+    def read() -> Iterator[Conversation]:
+        nonlocal strange
+        for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
+            for number, record in enumerate(read_jsonl(path), start=1):
+                try:
+                    yield parse_conversation(record, f"{path} line {number}")
+                except ValueError:
+                    strange += 1
+
+    found = _examples(read())
+    console.say(f"{len(found):,} dialogues from {folder} ({strange:,} records in another form left out)")
+    return found
 
 
 def answered(conversation: Conversation) -> Conversation:
@@ -114,16 +138,5 @@ def answered(conversation: Conversation) -> Conversation:
     return conversation[:last]
 
 
-def dialogues(folder: Path) -> list[Conversation]:
-    """Conversations of every .jsonl in a folder; records in another form (other roles, tool schemas) are left out, counted."""
-    from fledge import console
-
-    found, strange = [], 0
-    for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
-        for number, record in enumerate(read_jsonl(path), start=1):
-            try:
-                found.append(answered(parse_conversation(record, f"{path} line {number}")))
-            except ValueError:
-                strange += 1
-    console.say(f"{len(found):,} dialogues from {folder} ({strange:,} records in another form left out)")
-    return [conversation for conversation in found if conversation]
+def _examples(conversations: Iterable[Conversation]) -> Sequence[Example]:
+    return stored(filter(None, map(answered, conversations)), make=lambda messages: Example(messages=messages))

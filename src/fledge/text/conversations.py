@@ -1,19 +1,69 @@
-"""The user's own conversations: `{"messages": [...]}` per line of a .jsonl(.gz, .zst), or of all in a folder.
+"""Conversations of files, kept on disk and made when they are drawn; and the user's own.
 
-open_conversations("chats.jsonl")[0]          # a Conversation (text/chat.py)
+    open_conversations("chats.jsonl")[0]          # a Conversation (text/chat.py)
+    Stored(items, to_json=..., from_json=...)     # any sequence of more items than memory should hold
+
+As Python's objects a conversation takes several times the memory of its text, and half a million of them more than a laptop
+has. As JSON in a memory-mapped file they cost the process 8 bytes each; the system keeps in memory what is drawn often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import errno
+import json
+import mmap
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
 
-from fledge.text.chat import Conversation, parse_conversation
+from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.files import read_numbered
 
+T = TypeVar("T")
+Item = TypeVar("Item")
 
-def open_conversations(path: str | Path) -> Sequence[Conversation]:
-    """The conversations of a file or folder.
+
+class Stored(Sequence[T], Generic[T]):
+    """`from_json(to_json(item))` for each item: written once into a temporary file (TMPDIR says where), read when asked for.
+
+    The file has no name, so it goes with the process, however that ends.
+    """
+
+    def __init__(self, items: Iterable[Item], *, to_json: Callable[[Item], Any], from_json: Callable[[Any], T]) -> None:
+        self.from_json = from_json
+        self.ends = array("Q", [0])
+        with tempfile.TemporaryFile() as file:
+            try:
+                for item in items:
+                    size = file.write(json.dumps(to_json(item)).encode())
+                    self.ends.append(self.ends[-1] + size)
+                file.flush()
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                place = f"no space left in {tempfile.gettempdir()} after {len(self):,} conversations"
+                raise OSError(errno.ENOSPC, f"{place}; set TMPDIR to a folder that has some") from error
+            # An empty file cannot be mapped.
+            self.raw = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if len(self) else b""
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[T]: ...
+    def __getitem__(self, place: int | slice) -> T | Sequence[T]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        index = range(len(self))[place]  # counts from the end, and raises, as a list does
+        return self.from_json(json.loads(self.raw[self.ends[index] : self.ends[index + 1]]))
+
+
+def read_conversations(path: str | Path) -> Iterator[Conversation]:
+    """`{"messages": [...]}` per line of a .jsonl(.gz, .zst) file, or of all in a folder.
 
     Raises:
         FileNotFoundError, ValueError: what is wrong, with file and line.
@@ -22,9 +72,24 @@ def open_conversations(path: str | Path) -> Sequence[Conversation]:
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file; expected a .jsonl with one {{"messages": [...]}} per line')
     paths = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if ".jsonl" in file.name]
-    conversations = [
-        parse_conversation(record, f"{file} line {number}") for file in paths for number, record in read_numbered(file)
-    ]
-    if not conversations:
+    count = 0
+    for file in paths:
+        for number, record in read_numbered(file):
+            yield parse_conversation(record, f"{file} line {number}")
+            count += 1
+    if not count:
         raise ValueError(f'{path}: no conversation found; expected .jsonl with one {{"messages": [...]}} per line')
-    return conversations
+
+
+def open_conversations(path: str | Path) -> Sequence[Conversation]:
+    """The conversations that `read_conversations` reads, each checked now and made again when it is asked for."""
+    return stored(read_conversations(path), make=lambda conversation: conversation)
+
+
+def stored(conversations: Iterable[Conversation], *, make: Callable[[Conversation], T]) -> Stored[T]:
+    """`make` of each conversation, as a sequence that is not in memory."""
+    return Stored(
+        conversations,
+        to_json=to_json,
+        from_json=lambda record: make(parse_conversation(record, "a stored conversation")),
+    )

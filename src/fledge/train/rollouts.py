@@ -67,7 +67,7 @@ class Rollouts:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, task: Task, config: Rl) -> None:
         self.model, self.tokenizer, self.task, self.config = model, tokenizer, task, config
-        self.examples = list(task.load("train"))
+        self.examples = task.load("train")
         self.engine: Engine | None = None
         self.groups: list[Group] = []
         """Those of the last step."""
