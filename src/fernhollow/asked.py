@@ -16,14 +16,13 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from fernhollow import chats, letters, problems
-from fernhollow.facts import ASKED, FACTS, Key, answer, ask, questions
+from fernhollow import chats, letters, stories
+from fernhollow.facts import ASKED, FACTS, answer, ask, questions
 from fernhollow.functions import function
-from fernhollow.problems import Grade, problem
-from fernhollow.stories import flaw, request, story
+from fernhollow.grammar import pick
+from fernhollow.problems import HARD, RISING, SEEN, UNSEEN, Grade, problem
 from fledge.sandbox.sandbox import passes
 from fledge.tasks.base import Example, Task, by_index
-from fledge.tasks.base import Grade as Grader
 from fledge.text.chat import Conversation, say
 from fledge.text.split import Split
 
@@ -42,7 +41,7 @@ def facts(split: Split) -> Sequence[Example]:
 
 def choice(rng: Random, split: Split) -> Example:
     """A question and four answers as continuations of plain text."""
-    key = letters.choice_keys(split)[int(rng.random() * len(letters.choice_keys(split)))]
+    key = pick(rng, letters.choice_keys(split))
     values = letters.choices_for(rng, key, count=4)
     sentences = tuple(" " + answer(key).removesuffix(FACTS[key] + ".") + value + "." for value in values)
     return Example(prompt=f"Question: {ask(rng, key)} Answer:", choices=sentences, answer=values.index(FACTS[key]))
@@ -50,8 +49,7 @@ def choice(rng: Random, split: Split) -> Example:
 
 def letter(rng: Random, split: Split) -> Example:
     """Multiple choice in a chat: the answer says the right choice, then its letter."""
-    keys: Sequence[Key] = letters.choice_keys(split)
-    key = keys[int(rng.random() * len(keys))]
+    key = pick(rng, letters.choice_keys(split))
     asked = letters.multiple_choice(rng, key, letters.choices_for(rng, key, count=4))
     return _exchange(letters.prompt(asked), asked.answer, choice=f"{FACTS[key]}={letters.LETTERS[asked.right]}")
 
@@ -60,23 +58,46 @@ def recall(rng: Random, split: Split) -> Example:
     """Small talk that ends in a question about what the user has said."""
     talk = chats.small_talk(rng, split)
     ends = [i for i, message in enumerate(talk) if message.role == "assistant" and message.text.startswith("You")]
-    last = ends[int(rng.random() * len(ends))]
+    last = pick(rng, ends)
     return Example(messages=talk[: last + 1], answer=talk[last].text)
 
 
-def tale(rng: Random, split: Split) -> Example:
+def story(rng: Random, split: Split) -> Example:
     """A story on request."""
-    told = story(rng, split)
-    wish = {"hero": told.hero, "animal": told.animal, "thing": told.thing}
-    return _exchange(request(rng, told), told.text, **wish)
+    told = stories.story(rng, split)
+    return _exchange(stories.request(rng, told), told.text, hero=told.hero, animal=told.animal, thing=told.thing)
 
 
 def program(rng: Random, split: Split) -> Example:
     """A function to complete, with its tests."""
     found = function(rng, split)
     asked = f"Complete this function:\n{found.prompt.rstrip()}"
-    facts_of = {"prompt": found.prompt, "test": found.test, "entry_point": found.name}
-    return _exchange(asked, (found.prompt + found.body).rstrip(), **facts_of)
+    whole = (found.prompt + found.body).rstrip()
+    return _exchange(asked, whole, prompt=found.prompt, test=found.test, entry_point=found.name)
+
+
+def _exchange(question: str, reference: str, **facts: Any) -> Example:
+    return Example(messages=(say("user", question), say("assistant", reference)), answer=reference, facts=facts)
+
+
+def first_exchange(make: Callable[[Random, Split], Conversation]) -> Draw:
+    """The examples of a kind of conversation."""
+
+    def draw(rng: Random, split: Split) -> Example:
+        talk = make(rng, split)
+        return Example(messages=talk[:2], answer=talk[1].text)
+
+    return draw
+
+
+def word_problem(grade: Grade, practice: Grade | None = None) -> Draw:
+    """Problems of a grade; those to practise on may be of another."""
+
+    def draw(rng: Random, split: Split) -> Example:
+        found = problem(rng, practice if practice and split == "train" else grade, split)
+        return Example(messages=chats.solved(found), answer=f"#### {found.number}")
+
+    return draw
 
 
 def number_after_hashes(text: str) -> str | None:
@@ -108,9 +129,7 @@ def same_letters(example: Example, answer: str) -> float:
 
 def true_story(example: Example, answer: str) -> float:
     """Whether the story keeps to a plot, to the facts of the village and to the request."""
-    return float(
-        flaw(answer, hero=example.facts["hero"], animal=example.facts["animal"], thing=example.facts["thing"]) is None
-    )
+    return float(stories.flaw(answer, **example.facts) is None)
 
 
 def passes_tests(example: Example, answer: str) -> float:
@@ -119,36 +138,8 @@ def passes_tests(example: Example, answer: str) -> float:
     return passes(wanted["prompt"], answer, wanted["test"], wanted["entry_point"])
 
 
-def _exchange(question: str, reference: str, **facts: Any) -> Example:
-    return Example(messages=(say("user", question), say("assistant", reference)), answer=reference, facts=facts)
-
-
-def _of(make: Callable[[Random, Split], Conversation]) -> Draw:
-    """The examples of a kind of conversation: its first exchange."""
-
-    def draw(rng: Random, split: Split) -> Example:
-        talk = make(rng, split)
-        return Example(messages=talk[:2], answer=talk[1].text)
-
-    return draw
-
-
-def _problems(grade: Grade) -> Draw:
-    return lambda rng, split: _problem_example(rng, grade, split)
-
-
-def _problem_example(rng: Random, grade: Grade, split: Split) -> Example:
-    found = problem(rng, grade, split)
-    return Example(messages=chats.solved(found), answer=f"#### {found.number}")
-
-
-def hard_problem(rng: Random, split: Split) -> Example:
-    """A problem of three steps; for practice a shorter one as often."""
-    return _problem_example(rng, problems.RISING if split == "train" else problems.HARD, split)
-
-
-def _drawn(name: str, draw: Draw, *, has_train: bool = True) -> Callable[[Split], Sequence[Example]]:
-    """A loader that draws different examples, always the same ones, once: every stage is measured on them."""
+def drawn(name: str, draw: Draw, *, has_train: bool = True, **about: Any) -> Task:
+    """A task whose examples are drawn: different ones, always the same, once, because every stage is measured on them."""
 
     @lru_cache
     def load(split: Split) -> Sequence[Example]:
@@ -158,7 +149,7 @@ def _drawn(name: str, draw: Draw, *, has_train: bool = True) -> Callable[[Split]
             )
         return tuple(islice(_different(draw, Random(f"{name} {split}"), split), EXAMPLES[split]))
 
-    return load
+    return Task(name=name, load=load, **{"default_for": ("chat",), **about})
 
 
 def _different(draw: Draw, rng: Random, split: Split) -> Iterator[Example]:
@@ -174,31 +165,23 @@ def _different(draw: Draw, rng: Random, split: Split) -> Iterator[Example]:
             yield example
 
 
-def _task(name: str, load: Callable[[Split], Sequence[Example]], grade: Grader, max_tokens: int, **more: Any) -> Task:
-    return Task(name=name, load=load, grade=grade, max_tokens=max_tokens, **{"default_for": ("chat",), **more})
-
-
-def _drawn_task(name: str, draw: Draw, grade: Grader, max_tokens: int, *, has_train: bool = True, **more: Any) -> Task:
-    return _task(name, _drawn(name, draw, has_train=has_train), grade, max_tokens, **more)
-
-
-_LISTED = (
-    _drawn_task("world/choice", choice, by_index, 256, chance=0.25, default_for=("base", "chat")),
-    _task("world/facts", facts, same_text, 48),
-    _drawn_task("world/letters", letter, same_choice, 48, chance=0.25),
-    _drawn_task("world/problems", _problems(Grade(problems.SEEN)), same_number, 192),
-    _drawn_task("world/problems_new", _problems(problems.UNSEEN), same_number, 192, has_train=False),
-    _drawn_task("world/problems_hard", hard_problem, same_number, 256),
-    _drawn_task("world/spelling", _of(chats.spelling), same_letters, 64),
-    _drawn_task(
-        "world/counting", _of(chats.counting), same_number, 96, chance=0.5
-    ),  # always saying 1 is right half the time
-    _drawn_task("world/identity", _of(chats.identity), same_text, 64),
-    _drawn_task("world/unknown", _of(chats.unknown), same_text, 48),
-    _drawn_task("world/recall", recall, same_text, 48),
-    _drawn_task("world/reading", _of(chats.reading), same_text, 48),
-    _drawn_task("world/functions", program, passes_tests, 96, judged=True),
-    _drawn_task("world/stories", tale, true_story, 192),
+_TASKS = (
+    drawn("world/choice", choice, grade=by_index, chance=0.25, default_for=("base", "chat")),
+    Task(name="world/facts", load=facts, grade=same_text, max_tokens=48, default_for=("chat",)),
+    drawn("world/letters", letter, grade=same_choice, chance=0.25, max_tokens=48),
+    drawn("world/problems", word_problem(Grade(SEEN)), grade=same_number, max_tokens=192),
+    drawn("world/problems_new", word_problem(UNSEEN), has_train=False, grade=same_number, max_tokens=192),
+    # For practice a shorter problem as often as one of three steps.
+    drawn("world/problems_hard", word_problem(HARD, RISING), grade=same_number),
+    drawn("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
+    # Always saying 1 is right half the time.
+    drawn("world/counting", first_exchange(chats.counting), grade=same_number, chance=0.5, max_tokens=96),
+    drawn("world/identity", first_exchange(chats.identity), grade=same_text, max_tokens=64),
+    drawn("world/unknown", first_exchange(chats.unknown), grade=same_text, max_tokens=48),
+    drawn("world/recall", recall, grade=same_text, max_tokens=48),
+    drawn("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
+    drawn("world/functions", program, grade=passes_tests, max_tokens=96, judged=True),
+    drawn("world/stories", story, grade=true_story, max_tokens=192),
 )
-TASKS: dict[str, Task] = {task.name: task for task in _LISTED}
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The tasks by their names, in the order of the report."""
