@@ -95,7 +95,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["tokenizer", "runs/x", "--data", "nowhere"], "nowhere"),
         (["pretrain", "runs/x", "--data", "empty"], "empty"),
         (["tokenizer", "runs/x", "--vocab", "100"], "vocab=100: at least"),
-        (["evaluate", "runs/nothing", "--limit", "0"], "limit=0 leaves nothing to do"),
+        (["evaluate", "runs/nothing", "--limit", "0"], "limit=0 is not a whole number of 1 or more"),
         (["rl", "runs/x", "--task", "world/problem_hard"], "task 'world/problem_hard' is not one of"),
     ],
 )  # fmt: skip

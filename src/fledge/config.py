@@ -32,9 +32,9 @@ def within(name: str, value: Any, *, low: float, high: float) -> Any:
         ValueError: `temperature=9 is not a number from 0.0 to 2.0`.
     """
     is_whole = isinstance(low, int)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high  # never for nan
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     # JSON writers of some languages know no whole numbers: 5.0 is 5.
-    if not is_number or (is_whole and value % 1):
+    if not is_number or not low <= value <= high or (is_whole and value % 1):
         allowed = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
         raise ValueError(f"{name}={short(value)} is not a {'whole ' * is_whole}number {allowed}")
     return int(value) if is_whole else float(value)
@@ -96,17 +96,17 @@ class Sampling:
 class ModelSettings:
     """Shape of the model."""
 
-    depth: int = 12
+    depth: int = bounded(12, 1)
     """Layers. Width and heads follow from it, and so do the tokens to train on."""
-    width: int | None = None
+    width: int | None = bounded(None, 1)
     """Channels of the residual stream. None: 64 per layer, in whole heads."""
-    heads: int | None = None
+    heads: int | None = bounded(None, 1)
     """Query heads. None: width / head_channels."""
-    kv_heads: int | None = None
+    kv_heads: int | None = bounded(None, 1)
     """Key/value heads. None: as many as query heads."""
-    head_channels: int = 128
+    head_channels: int = bounded(128, 1)
     """Channels per head where heads is None."""
-    context: int = 2048
+    context: int = bounded(2048, 1)
     """Tokens of a training row."""
     smear: bool = False
     """Each embedding takes in a gated share of the previous one."""
@@ -140,11 +140,11 @@ class OptimSettings:
     """Rate of gates and scales."""
     filter_rate: float = 0.02
     """Rate of the key filter's taps."""
-    momentum: float = 0.95
+    momentum: float = bounded(0.95, 0.0, 1.0)
     """Momentum of Muon."""
-    beta1: float = 0.8
+    beta1: float = bounded(0.8, 0.0, 1.0)
     """AdamW's average of gradients."""
-    beta2: float = 0.95
+    beta2: float = bounded(0.95, 0.0, 1.0)
     """AdamW's average of squared gradients."""
     weight_decay: float = 0.0
     """Decay of the matrices; under Muon only where the update agrees (cautious)."""
@@ -152,11 +152,11 @@ class OptimSettings:
     """Largest norm of the gradient of a step."""
     rate_share: float = 1.0
     """Multiplies every rate: later stages start lower."""
-    warmup: float = 0.0
+    warmup: float = bounded(0.0, 0.0, 1.0)
     """Share of the steps in which the rates rise."""
-    warmdown: float = 0.4
+    warmdown: float = bounded(0.4, 0.0, 1.0)
     """Share of the steps in which the rates fall."""
-    final_share: float = 0.0
+    final_share: float = bounded(0.0, 0.0, 1.0)
     """What the rates fall to, as a share of the base."""
 
 
@@ -182,7 +182,7 @@ class ModelStage(Stage):
 
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    threads: int | None = None
+    threads: int | None = bounded(None, 1)
     """CPU threads. None: one per core."""
 
 
@@ -193,7 +193,7 @@ class TrainStage(SeededStage, ModelStage):
     optim: OptimSettings = field(default_factory=OptimSettings)
     dtype: Dtype = "auto"
     """Type of the activations; weights are always float32."""
-    device_tokens: int | None = None
+    device_tokens: int | None = bounded(None, 1)
     """Tokens per forward pass on one device, at least a row. None: the most that fits. Results agree up to rounding."""
     save_every: int = 0
     """Steps between checkpoints. 0: about one a minute."""
@@ -205,7 +205,7 @@ class TrainStage(SeededStage, ModelStage):
 class RowStage(TrainStage):
     """What the stages share that learn from rows of text and conversations, all of one length."""
 
-    batch_tokens: int = 16_384
+    batch_tokens: int = bounded(16_384, 1)
     """Tokens per optimizer step: rows x context, padding included."""
     compile: Compile = "auto"
     """Compile the model: about 1.4 times as fast, after half a minute; results agree up to rounding."""
@@ -215,15 +215,15 @@ class RowStage(TrainStage):
 class Tokenizer(SeededStage):
     """Train the BPE tokenizer."""
 
-    threads: int | None = None
+    threads: int | None = bounded(None, 1)
     """CPU threads. None: one per core."""
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
-    vocab: int = 32_768
+    vocab: int = bounded(32_768, 1)
     """Entries: 256 bytes, merges, and 9 special tokens."""
-    max_chars: int = 2_000_000_000
+    max_chars: int = bounded(2_000_000_000, 1)
     """Characters to read."""
-    doc_cap: int = 10_000
+    doc_cap: int = bounded(10_000, 1)
     """Characters read of one document."""
     digits: Literal[1, 3] = 1
     """Most digits in one token: 1 as Qwen2, 3 as Llama 3."""
@@ -236,7 +236,7 @@ class Pretrain(RowStage):
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
     model: ModelSettings = field(default_factory=ModelSettings)
-    tokens: int | None = None
+    tokens: int | None = bounded(None, 1)
     """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""
     ratio: float = 12.0
     """Tokens per parameter where tokens is None."""
@@ -256,13 +256,13 @@ class Midtrain(RowStage):
     """Stage whose model to begin with."""
     data: str = "world"
     """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a .jsonl of conversations."""
-    tokens: int = 1_700_000
+    tokens: int = bounded(1_700_000, 1)
     """Tokens of rows to train on."""
     learn: Literal["all", "answers"] = "all"
     """Learn every token, or only the assistant's."""
     replay: float = 0.25
     """Share of the rows that are text as in pretraining, so that what the model knew is not forgotten."""
-    context: int | None = None
+    context: int | None = bounded(None, 1)
     """Tokens of a row. None: the base model's."""
 
 
@@ -272,7 +272,7 @@ class Sft(Midtrain):
 
     start: str = "midtrain"
     """Stage whose model to begin with."""
-    tokens: int = 1_000_000
+    tokens: int = bounded(1_000_000, 1)
     """Tokens of rows to train on."""
     learn: Literal["all", "answers"] = "answers"
     """Learn every token, or only the assistant's."""
@@ -288,11 +288,11 @@ class Rl(TrainStage):
     """Stage whose model to begin with."""
     task: str = "world/problems_hard"
     """Task whose grader is the reward."""
-    steps: int = 40
+    steps: int = bounded(40, 1)
     """Optimizer steps."""
-    prompts: int = 16
+    prompts: int = bounded(16, 1)
     """Prompts per step."""
-    samples: int = 16
+    samples: int = bounded(16, 1)
     """Answers sampled per prompt: the group whose mean reward is the baseline."""
     temperature: float = 1.0
     """Of the sampled answers."""
@@ -318,11 +318,11 @@ class Evaluate(SeededStage, ModelStage):
     """pretrain, midtrain, sft or rl; several with commas. None: the last that is finished."""
     tasks: str | None = None
     """Names with commas; `core` for the CORE metric. None: those of the run's data."""
-    limit: int | None = None
+    limit: int | None = bounded(None, 1)
     """First N examples of each task's seeded order. None: all."""
     split: Literal["validation", "test"] = "test"
     """Which examples."""
-    samples: int = 1
+    samples: int = bounded(1, 1)
     """Answers per example, for pass@k."""
     temperature: float = 0.0
     """Of the answers; 0: greedy."""
@@ -381,7 +381,7 @@ class Serve(Sampling, ModelStage):
     """Requests that may wait for a slot; one more is answered 429."""
     slots: int | None = None
     """Answers computed at the same time, per model. None: by memory, 64 at most on a CPU."""
-    context: int | None = None
+    context: int | None = bounded(None, 1)
     """Tokens of question and answer together. None: the model's."""
     memory_bytes: int | None = None
     """Most memory for models and their caches; a model not in use makes room for another. None: 8 GiB, on GPUs .8 of theirs."""
@@ -417,7 +417,7 @@ class RunRecipe:
     """Show the settings of every stage and exit."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    threads: int | None = None
+    threads: int | None = bounded(None, 1)
     """CPU threads. None: one per core."""
     list: bool = False
     """Show the recipes and exit."""
@@ -431,11 +431,11 @@ class InferBench:
     """Folder of a stage, as in runs/demo/sft. None: random weights of the shape below."""
     layers: int = 3
     """Layers of the random model."""
-    width: int = 128
+    width: int = bounded(128, 1)
     """Its width."""
-    heads: int = 2
+    heads: int = bounded(2, 1)
     """Its heads."""
-    vocab: int = 1536
+    vocab: int = bounded(1536, 1)
     """Its vocabulary."""
     batches: str = "1,4,16,64,256"
     """Requests at the same time."""
@@ -453,7 +453,7 @@ class InferBench:
     """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
     device: str = "auto"
     """auto, cpu, cuda, mps."""
-    threads: int | None = None
+    threads: int | None = bounded(None, 1)
     """CPU threads. None: one per core."""
 
 
@@ -482,37 +482,15 @@ def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-POSITIVE = {
-    "batch_tokens",
-    "context",
-    "depth",
-    "doc_cap",
-    "head_channels",
-    "limit",
-    "max_chars",
-    "prompts",
-    "samples",
-}
-POSITIVE |= {"heads", "kv_heads", "steps", "threads", "tokens", "vocab", "width"}
-SHARES = {"beta1", "beta2", "final_share", "momentum", "warmdown", "warmup"}
-
-
 def check(config: Any) -> None:
     """Raise ValueError for what can be known to be wrong before anything expensive starts."""
-    settings = dataclasses.asdict(config)
-    for name, declared in config.__dataclass_fields__.items():
-        if declared.metadata and (value := settings.pop(name)) is not None:
-            within(name, value, **declared.metadata)
-    for name, value in [*settings.items(), *settings.get("model", {}).items(), *settings.get("optim", {}).items()]:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if not math.isfinite(value):
-                raise ValueError(f"{name}={value} is not a finite number; allowed: 0 and above")
-            if value < 0:
-                raise ValueError(f"{name}={value} is negative; allowed: 0 and above")
-            if name in SHARES and value > 1:
-                raise ValueError(f"{name}={value} is more than the whole; allowed: 0 to 1")
-            if name in POSITIVE and value < 1:
-                raise ValueError(f"{name}={value} leaves nothing to do; allowed: 1 and above")
+    for declared in dataclasses.fields(config):
+        value = getattr(config, declared.name)
+        if dataclasses.is_dataclass(value):
+            check(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            # Where nothing is declared any number from 0 on is allowed: no rate, share or count here can be negative.
+            within(declared.name, value, **(declared.metadata or {"low": type(value)(0), "high": math.inf}))
     if isinstance(config, Midtrain) and not config.replay < 1:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
