@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from fledge import checkpoint
-from fledge.checkpoint import Progress, checkpoints, load_model, resume, save
+from fledge.checkpoint import Progress, checkpoints, file_hash, load_model, resume, save
 from fledge.config import OptimSettings
 from fledge.model.transformer import Transformer
 from fledge.runs import trained_stages
@@ -46,6 +47,48 @@ def stage(tmp_path: Path) -> Path:
     go_on(model, optimizer, 2, 3, 6)
     save(tmp_path / "pretrain", model, optimizer, Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}}), keep=2)
     return tmp_path / "pretrain"
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change a JSON file of a checkpoint as if it had been written so."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    state = json.loads((path.parent / "state.json").read_text())
+    state["sha256"].update({path.name: file_hash(path)} if path.name in state["sha256"] else {})
+    (path.parent / "state.json").write_text(json.dumps(state))
+
+
+def test_a_checkpoint_of_the_version_before_still_loads(stage: Path) -> None:
+    wanted = dict(load_model(stage).state_dict())
+    rewritten(checkpoints(stage)[-1] / "state.json", lambda state: state.pop("fledge"))
+    assert same(dict(load_model(stage).state_dict()), wanted)
+    model, optimizer = trained(1, seed=9)
+    progress = resume(stage, model, optimizer)
+    assert progress is not None
+    assert progress.step == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda config: config.update(experts=8),
+            r"written by fledge 9.9; this is [\d.]+, which does not know 'experts'",
+        ),
+        (
+            lambda config: config.pop("width"),
+            r"written by fledge 9.9; this is [\d.]+, which needs 'width'",
+        ),
+    ],
+)
+def test_a_shape_from_another_version_is_one_sentence(stage: Path, change: Callable[[Any], Any], words: str) -> None:
+    newest = checkpoints(stage)[-1]
+    rewritten(newest / "state.json", lambda state: state.update(fledge="9.9"))
+    rewritten(newest / "model.json", change)
+    for load in (load_model, checkpoint.load_config):
+        with pytest.raises(ValueError, match=words):
+            load(stage)
 
 
 def test_what_is_saved_comes_back_bit_for_bit(stage: Path) -> None:

@@ -247,16 +247,17 @@ def test_served_requests_stream_and_cancel() -> None:
         assert request.answer == naive(model, [BOS, 3], steps=12)[: len(request.answer)]
         assert seen[0] == 1
         assert seen == sorted(seen)
-        # Running and waiting requests alike end within 0.1 s.
+        # Running and waiting requests alike end before the step after the one in progress.
         endless = [asking(prompt=[BOS, i], max_tokens=10**6, seed=i) for i in range(6)]
         for each in endless:
             engine.submit(each, lambda _: None)
-        begin = time.monotonic()
         for each in reversed(endless):
             engine.cancel(each)
-        while not all(each.finish for each in endless) and time.monotonic() < begin + 5:
-            time.sleep(0.005)
-        assert time.monotonic() - begin < 0.5  # 0.1 s on an idle machine; the test machine may be busy
+        steps, patience = engine.counts["steps"], time.monotonic() + 30
+        while not all(each.finish for each in endless) and time.monotonic() < patience:
+            time.sleep(0.001)
+        assert {each.finish for each in endless} == {"cancelled"}
+        assert engine.counts["steps"] - steps <= 1
         assert len(engine.cache.slots.free) == 2
     finally:
         engine.close()

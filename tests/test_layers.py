@@ -81,7 +81,7 @@ def test_stages_never_import_each_other() -> None:
 
 
 def test_only_one_module_reads_the_environment_for_the_machine() -> None:
-    """Ranks, devices and seeds come from model/device.py; sandbox and hub have variables of their own."""
+    """Devices come from model/device.py; sandbox and hub have variables of their own."""
     readers = {
         name
         for name, tree in modules().items()

@@ -166,12 +166,11 @@ def test_flops_are_six_per_matrix_weight_and_the_causal_half_of_attention() -> N
 
 @given(depth=st.integers(1, 40), head=st.sampled_from([16, 32, 64, 128]))
 @settings(deadline=None)
-def test_the_dial_gives_a_valid_shape_that_survives_json(depth: int, head: int) -> None:
+def test_the_dial_gives_a_valid_shape(depth: int, head: int) -> None:
     config = ModelConfig.of(ModelSettings(depth=depth, head_channels=head), vocab=100)
     assert config.layers == depth
     assert config.channels == head
     assert 64 * depth <= config.width < 64 * depth + head
-    assert ModelConfig.from_json(config.to_json()) == config
 
 
 def test_settings_become_the_shape_they_name() -> None:

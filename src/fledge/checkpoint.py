@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fledge import __version__
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import checkpoints, trained_stages
+from fledge.runs import checkpoints, read_json, trained_stages
 from fledge.train.optim import MuonAdamW
 
 PARTIAL = ".partial"
@@ -73,9 +74,9 @@ def _write(folder: Path, model: Transformer, optimizer: MuonAdamW | None, progre
         save_file(
             {name: t.contiguous().cpu() for name, t in optimizer.tensors().items()}, folder / "optimizer.safetensors"
         )
-    (folder / "model.json").write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
+    (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
     hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
-    state = asdict(progress) | {"sha256": hashes}
+    state = asdict(progress) | {"fledge": __version__, "sha256": hashes}
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     for path in folder.iterdir():
         _flush(path)
@@ -113,7 +114,30 @@ def load_config(stage: Path) -> ModelConfig | None:
     """The shape of the newest weights of a stage's folder; None when there are none."""
     if not (found := checkpoints(stage)):
         return None
-    return ModelConfig.from_json(json.loads((found[-1] / "model.json").read_text(encoding="utf-8")))
+    return read_config(found[-1])
+
+
+def read_config(checkpoint: Path) -> ModelConfig:
+    """The shape of the model in a checkpoint, from its model.json.
+
+    Raises:
+        ValueError: it has a field that this version does not know, or lacks one; says which version wrote it.
+    """
+    path = checkpoint / "model.json"
+    found = read_json(path)
+    known = {each.name: each.default is MISSING for each in fields(ModelConfig)}
+    unknown = [name for name in found if name not in known]
+    lacking = [name for name, is_needed in known.items() if is_needed and name not in found]
+    if not unknown and not lacking:
+        return ModelConfig(**found)
+    # Checkpoints did not say their version before 0.1.0 was out.
+    writer = read_json(checkpoint / "state.json").get("fledge", "before 0.1.0")
+    wrong = [f"does not know {', '.join(map(repr, unknown))}"] if unknown else []
+    wrong += [f"needs {', '.join(map(repr, lacking))}"] if lacking else []
+    raise ValueError(
+        f"{path}: written by fledge {writer}; this is {__version__}, which {' and '.join(wrong)}. "
+        "Open the run with the code that trained it, or start the stage again with --fresh."
+    )
 
 
 def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transformer:
@@ -131,8 +155,7 @@ def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transforme
         )
     newest = found[-1]
     read_state(newest)
-    config = ModelConfig.from_json(json.loads((newest / "model.json").read_text(encoding="utf-8")))
-    model = Transformer(config)
+    model = Transformer(read_config(newest))
     model.load_state_dict(_tensors(newest / "model.safetensors"))
     return model.to(device).eval()
 

@@ -58,7 +58,7 @@ def main(config: InferBench) -> None:
     model = make_model(config, context=context).to(device)
     bandwidth = read_bandwidth(device)
     report: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(), "clock": config.clock}
-    report |= {"model": model.config.to_json(), "read_bytes_per_second": bandwidth, "rows": [], "peers": []}
+    report |= {"model": asdict(model.config), "read_bytes_per_second": bandwidth, "rows": [], "peers": []}
     rng = random.Random(0)
     rows = []
     for length in lengths:

@@ -1,4 +1,4 @@
-"""The machine: device, precision, ranks, compilation, memory. The only reader of environment variables.
+"""The machine: device, precision, compilation, memory.
 
 device = find_device("auto")
 loss = compiled(nll_sum, device, wanted="auto")
@@ -13,7 +13,6 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -95,20 +94,6 @@ def threads(wanted: int | None) -> int:
     if wanted is not None:
         torch.set_num_threads(wanted)
     return torch.get_num_threads()
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process among those of the run, as torchrun tells it."""
-
-    rank: int = 0
-    count: int = 1
-    local: int = 0
-
-    @classmethod
-    def here(cls) -> Ranks:
-        env = os.environ
-        return cls(int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)), int(env.get("LOCAL_RANK", 0)))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -82,13 +82,6 @@ class ModelConfig:
         """How far back a layer looks, in tokens; None: the whole context."""
         short = layer < self.layers - 1 and self.windows[layer % len(self.windows)] == "S"
         return max(1, self.context // 4) if short else None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> ModelConfig:
-        return cls(**fields)
 
 
 def weight(*shape: int, group: Group, std: float = 0.0, fill: Tensor | None = None) -> nn.Parameter:

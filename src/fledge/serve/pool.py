@@ -20,10 +20,10 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from fledge.checkpoint import checkpoints, load_model, read_state
+from fledge.checkpoint import checkpoints, load_model, read_config, read_state
 from fledge.infer.engine import Engine
-from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import choose_stage, model_name, read_json, settings_of, trained_stages
+from fledge.model.transformer import Transformer
+from fledge.runs import choose_stage, model_name, settings_of, trained_stages
 from fledge.serve.api import ApiError
 from fledge.text.datasets import Generated, find_generated
 from fledge.text.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
 def _entry(folder: Path) -> Entry:
     newest = checkpoints(folder)[-1]
     try:
-        context = ModelConfig.from_json(read_json(newest / "model.json")).context
+        context = read_config(newest).context
         size = (newest / "model.safetensors").stat().st_size
     except (OSError, TypeError, ValueError):
         read_state(newest)  # says what is damaged, and what to do
