@@ -137,14 +137,3 @@ def test_the_state_goes_through_its_names_and_back() -> None:
     for model, optimizer in ((one, first), (two, second)):
         list(train(model, optimizer, itertools.repeat(rows(0, 8)), Plan(steps=6), start=3))
     assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
-
-
-def test_zero_grad_forgets_or_zeroes() -> None:
-    weight = torch.nn.Parameter(torch.ones(2, 2))
-    optimizer = one_group(weight)
-    weight.grad = torch.ones(2, 2)
-    optimizer.zero_grad(set_to_none=False)
-    assert weight.grad is not None
-    assert weight.grad.eq(0).all()
-    optimizer.zero_grad()
-    assert weight.grad is None

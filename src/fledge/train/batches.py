@@ -74,7 +74,7 @@ def document_rows(
     """Completely filled rows; no token is dropped, a cut document goes on in a later row behind a new bos.
 
     Args:
-        documents: from `open_documents`, begun where `cursor["documents"]` says. A finite stream ends in a padded row.
+        documents: from `open_documents`, begun where `cursor["documents"]` says. What does not fill a row waits for more.
         length: targets per row.
         cursor: of the last row that was used.
         background: read in a thread of its own, beside the one that tokenizes and packs; the rows are the same.
@@ -91,15 +91,16 @@ def document_rows(
 
 
 def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
-    """Lists of documents that hold so many characters; the last one of a finite stream is shorter, and may be empty."""
-    while True:
-        texts, missing = [], characters
-        while missing > 0 and (document := next(documents, None)) is not None:
-            texts.append(document)
-            missing -= len(document.text)
+    """Lists of documents that hold so many characters; the last one of a finite stream holds fewer."""
+    texts, missing = [], characters
+    for document in documents:
+        texts.append(document)
+        missing -= len(document.text)
+        if missing <= 0:
+            yield texts
+            texts, missing = [], characters
+    if texts:
         yield texts
-        if missing > 0:
-            return
 
 
 def _document_rows(
@@ -110,7 +111,7 @@ def _document_rows(
     carry = [np.array(piece, np.int32) for piece in cursor["carry"]] if cursor else []
     window, skip = (cursor["window"], cursor["row"]) if cursor else (0, 0)
     for texts in windows:
-        first = texts[0].cursor if texts else None
+        first = texts[0].cursor
         if cursor and first != cursor["first"]:
             raise ValueError(
                 f"the documents begin before {first}, the cursor continues before {cursor['first']}: "
@@ -130,13 +131,7 @@ def _document_rows(
         for row in range(skip, len(packed)):
             yield Row(ids_RC[order[row]], learn_C, {**begin, "row": row + 1})
         carry = [flat[start:stop] for start, stop in rest]
-        place, window, skip = texts[-1].cursor if texts else place, window + 1, max(0, skip - len(packed))
-    if carry and not skip:
-        end = {"documents": place, "first": None, "carry": [p.tolist() for p in carry], "window": window, "row": 1}
-        tokens = np.concatenate([piece for part in carry for piece in ([bos], part)])
-        ids_C = np.full(capacity, bos, np.int32)
-        ids_C[: len(tokens)] = tokens
-        yield Row(ids_C, np.arange(capacity) < len(tokens), end)
+        place, window, skip = texts[-1].cursor, window + 1, 0
 
 
 # Conversations
@@ -320,22 +315,16 @@ def validation_batches(
 def batched(
     stream: Iterator[Row], *, rows: int, device: torch.device | str = "cpu", background: bool = True
 ) -> Iterator[Batch]:
-    """Batches of `rows` rows each; the last one of a finite stream is filled up with padding.
+    """Batches of `rows` rows each. What a finite stream leaves at its end is no batch.
 
     Args:
         background: make them in a thread of its own, up to four batches ahead; they are the same.
     """
-    batches = _stacked(stream, rows, pinned=torch.device(device).type == "cuda")
+    pinned = torch.device(device).type == "cuda"
+    groups = iter(lambda: list(islice(stream, rows)), [])
+    batches = (stack(group).pinned() if pinned else stack(group) for group in groups if len(group) == rows)
     for batch in in_background(batches) if background else batches:
         yield batch.to(device)
-
-
-def _stacked(stream: Iterator[Row], rows: int, *, pinned: bool) -> Iterator[Batch]:
-    while group := list(islice(stream, rows)):
-        last = group[-1]
-        empty = replace(last, ids_C=np.full_like(last.ids_C, last.ids_C[0]), learn_C=np.zeros_like(last.learn_C))
-        batch = stack(group + [empty] * (rows - len(group)))
-        yield batch.pinned() if pinned else batch
 
 
 def stack(rows: Sequence[Row]) -> Batch:

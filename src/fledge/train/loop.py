@@ -99,8 +99,6 @@ class Optimizer(Protocol):
 
     param_groups: list[dict[str, Any]]
 
-    def zero_grad(self, set_to_none: bool = True) -> None: ...
-
     def step(self) -> Any: ...
 
 
@@ -166,7 +164,7 @@ def train(
         norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip).item()
         share = plan.rate_share(index)
         if not (math.isfinite(total) and math.isfinite(norm)):
-            optimizer.zero_grad(set_to_none=True)
+            model.zero_grad()
             raise FloatingPointError(
                 f"step {index}: loss {total}, gradient norm {norm}. The weights were not updated. "
                 f"Lower the rates (--optim.matrix-rate; now at {share:.0%} of their base) or resume from a checkpoint."
@@ -174,7 +172,7 @@ def train(
         for param_group in optimizer.param_groups:
             param_group["lr"] = param_group["base_rate"] * share
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad()
         clock.lap("optimizer")
         yield Step(
             index=index,

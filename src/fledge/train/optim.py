@@ -75,15 +75,6 @@ class MuonAdamW:
         self.param_groups = groups
         self.state: defaultdict[nn.Parameter, dict[str, Tensor]] = defaultdict(dict)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if set_to_none:
-                    parameter.grad = None
-                elif parameter.grad is not None:
-                    parameter.grad.zero_()
-
     @torch.no_grad()
     def step(self) -> None:
         """Move every parameter that has a gradient, by the rate `lr` of its group."""

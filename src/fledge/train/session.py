@@ -179,15 +179,15 @@ class Session:
                 last, now = step.index + 1 == plan.steps, time.perf_counter()
                 every = self.config.save_every
                 wanted = (step.index + 1) % every == 0 if every else now - saved > SAVE_SECONDS
-                if last or wanted or stopped:
+                if last or wanted or stopped.is_set():
                     self.save(step)
                     saved = time.perf_counter()
-                if stopped:
+                if stopped.is_set():
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {step.index + 1} of {plan.steps}")
                 ended = time.perf_counter()
                 yield step
                 self._add("other", time.perf_counter() - ended)
-            if stopped:  # while the stage was at work after its last step
+            if stopped.is_set():  # while the stage was at work after its last step
                 raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {plan.steps}")
         self.model.eval()
 
@@ -239,28 +239,18 @@ class Session:
         } | mfu
 
 
-class Stopped:
-    """Truthy once the user asked to stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __bool__(self) -> bool:
-        return self.asked
-
-
 @contextlib.contextmanager
-def stopped_gently() -> Iterator[Stopped]:
+def stopped_gently() -> Iterator[threading.Event]:
     """Within, the first Ctrl-C or SIGTERM is noted and the step in progress finishes; the second one stops at once."""
-    stopped = Stopped()
+    stopped = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        if stopped.asked:
+        if stopped.is_set():
             raise KeyboardInterrupt
-        stopped.asked = True
+        stopped.set()
         console.say("stopping after this step; once more to stop at once")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
