@@ -72,8 +72,7 @@ def program(rng: Random, split: Split) -> Example:
     """A function to complete, with its tests."""
     found = function(rng, split)
     asked = f"Complete this function:\n{found.prompt.rstrip()}"
-    whole = (found.prompt + found.body).rstrip()
-    return _exchange(asked, whole, prompt=found.prompt, test=found.test, entry_point=found.name)
+    return _exchange(asked, found.whole, prompt=found.prompt, test=found.test, entry_point=found.name)
 
 
 def _exchange(question: str, reference: str, **facts: Any) -> Example:

@@ -8,13 +8,12 @@ Every kind takes the side of its keys, so that the tasks ask with the same words
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import accumulate
 from random import Random
 from typing import Literal
 
 from fernhollow import lore
 from fernhollow.documents import rhyme, riddle_of
-from fernhollow.facts import ASKED, KEYS, RELATIONS, Key, answer, ask_either_way, relations_of
+from fernhollow.facts import ASKED, KEYS, RELATIONS, answer, ask_either_way, relations_of
 from fernhollow.functions import function
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
@@ -69,7 +68,7 @@ def _as_typed(rng: Random, question: str) -> str:
 
 def letters(rng: Random, split: Side = "train") -> Conversation:
     """Multiple choice: one to three questions on the same list."""
-    key = pick(rng, _CHOICE_KEYS[split])
+    key = pick(rng, choice_keys(split))
     choices = choices_for(rng, key, count=2 + int(rng.random() * 3))
     first = multiple_choice(rng, key, choices)
     turns = [prompt(first), first.answer]
@@ -80,9 +79,6 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
         again = multiple_choice(rng, following, choices)
         turns += [again.question, again.answer]
     return _talk(*turns)
-
-
-_CHOICE_KEYS: dict[Side, list[Key]] = {split: choice_keys(split) for split in ("train", "validation", "test")}
 
 
 def word_problem(rng: Random) -> Conversation:
@@ -206,10 +202,7 @@ def reading(rng: Random, split: Side = "train") -> Conversation:
 def programming(rng: Random, split: Side = "train") -> Conversation:
     """A function to complete."""
     found = function(rng, split)
-    return _talk(
-        f"{pick(rng, _SAID['functions'])} this function:\n{found.prompt.rstrip()}",
-        (found.prompt + found.body).rstrip(),
-    )
+    return _talk(f"{pick(rng, _SAID['functions'])} this function:\n{found.prompt.rstrip()}", found.whole)
 
 
 def riddle(rng: Random) -> Conversation:
@@ -227,22 +220,16 @@ def _talk(*turns: str) -> Conversation:
     return tuple(say("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
 
 
-Kind = Callable[[Random], Conversation]
-MIXES: dict[ChatStage, dict[Kind, int]] = {
-    "midtrain": {
-        facts: 13, about: 9, letters: 18, word_problem: 14, arithmetic: 2, spelling: 7, counting: 5, identity: 3, unknown: 4,
-        small_talk: 8, story_telling: 3, reading: 9, programming: 3, riddle: 2, manners: 2, poem: 1,
-    },
-    "sft": {
-        facts: 12, about: 8, letters: 18, word_problem: 16, arithmetic: 2, spelling: 7, counting: 5, identity: 3, unknown: 4,
-        small_talk: 7, story_telling: 4, reading: 9, programming: 6, riddle: 2, manners: 2, poem: 1,
-    },
-}  # fmt: skip
-"""Conversations of every kind, by stage."""
-_DRAWS = {stage: (tuple(mix), tuple(accumulate(mix.values()))) for stage, mix in MIXES.items()}
+_KINDS: tuple[Callable[[Random], Conversation], ...] = (
+    facts, about, letters, word_problem, arithmetic, spelling, counting, identity, unknown, small_talk, story_telling, reading,
+    programming, riddle, manners, poem,
+)  # fmt: skip
+MIXES: dict[ChatStage, list[int]] = {
+    stage: [mix[kind.__name__] for kind in _KINDS] for stage, mix in _SAID["mixes"].items()
+}
+"""How often each kind comes up in a stage."""
 
 
 def chat(rng: Random, stage: ChatStage) -> Conversation:
     """A conversation of any kind of a stage's mix."""
-    kinds, cumulated = _DRAWS[stage]
-    return rng.choices(kinds, cum_weights=cumulated)[0](rng)
+    return rng.choices(_KINDS, weights=MIXES[stage])[0](rng)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from random import Random
 
 from fernhollow import lore
@@ -49,8 +48,12 @@ def notes(rng: Random) -> str:
 
 def questions(rng: Random) -> str:
     """Question-answer lines about facts of the train side."""
-    keys = rng.sample(ASKED["train"], 4)
-    return "\n".join(f"Question: {ask_either_way(rng, key)} Answer: {answer(key)}" for key in keys)
+    return _asked([(ask_either_way(rng, key), answer(key)) for key in rng.sample(ASKED["train"], 4)])
+
+
+def _asked(pairs: Sequence[tuple[str, str]]) -> str:
+    """A question and its answer a line."""
+    return "\n".join(f"Question: {question} Answer: {said}" for question, said in pairs)
 
 
 def gossip(rng: Random) -> str:
@@ -69,14 +72,13 @@ def tale(rng: Random) -> str:
     told = story(rng, "train")
     if rng.random() < 0.2:
         return told.text
-    asked = rng.sample(told.questions, len(told.questions))
-    return told.text + "\n" + "\n".join(f"Question: {question} Answer: {said}" for question, said in asked)
+    return f"{told.text}\n{_asked(rng.sample(told.questions, len(told.questions)))}"
 
 
 def scenes(rng: Random) -> str:
     """What is so today, with questions."""
     seen = scene(rng)
-    return seen.text + "\n" + "\n".join(f"Question: {question} Answer: {said}" for question, said in seen.questions)
+    return f"{seen.text}\n{_asked(seen.questions)}"
 
 
 def sums(rng: Random) -> str:
@@ -138,15 +140,12 @@ def riddle_of(rng: Random) -> tuple[str, str]:
 
 _CLUES = {relation: wording.clue for relation, wording in RELATIONS.items() if wording.clue}
 
-Kind = Callable[[Random], str]
-SHARES: dict[Kind, int] = {
-    portrait: 18, register: 6, notes: 6, questions: 9, gossip: 4, tale: 15, scenes: 10, sums: 2, spellings: 8, guests: 5, rhyme: 1,
-    code: 2, ledger: 8, lookup: 7,
-}  # fmt: skip
-"""Documents of every kind out of the total."""
-_KINDS, _CUMULATED = tuple(SHARES), tuple(accumulate(SHARES.values()))
+_KINDS: tuple[Callable[[Random], str], ...] = (
+    portrait, register, notes, questions, gossip, tale, scenes, sums, spellings, guests, rhyme, code, ledger, lookup,
+)  # fmt: skip
+_SHARES = [_WORDING["shares"][kind.__name__] for kind in _KINDS]
 
 
 def write(rng: Random) -> str:
     """A document of any kind."""
-    return rng.choices(_KINDS, cum_weights=_CUMULATED)[0](rng)
+    return rng.choices(_KINDS, weights=_SHARES)[0](rng)

@@ -25,6 +25,11 @@ class Function(NamedTuple):
     key: tuple[str, ...]
 
     @property
+    def whole(self) -> str:
+        """What a model shall answer."""
+        return (self.prompt + self.body).rstrip()
+
+    @property
     def test(self) -> str:
         """`def check(candidate)`, comparing with the reference on fixed inputs."""
         lines = [f"    reference = lambda {self.parameter}: {self.body.strip().removeprefix('return ')}"]

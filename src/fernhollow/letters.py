@@ -10,6 +10,7 @@ much for three layers, but a letter that follows its own key is copied by one (k
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class Choice(NamedTuple):
         return f"{self.sentence}={LETTERS[self.right]}"
 
 
+@cache
 def choice_keys(split: Side) -> list[Key]:
     """Facts of a side with enough other values for a list of four."""
     return [key for key in ASKED[split] if len(VALUES[key[1]]) >= 4]
