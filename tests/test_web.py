@@ -55,32 +55,59 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
+class Tab:
+    """A page in a profile of its own, which notes what went wrong in it."""
+
+    def __init__(self, browser: Any, **options: Any) -> None:
+        options = {"viewport": {"width": 1100, "height": 760}} | options
+        self.context = browser.new_context(reduced_motion="reduce", **options)
+        self.context.set_default_timeout(30_000)
+        self.page = self.context.new_page()
+        self.url, self.wrong = "", []
+        self.page.on("pageerror", lambda error: self.wrong.append(f"page error: {error}"))
+        self.page.on("console", lambda line: self.wrong.append(line.text) if "Content Security" in line.text else None)
+        self.page.on("request", self.note_request)
+
+    def note_request(self, request: Any) -> None:
+        if not request.url.startswith((self.url, "blob:", "about:")):
+            self.wrong.append(request.url)
+
+    def open(self, url: str) -> Any:
+        """The page as on a first visit. What is kept is cleared, for a new renderer per test would cost most of the time."""
+        if self.url:
+            self.page.evaluate("sessionStorage.clear()")
+            self.page.goto("about:blank")
+            self.page.mouse.move(0, 0)
+        self.url = url
+        cleared = {"origin": url.rstrip("/"), "storageTypes": "all"}
+        self.context.new_cdp_session(self.page).send("Storage.clearDataForOrigin", cleared)
+        self.page.goto(url)
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any) -> Tab:
+    return Tab(browser)
+
+
 @pytest.fixture
-def open_page(browser: Any, server: ScriptedServer) -> Iterator[Open]:
-    """Opens the page in a fresh profile; afterwards no script failed and nothing but the server was asked."""
-    contexts, wrong = [], []
+def open_page(browser: Any, tab: Tab, server: ScriptedServer) -> Iterator[Open]:
+    """Opens the page in an empty profile; afterwards no script failed and nothing but the server was asked."""
+    tabs: list[Tab] = []
 
     def open_it(url: str = server.url, ready: bool = True, **options: Any) -> Any:
-        context = browser.new_context(
-            reduced_motion="reduce", **({"viewport": {"width": 1100, "height": 760}} | options)
-        )
-        contexts.append(context)
-        context.set_default_timeout(30_000)
-        page = context.new_page()
-        page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
-        page.on("console", lambda line: wrong.append(line.text) if "Content Security Policy" in line.text else None)
-        page.on(
-            "request",
-            lambda request: None if request.url.startswith((url, "blob:")) else wrong.append(request.url),
-        )
-        page.goto(url)
+        tabs.append(Tab(browser, **options) if tabs or options else tab)
+        page = tabs[-1].open(url)
         if ready:
             page.wait_for_selector("body.ready")
         return page
 
     yield open_it
-    for context in contexts:
-        context.close()
+    wrong = [line for each in tabs for line in each.wrong]
+    tab.wrong.clear()
+    for each in tabs:
+        if each is not tab:
+            each.context.close()
     assert not wrong
 
 
@@ -99,6 +126,19 @@ def answered(page: Any, count: int = 1) -> Any:
     expect(page.locator("#turns .answer")).to_have_count(count)
     expect(page.locator("#send")).to_have_attribute("title", "Send")
     return page.locator("#turns .answer").last
+
+
+def settle(page: Any) -> None:
+    """Waits until what was changed has been painted, and what it set off has run."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
+
+def until(page: Any, condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        page.wait_for_timeout(10)
+    raise AssertionError("it did not happen")
 
 
 # ---- The first screen
@@ -161,7 +201,7 @@ def test_nothing_on_the_page_jumps_while_an_answer_streams(page: Any, server: Sc
     }""")
     ask(page, "Long")
     answered(page, 2)
-    page.wait_for_timeout(100)
+    settle(page)
     assert page.evaluate("window.jumps") < 0.05
 
 
@@ -203,11 +243,7 @@ def test_stop_cancels_the_request_and_keeps_what_was_written(page: Any, server: 
     else:
         page.keyboard.press("Escape")
     expect(answered(page)).to_contain_text("You stopped this answer.")
-    for _ in range(100):
-        if server.cancelled:
-            break
-        page.wait_for_timeout(20)
-    assert server.cancelled == 1
+    until(page, lambda: server.cancelled == 1)
     ask(page, "And now?")
     answered(page, 2)
     assert [message["content"] for message in server.requests[1]["messages"]] == ["Go", "So far", "And now?"]
@@ -393,7 +429,7 @@ def test_no_markdown_a_model_writes_is_ever_executed(page: Any, server: Scripted
     for link in answer.locator(".prose a").all():
         assert (link.get_attribute("href") or "http:").startswith(("http", "mailto:"))
         link.click(modifiers=["Control"], force=True) if link.get_attribute("href") is None else None
-    page.wait_for_timeout(150)
+    settle(page)
     assert page.evaluate("window.hit") is None
     assert page.locator("#turns :is(script, img, iframe, style, form, input, object, embed)").count() == 0
     assert page.locator("#turns :is([onerror], [onclick], [onload], [onfocus], [srcdoc])").count() == 0
@@ -490,11 +526,7 @@ def test_a_conversation_deleted_while_it_is_answered_stays_deleted(page: Any, se
     page.locator("#list li").first.hover()
     page.get_by_role("button", name="Delete “Away”").click()
     expect(page.locator("#list .title")).to_have_count(0)
-    for _ in range(100):
-        if server.cancelled:
-            break
-        page.wait_for_timeout(20)
-    assert server.cancelled == 1
+    until(page, lambda: server.cancelled == 1)
     page.reload()
     page.wait_for_selector("body.ready")
     expect(page.locator("#list .title")).to_have_count(0)

@@ -27,7 +27,7 @@ def test_every_vendored_library_brings_its_licence_and_says_its_version() -> Non
     for library in LIBRARIES:
         licence = (VENDOR / library["licence_file"]).read_text()
         assert any(word in licence for word in ("MIT", "Apache License", "Redistribution and use"))
-        scripts = [VENDOR / name for name in library["sha256"] if name.endswith(".js")]
+        scripts = [VENDOR / name for name in library["sha256"] if name.endswith((".js", ".mjs"))]
         assert any(library["version"] in script.read_text() for script in scripts), library["name"]
 
 

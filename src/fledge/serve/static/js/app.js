@@ -13,17 +13,12 @@ import * as stages from "./stages.js";
 import { changed, onChange, show, state } from "./state.js";
 import * as store from "./store.js";
 
-function skip(event) {
-  event.preventDefault(); // the address names the conversation
-  $("#prompt").focus();
-}
-
 const page = () => html`
-  <a class="skip" href="#prompt" @click=${skip}>Skip to the message box</a>
+  <button type="button" class="skip" @click=${() => $("#prompt").focus()}>Skip to the message box</button>
   ${sidebar.view()}
   <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}</main>
   ${settings.view()} ${help()} ${key.view()}
-  <ul id="alternatives" role="tooltip" hidden></ul>
+  <ul id="alternatives" role="tooltip" popover="manual"></ul>
   <div id="toast" role="status" hidden></div>
   <div id="announce" class="visually-hidden" role="status"></div>`;
 

@@ -8,43 +8,20 @@ import { model, remember, show, state } from "./state.js";
 
 const COMMANDS = [
   { name: "help", about: "Commands and keys.", run: () => $("#help").showModal() },
-  { name: "new", about: "Begin a new conversation.", run: begin },
-  { name: "clear", about: "The same as /new.", run: begin },
+  { name: "new", about: "Begin a new conversation.", run: () => show(newChat()) },
+  { name: "clear", about: "The same as /new.", run: () => show(newChat()) },
   { name: "retry", about: "Answer the last question again.", run: () => (chat.regenerate() ? "" : "There is nothing to answer again.") },
-  { name: "system", argument: "text", about: "Instructions for this conversation.", run: system },
-  { name: "stage", argument: "name", about: "Which stage of the run answers.", run: stage },
-  { name: "compare", argument: "name", about: "Put each question to a second stage as well.", run: compare },
-  { name: "inspect", about: "Show how likely each token was.", run: inspect },
+  { name: "system", argument: "text", about: "Instructions for this conversation.", run: settings.setSystem },
+  { name: "stage", argument: "name", about: "Which stage of the run answers.", run: (name) => choose(name) },
+  { name: "compare", argument: "name", about: "Put each question to a second stage as well.", run: (name) => choose(state.stages[0], name) },
+  { name: "inspect", about: "Show how likely each token was.", run: () => remember("inspect", !state.inspect) },
 ];
 
-function begin() {
-  show(newChat());
-  return "A new conversation. The last one stays in the list.";
-}
-
-function system(text) {
-  settings.setSystem(text);
-  return text ? "The system prompt is set." : "No system prompt.";
-}
-
-function stage(name) {
-  remember("stages", [stageNamed(name)]);
-  return `${name} answers from now on.`;
-}
-
-function compare(name) {
-  remember("stages", [state.stages[0], stageNamed(name)]);
-  return `${state.stages.join(" and ")} answer side by side.`;
-}
-
-function stageNamed(name) {
-  if (model(name)) return name;
-  throw new Error(`There is no stage “${name}”. This run has ${state.models.map(({ id }) => id).join(", ")}.`);
-}
-
-function inspect() {
-  remember("inspect", !state.inspect);
-  return state.inspect ? "New answers show their probabilities." : "Answers are text again.";
+function choose(...names) {
+  const missing = names.find((name) => !model(name));
+  if (missing) throw new Error(`There is no stage “${missing}”. This run has ${state.models.map(({ id }) => id).join(", ")}.`);
+  remember("stages", names);
+  return names.length > 1 ? `${names.join(" and ")} answer side by side.` : `${names[0]} answers from now on.`;
 }
 
 const sampling = (field) => ({

@@ -37,18 +37,15 @@ function showAlternatives(token, chosen, logprob, top) {
       <code>${visible(text)}</code><progress value=${Math.exp(logprob)}></progress><span>${percent(logprob)}</span>
     </li>`;
   render(all.map(row), card);
-  card.hidden = false;
+  hide();
+  card.showPopover({ source: token }); // which the card's position goes by
   token.setAttribute("aria-describedby", "alternatives");
-  const at = token.getClientRects()[0] ?? token.getBoundingClientRect();
-  const { offsetWidth: width, offsetHeight: height } = card;
-  card.style.left = `${Math.max(8, Math.min(at.left, innerWidth - width - 8))}px`;
-  card.style.top = `${at.top - height - 8 > 0 ? at.top - height - 8 : at.bottom + 8}px`;
 }
 
 /** A token that was tapped or clicked keeps its card until the focus goes elsewhere: after a tap the pointer leaves at once. */
 const leave = ({ currentTarget: token }) => token !== document.activeElement && hide();
 
-export const hide = () => ($("#alternatives").hidden = true);
+export const hide = () => $("#alternatives").hidePopover();
 
 /** Bits per token: how surprised the model was by its own answer, on average. */
 export function surprise(answer) {

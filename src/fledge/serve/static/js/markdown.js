@@ -85,20 +85,13 @@ function block(markup) {
 /** Replaces formulas by MathML, with a library that is loaded when the first one appears. */
 async function typeset(formulas) {
   if (!formulas.length) return;
-  const temml = await loadTemml();
+  const { default: temml } = await import("../vendor/temml/temml.mjs");
   for (const found of formulas) {
     const shown = document.createElement("span");
     temml.render(found.textContent, shown, { displayMode: found.dataset.display === "yes", throwOnError: false, trust: false });
     found.replaceWith(shown);
   }
 }
-
-let loading = null;
-const loadTemml = () =>
-  (loading ??= new Promise((resolve) => {
-    const script = document.head.appendChild(document.createElement("script"));
-    Object.assign(script, { src: "vendor/temml/temml.min.js", onload: () => resolve(window.temml) });
-  }));
 
 /** Closes what the stream has opened and not closed yet, so that bold words do not first appear with their asterisks. */
 function mended(text) {

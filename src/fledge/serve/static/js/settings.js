@@ -9,7 +9,7 @@ import { save } from "./store.js";
 export const fields = () => model(state.stages[0])?.sampling ?? [];
 export const label = ({ name }) => (name[0].toUpperCase() + name.slice(1)).replaceAll("_", " ");
 const isWhole = (field) => field.type === "integer";
-const allows = (field, value) => value >= field.low && value <= field.high && (!isWhole(field) || Number.isInteger(value));
+const allows = (field, value) => value >= field.low && value <= field.high && (!isWhole(field) || Number.isSafeInteger(value));
 
 /** The value that holds: the user's own, where the server allows it. */
 export const current = ({ name, ...field }) => (allows(field, state.sampling[name]) ? state.sampling[name] : field.default);
@@ -30,9 +30,11 @@ export function sampling() {
   return Object.fromEntries(own.map((field) => [field.name, current(field)]));
 }
 
+/** Sets the system prompt of the conversation; returns what to say about it. */
 export function setSystem(text) {
   state.chat.system = text;
   if (Object.keys(state.chat.nodes).length) save(state.chat);
+  return text ? "The system prompt is set." : "No system prompt.";
 }
 
 // ---- Drawing
