@@ -6,6 +6,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from fledge.train.optim import MuonAdamW, build
 from test_loop import rows, tiny
 
 
-def trained(steps: int = 3, *, total: int = 6, seed: int = 0) -> tuple[Transformer, MuonAdamW]:
-    model = tiny(seed)
+def trained(steps: int) -> tuple[Transformer, MuonAdamW]:
+    model = tiny()
     optimizer = build(model, OptimSettings())
-    go_on(model, optimizer, 0, steps, total)
+    go_on(model, optimizer, 0, steps, 6)
     return model, optimizer
 
 
@@ -35,18 +36,35 @@ def go_on(model: Transformer, optimizer: MuonAdamW, begin: int, end: int, total:
         pass
 
 
+@lru_cache
+def at_step(steps: int) -> tuple[Transformer, MuonAdamW]:
+    """Trained once for all tests, which leave it as it is."""
+    return trained(steps)
+
+
+def fresh() -> tuple[Transformer, MuonAdamW]:
+    """Another model, to be loaded into."""
+    model = tiny(seed=9)
+    return model, build(model, OptimSettings())
+
+
 def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(value, two[name]) for name, value in one.items())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage with checkpoints of steps 2 and 3. Read it, do not write it."""
+    stage = tmp_path_factory.mktemp("saved") / "pretrain"
+    save(stage, *at_step(2), Progress(2), keep=2)
+    save(stage, *at_step(3), Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}}), keep=2)
+    return stage
+
+
 @pytest.fixture
-def stage(tmp_path: Path) -> Path:
-    """A stage with checkpoints of steps 2 and 3."""
-    model, optimizer = trained(2)
-    save(tmp_path / "pretrain", model, optimizer, Progress(2), keep=2)
-    go_on(model, optimizer, 2, 3, 6)
-    save(tmp_path / "pretrain", model, optimizer, Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}}), keep=2)
-    return tmp_path / "pretrain"
+def stage(saved: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(saved, tmp_path / "pretrain")
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -63,7 +81,7 @@ def test_a_checkpoint_of_the_version_before_still_loads(stage: Path) -> None:
     wanted = dict(load_model(stage).state_dict())
     rewritten(checkpoints(stage)[-1] / "state.json", lambda state: state.pop("fledge"))
     assert same(dict(load_model(stage).state_dict()), wanted)
-    model, optimizer = trained(1, seed=9)
+    model, optimizer = fresh()
     progress = resume(stage, model, optimizer)
     assert progress is not None
     assert progress.step == 3
@@ -92,8 +110,8 @@ def test_a_shape_from_another_version_is_one_sentence(stage: Path, change: Calla
 
 
 def test_what_is_saved_comes_back_bit_for_bit(stage: Path) -> None:
-    wanted, its_optimizer = trained(3)
-    model, optimizer = trained(1, seed=9)
+    wanted, its_optimizer = at_step(3)
+    model, optimizer = fresh()
     assert resume(stage, model, optimizer) == Progress(3, {"place": [1, "a"]}, {"seconds": {"data": 0.1}})
     assert same(dict(model.state_dict()), dict(wanted.state_dict()))
     assert same(optimizer.tensors(), its_optimizer.tensors())
@@ -102,9 +120,8 @@ def test_what_is_saved_comes_back_bit_for_bit(stage: Path) -> None:
 
 
 def test_twice_n_steps_are_n_steps_resumed_for_n_more(stage: Path) -> None:
-    straight, _ = trained(6)
-    model, optimizer = tiny(seed=5), None
-    optimizer = build(model, OptimSettings())
+    straight, _ = at_step(6)
+    model, optimizer = fresh()
     progress = resume(stage, model, optimizer)
     assert progress is not None
     go_on(model, optimizer, progress.step, 6, 6)
@@ -112,11 +129,11 @@ def test_twice_n_steps_are_n_steps_resumed_for_n_more(stage: Path) -> None:
 
 
 def test_nothing_to_resume_is_none(tmp_path: Path) -> None:
-    assert resume(tmp_path, *trained(0)) is None
+    assert resume(tmp_path, *fresh()) is None
 
 
 def test_only_the_newest_are_kept_in_the_order_of_steps(tmp_path: Path) -> None:
-    model, optimizer = trained(1)
+    model, optimizer = at_step(2)
     for step in (8, 9, 10, 1_000_000):
         save(tmp_path, model, optimizer, Progress(step), keep=2)
     assert [path.name for path in checkpoints(tmp_path)] == ["step-000010", "step-1000000"]
@@ -126,7 +143,7 @@ def test_an_interrupted_write_is_ignored_and_cleared_away(stage: Path) -> None:
     partial = stage / "checkpoints" / "step-000004.partial"
     shutil.copytree(stage / "checkpoints" / "step-000003", partial)
     (partial / "model.safetensors").write_bytes(b"half")
-    model, optimizer = trained(0)
+    model, optimizer = fresh()
     assert [path.name for path in checkpoints(stage)] == ["step-000002", "step-000003"]
     assert (resume(stage, model, optimizer) or Progress(0)).step == 3
     save(stage, model, optimizer, Progress(5), keep=2)
@@ -166,7 +183,7 @@ def test_damage_is_named_with_what_to_do(stage: Path, name: str, harm: str) -> N
     with pytest.raises(
         ValueError, match=rf"step-000003/{name}.*(damaged|missing).*Delete .*step-000003 to go on from"
     ) as error:
-        resume(stage, *trained(0))
+        resume(stage, *fresh())
     assert "--fresh" in str(error.value)
     with pytest.raises(ValueError, match="step-000003"):
         load_model(stage)
@@ -175,7 +192,7 @@ def test_damage_is_named_with_what_to_do(stage: Path, name: str, harm: str) -> N
 def test_after_the_advice_is_taken_the_checkpoint_before_is_resumed(stage: Path) -> None:
     (checkpoints(stage)[-1] / "model.safetensors").write_bytes(b"")
     shutil.rmtree(checkpoints(stage)[-1])
-    assert (resume(stage, *trained(0)) or Progress(0)).step == 2
+    assert (resume(stage, *fresh()) or Progress(0)).step == 2
 
 
 def test_a_checkpoint_is_safetensors_and_json_alone(stage: Path) -> None:
@@ -197,5 +214,5 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_says_so(
     with pytest.raises(
         OSError, match=r"step-000006: .*could not be written.*No space left.*Earlier ones are untouched"
     ):
-        save(stage, *trained(6), Progress(6), keep=2)
+        save(stage, *at_step(6), Progress(6), keep=2)
     assert {path: path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()} == before

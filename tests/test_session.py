@@ -1,0 +1,78 @@
+"""What is derived before a stage begins: the shape of a step, what fits into memory, and settings without a gap."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fledge.config import Midtrain, ModelSettings, Pretrain, Rl, Sft, TrainStage
+from fledge.model.transformer import ModelConfig, Transformer
+from fledge.train.session import Shape, fitting_tokens, resolved
+
+
+def shape_of(batch_tokens: int, device_tokens: int | None, *, length: int = 256, tokens: int = 100_000) -> Shape:
+    config = Midtrain(batch_tokens=batch_tokens, device_tokens=device_tokens, tokens=tokens)
+    return Shape.of(config, length=length)
+
+
+@pytest.mark.parametrize(
+    ("device_tokens", "rows", "micro"),
+    [(256, 1, 12), (700, 2, 6), (1280, 4, 3), (9999, 12, 1), (1, 1, 12), (None, 12, 1)],
+)
+def test_a_step_is_cut_into_equal_passes_that_fit(device_tokens: int | None, rows: int, micro: int) -> None:
+    shape = shape_of(3072, device_tokens)
+    assert (shape.rows, shape.micro, shape.tokens, shape.steps) == (rows, micro, 3072, 33)
+
+
+@given(rows=st.integers(1, 64), device_tokens=st.integers(1, 100_000))
+@settings(deadline=None)
+def test_device_tokens_never_change_the_tokens_of_a_step(rows: int, device_tokens: int) -> None:
+    assert shape_of(rows * 256, device_tokens).tokens == rows * 256
+
+
+def test_a_step_that_is_not_whole_rows_is_refused_with_the_nearest_that_is() -> None:
+    with pytest.raises(ValueError, match="batch_tokens=1000 is not a multiple of context=256; nearest that is: 1024"):
+        shape_of(1000, None)
+
+
+def test_what_fits_into_memory_is_a_known_number_and_half_the_memory_half_the_tokens() -> None:
+    # Depth 12: 768 channels, 12 layers, 32,768 entries: 399,360 bytes a token. 135 million parameters take 2.2 GB.
+    config = ModelConfig.of(ModelSettings(depth=12), vocab=32_768)
+    assert fitting_tokens(config, parameters=135_000_000, free_bytes=80 << 30) == 1 << 17
+    assert fitting_tokens(config, parameters=135_000_000, free_bytes=40 << 30) == 1 << 16
+    assert fitting_tokens(config, parameters=135_000_000, free_bytes=1 << 30) == 1  # does not fit: a row is tried
+
+
+@pytest.mark.parametrize("config", [Pretrain(), Midtrain(), Sft(), Rl()], ids=lambda config: type(config).__name__)
+def test_resolved_settings_have_no_gap_and_resolving_them_again_changes_nothing(
+    config: TrainStage, toy_run: Path
+) -> None:
+    found = resolved(replace(config, run=str(toy_run), device="cpu", threads=1))
+    settings = dataclasses.asdict(found)
+    assert None not in settings.values()
+    assert None not in settings.get("model", {}).values()
+    assert resolved(found) == found
+
+
+def test_tokens_follow_from_the_parameters_and_what_is_given_stays(toy_run: Path) -> None:
+    small = ModelSettings(depth=2, width=64, head_channels=32, context=128)
+    found = resolved(Pretrain(run=str(toy_run), model=small, device="cpu", batch_tokens=4096))
+    counts = Transformer(ModelConfig.of(small, vocab=512)).parameter_counts()
+    assert found.tokens == 12 * (counts["matrix"] + counts["unembedding"])
+    assert (found.model.heads, found.model.kv_heads, found.model.width) == (2, 2, 64)
+    assert found.eval_every == round(found.tokens / 4096) // 10
+    given = Pretrain(run=str(toy_run), model=small, device="cpu", tokens=7, eval_every=0, device_tokens=128)
+    assert (resolved(given).tokens, resolved(given).eval_every, resolved(given).device_tokens) == (7, 0, 128)
+
+
+def test_without_a_tokenizer_only_what_needs_one_stays_open(tmp_path: Path) -> None:
+    found = resolved(Pretrain(run=str(tmp_path), device="cpu"))
+    assert (found.tokens, found.model.width, found.model.heads) == (None, 768, 6)
+    assert resolved(Sft(run=str(tmp_path))) == Sft(run=str(tmp_path))
+    assert torch.get_default_device().type == "cpu"
