@@ -23,7 +23,9 @@ from fledge.train.optim import MuonAdamW, build
 from test_loop import rows, tiny
 
 
-def trained(steps: int) -> tuple[Transformer, MuonAdamW]:
+@lru_cache
+def at_step(steps: int) -> tuple[Transformer, MuonAdamW]:
+    """Trained once for all tests, which leave it as it is."""
     model = tiny()
     optimizer = build(model, OptimSettings())
     go_on(model, optimizer, 0, steps, 6)
@@ -34,12 +36,6 @@ def go_on(model: Transformer, optimizer: MuonAdamW, begin: int, end: int, total:
     steps = train(model, optimizer, itertools.repeat(rows(0, 8)), Plan(steps=total, warmdown=0.5), start=begin)
     for _ in itertools.islice(steps, end - begin):
         pass
-
-
-@lru_cache
-def at_step(steps: int) -> tuple[Transformer, MuonAdamW]:
-    """Trained once for all tests, which leave it as it is."""
-    return trained(steps)
 
 
 def fresh() -> tuple[Transformer, MuonAdamW]:

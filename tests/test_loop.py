@@ -208,3 +208,29 @@ def test_training_lowers_the_loss() -> None:
     ]
     assert losses[0] == pytest.approx(math.log(20), rel=1e-4)
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_activations_in_bfloat16_train_like_float32_and_leave_the_weights_float32() -> None:
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = tiny()
+        model.compute_dtype = dtype
+        steps = train(model, build(model, OptimSettings()), itertools.repeat(rows(0, 8)), Plan(steps=20, clip=1.0))
+        losses[dtype] = [step.loss_nats for step in steps]
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.1)
+    assert losses[torch.bfloat16][-1] < 0.5 * losses[torch.bfloat16][0]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports its own deprecated parts
+def test_a_step_traced_for_the_compiler_is_the_eager_one_up_to_rounding() -> None:
+    """Without generating machine code, which takes half a minute."""
+    traced = torch.compile(nll_sum, backend="aot_eager", dynamic=False)
+    taken = []
+    for loss in (nll_sum, traced):
+        model = tiny()
+        [step] = train(model, sgd(model), iter([rows(0, 8)]), Plan(steps=1), loss=loss)
+        taken.append((step.loss_nats, step.gradient_norm, weights(model)))
+    (loss_nats, norm, eager), (its_loss, its_norm, fast) = taken
+    assert (its_loss, its_norm) == pytest.approx((loss_nats, norm), rel=1e-4)
+    torch.testing.assert_close(fast, eager, atol=1e-5, rtol=1e-4)

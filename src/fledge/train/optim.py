@@ -26,7 +26,9 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-SAFETY = 1.01  # keeps the largest singular value below 1 in bfloat16
+# The norm divides by the root of the sum of squared singular values, of which none is larger; in bfloat16 it may come out a
+# little too small, and the polynomials diverge above 1.
+SAFETY = 1.01
 
 
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
@@ -94,7 +96,7 @@ class MuonAdamW:
             momenta = [self._tensor(p, "momentum") for p in parameters]
             torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: look one step ahead
-            updates = orthogonal(torch.stack(ahead))
+            updates = orthogonal(torch.stack(ahead))  # one pass through the matrix units for all layers
             # A tall matrix has more outputs than inputs: without this its outputs would move less (Bernstein 2025).
             rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
             if group["weight_decay"]:
@@ -111,9 +113,10 @@ class MuonAdamW:
             steps = self._tensor(parameter, "steps", scalar=True).add_(1)
             mean.lerp_(parameter.grad, 1 - beta1)
             square.lerp_(parameter.grad.square(), 1 - beta2)
+            # Both averages begin at 0; divided by the weight that the gradients have in them, they are unbiased from step 1.
             count = steps.item()
             scale = group["lr"] / (1 - beta1**count)
-            root = (square / (1 - beta2**count)).sqrt_().add_(1e-10)
+            root = (square / (1 - beta2**count)).sqrt_().add_(1e-10)  # against 0 / 0 alone
             parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(mean, root, value=-scale)
 
     def _tensor(self, parameter: nn.Parameter, key: str, *, scalar: bool = False) -> Tensor:
