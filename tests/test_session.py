@@ -66,7 +66,7 @@ def test_tokens_follow_from_the_parameters_and_what_is_given_stays(toy_run: Path
     counts = Transformer(ModelConfig.of(small, vocab=512)).parameter_counts()
     assert found.tokens == 12 * (counts["matrix"] + counts["unembedding"])
     assert (found.model.heads, found.model.kv_heads, found.model.width) == (2, 2, 64)
-    assert found.eval_every == round(found.tokens / 4096) // 10
+    assert found.eval_every == round((found.tokens or 0) / 4096) // 10
     given = Pretrain(run=str(toy_run), model=small, device="cpu", tokens=7, eval_every=0, device_tokens=128)
     assert (resolved(given).tokens, resolved(given).eval_every, resolved(given).device_tokens) == (7, 0, 128)
 
