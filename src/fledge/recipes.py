@@ -12,7 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from fledge.config import (
     Tokenizer,
     nearest,
 )
-from fledge.runs import begin_again, has_result, open_stage
+from fledge.runs import begin_again, has_result, open_stage, stage_name
 
 
 @dataclass(frozen=True)
@@ -49,104 +49,84 @@ class Item:
         return self.name.split()[0]
 
 
+def chain(ask: RunRecipe, *stages: tuple[Stage, float]) -> list[Item]:
+    """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
+    asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads}
+    items = []
+    for config, minutes in stages:
+        # Runs of all seeds are measured alike: an evaluation keeps its own.
+        own = {field.name for field in fields(config)} - ({"seed"} if isinstance(config, Evaluate) else set())
+        config = replace(config, **{name: value for name, value in asked.items() if name in own})
+        name = f"evaluate {config.stage}" if isinstance(config, Evaluate) else stage_name(config)
+        items.append(Item(name, config, minutes))
+    return items
+
+
+def folder(ask: RunRecipe) -> str:
+    """The run's folder: --out, or one named after the recipe."""
+    return ask.out or f"runs/{ask.recipe}{'-classic' if ask.classic else ''}"
+
+
 def demo(ask: RunRecipe) -> list[Item]:
     """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
-    run, shared = folder(ask), common(ask)
-    model = ModelSettings(
-        depth=3, width=128, head_channels=64, context=256, smear=not ask.classic, key_filter=not ask.classic
-    )
-    data = ask.data or "world"
-    shape: dict[str, Any] = {"device_tokens": 2048}  # one shape for all stages: it is compiled once
-    return [
-        Item("tokenizer", Tokenizer(**on_cpu(ask), data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
-        Item(
-            "pretrain",
+    data, extras = ask.data or "world", not ask.classic
+    model = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=extras, key_filter=extras)
+    rates = OptimSettings(warmdown=0.4, final_share=0.2)
+    # One shape for the three stages that learn from rows: it is compiled once.
+    shape: dict[str, Any] = {"device_tokens": 2048}
+    late = OptimSettings(rate_share=0.3, warmdown=1.0)
+    return chain(
+        ask,
+        (Tokenizer(data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
+        (
             Pretrain(
-                **shared,
-                **shape,
+                **shape | {"batch_tokens": 4096},
                 data=data,
                 model=model,
                 tokens=1_800_000,
-                batch_tokens=4096,
-                optim=OptimSettings(warmdown=0.4, final_share=0.2),
+                optim=rates,
                 eval_tokens=32_768,
             ),
             3.0,
         ),
-        Item("evaluate pretrain", Evaluate(run=run, stage="pretrain", **machine(ask)), 0.1),
-        Item(
-            "midtrain",
+        (Evaluate(stage="pretrain"), 0.1),
+        (
             Midtrain(
-                **shared,
                 **shape,
                 tokens=2_000_000,
                 batch_tokens=2048,
                 replay=0.2,
-                optim=OptimSettings(rate_share=0.7, warmdown=0.5, final_share=0.2),
+                optim=replace(rates, rate_share=0.7, warmdown=0.5),
             ),
             3.5,
         ),
-        Item("evaluate midtrain", Evaluate(run=run, stage="midtrain", **machine(ask)), 0.4),
-        Item(
-            "sft",
-            Sft(
-                **shared,
-                **shape,
-                tokens=800_000,
-                batch_tokens=2048,
-                replay=0.1,
-                optim=OptimSettings(rate_share=0.3, warmdown=1.0),
-            ),
-            1.5,
-        ),
-        Item("evaluate sft", Evaluate(run=run, stage="sft", **machine(ask)), 0.4),
-        Item(
-            "rl",
-            Rl(
-                **shared,
-                optim=OptimSettings(rate_share=0.3, warmdown=1.0),
-                steps=16,
-                prompts=64,
-                samples=8,
-                replay_tokens=8192,
-                eval_examples=100,
-            ),
-            3.0,
-        ),
-        Item("evaluate rl", Evaluate(run=run, stage="rl", **machine(ask)), 0.4),
-        Item("report", Report(run=run), 0.1),
-    ]
+        (Evaluate(stage="midtrain"), 0.4),
+        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 1.5),
+        (Evaluate(stage="sft"), 0.4),
+        (Rl(optim=late, steps=16, prompts=64, samples=8, replay_tokens=8192, eval_examples=100), 3.0),
+        (Evaluate(stage="rl"), 0.4),
+        (Report(), 0.1),
+    )
 
 
 def tiny(ask: RunRecipe) -> list[Item]:
     """Five million parameters on real text and real tasks: the whole way in about 40 minutes on 2 CPU cores."""
-    data = ask.data or "fineweb-edu"
+    data, extras = ask.data or "fineweb-edu", not ask.classic
     look_beside(data)
-    shared = common(ask)
+    model = ModelSettings(depth=4, width=256, head_channels=64, context=512, smear=extras, key_filter=extras)
     rates = OptimSettings(warmdown=0.5, final_share=0.1)
-    model = ModelSettings(
-        depth=4, width=256, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic
-    )
-    checks = {"run": folder(ask), **machine(ask), "limit": 100}
     chats = "arc-easy,arc-challenge,gsm8k,spelling,counting,identity"
-    return [
-        Item("tokenizer", Tokenizer(**on_cpu(ask), data=data, vocab=4096), 0.5),
-        Item(
-            "pretrain",
-            Pretrain(**shared, data=data, model=model, tokens=3_000_000, batch_tokens=8192, optim=rates),
-            21.0,
-        ),
-        Item("evaluate pretrain", Evaluate(**checks, stage="pretrain", tasks="core"), 4.0),
-        Item("midtrain", Midtrain(**shared, data="chat", tokens=800_000, batch_tokens=8192, optim=rates), 6.0),
-        Item("evaluate midtrain", Evaluate(**checks, stage="midtrain", tasks=chats), 1.0),
-        Item(
-            "sft",
-            Sft(**shared, data="chat", tokens=500_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)),
-            3.5,
-        ),
-        Item("evaluate sft", Evaluate(**checks, stage="sft", tasks=chats), 1.0),
-        Item("report", Report(run=folder(ask)), 0.1),
-    ]
+    return chain(
+        ask,
+        (Tokenizer(data=data, vocab=4096), 0.5),
+        (Pretrain(data=data, model=model, tokens=3_000_000, batch_tokens=8192, optim=rates), 21.0),
+        (Evaluate(stage="pretrain", tasks="core", limit=100), 4.0),
+        (Midtrain(data="chat", tokens=800_000, batch_tokens=8192, optim=rates), 6.0),
+        (Evaluate(stage="midtrain", tasks=chats, limit=100), 1.0),
+        (Sft(data="chat", tokens=500_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)), 3.5),
+        (Evaluate(stage="sft", tasks=chats, limit=100), 1.0),
+        (Report(), 0.1),
+    )
 
 
 def look_beside(data: str) -> None:
@@ -158,44 +138,25 @@ def look_beside(data: str) -> None:
 
 def toy(ask: RunRecipe) -> list[Item]:
     """The demo's pipeline in a minute, too small to learn much: for tests and for trying a change."""
-    items = []
     steps: dict[str, Any] = {"batch_tokens": 1024, "device_tokens": None, "compile": "no"}
-    for item in demo(ask):
-        config = item.config
-        if isinstance(config, Tokenizer):
-            config = replace(config, vocab=512, max_chars=100_000)
-        elif isinstance(config, Pretrain):
-            small = replace(config.model, depth=2, width=32, head_channels=16, context=128)
-            config = replace(config, model=small, tokens=20_480, eval_tokens=2048, **steps)
-        elif isinstance(config, Midtrain):
-            config = replace(config, tokens=12_288, **steps)
-        elif isinstance(config, Rl):
-            config = replace(config, steps=3, prompts=2, samples=3, max_tokens=24, replay_tokens=256, eval_examples=4)
-        elif isinstance(config, Evaluate):
-            tasks = "world/choice" if config.stage == "pretrain" else "world/choice,world/facts,world/problems_hard"
-            config = replace(config, limit=4, tasks=tasks)
-        items.append(Item(item.name, config))
-    return items
+    extras = not ask.classic
+    model = ModelSettings(depth=2, width=32, head_channels=16, context=128, smear=extras, key_filter=extras)
+    smaller: dict[str, dict[str, Any]] = {
+        "tokenizer": {"vocab": 512, "max_chars": 100_000},
+        "pretrain": {"model": model, "tokens": 20_480, "eval_tokens": 2048, **steps},
+        "midtrain": {"tokens": 12_288, **steps},
+        "sft": {"tokens": 12_288, **steps},
+        "rl": {"steps": 3, "prompts": 2, "samples": 3, "max_tokens": 24, "replay_tokens": 256, "eval_examples": 4},
+        "evaluate pretrain": {"limit": 4, "tasks": "world/choice"},
+    }
+    chats = {"limit": 4, "tasks": "world/choice,world/facts,world/problems_hard"}
+    return [
+        Item(item.name, replace(item.config, **smaller.get(item.name, chats if item.module == "evaluate" else {})))
+        for item in demo(ask)
+    ]
 
 
 RECIPES: dict[str, Callable[[RunRecipe], list[Item]]] = {"demo": demo, "tiny": tiny, "toy": toy}
-
-
-def folder(ask: RunRecipe) -> str:
-    """The run's folder: --out, or one named after the recipe."""
-    return ask.out or f"runs/{ask.recipe}{'-classic' if ask.classic else ''}"
-
-
-def machine(ask: RunRecipe) -> dict[str, Any]:
-    return {"device": ask.device, "threads": ask.threads}
-
-
-def on_cpu(ask: RunRecipe) -> dict[str, Any]:
-    return {"run": folder(ask), "seed": ask.seed, "threads": ask.threads}
-
-
-def common(ask: RunRecipe) -> dict[str, Any]:
-    return {**on_cpu(ask), "device": ask.device}
 
 
 def main(ask: RunRecipe) -> int:
@@ -242,9 +203,9 @@ def choose(ask: RunRecipe) -> list[Item]:
     if ask.only and ask.start:
         raise ValueError(f"--only {ask.only} and --from {ask.start} contradict each other: give one of them")
     items = RECIPES[ask.recipe](ask)
-    for asked in [*(ask.only.split(",") if ask.only else []), *([ask.start] if ask.start else [])]:
-        names = [item.name for item in items]
-        if asked not in names and asked not in [item.module for item in items]:
+    names = [item.name for item in items]
+    for asked in (ask.only or ask.start or names[0]).split(","):
+        if asked not in [*names, *(item.module for item in items)]:
             raise ValueError(
                 f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}"
             )
