@@ -51,7 +51,7 @@ def letter(rng: Random, split: Split) -> Example:
     """Multiple choice in a chat: the answer says the right choice, then its letter."""
     key = pick(rng, letters.choice_keys(split))
     asked = letters.multiple_choice(rng, key, letters.choices_for(rng, key, count=4))
-    return _exchange(letters.prompt(asked), asked.answer, choice=f"{FACTS[key]}={letters.LETTERS[asked.right]}")
+    return _exchange(letters.prompt(asked), asked.answer, choice=f"{FACTS[key]}={asked.answer[-1]}")
 
 
 def recall(rng: Random, split: Split) -> Example:

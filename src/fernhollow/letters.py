@@ -24,17 +24,11 @@ LETTERS = "ABCDEF"
 
 
 class Choice(NamedTuple):
-    """A question with its list of choices, and the sentence that answers it without the letter."""
+    """A question with its list of choices, and its answer: `The turtle lives in the shell=A`."""
 
     question: str
     choices: tuple[str, ...]
-    sentence: str
-    right: int
-
-    @property
-    def answer(self) -> str:
-        """`The turtle lives in the shell=A`."""
-        return f"{self.sentence}={LETTERS[self.right]}"
+    answer: str
 
 
 @cache
@@ -54,7 +48,8 @@ def choices_for(rng: Random, key: Key, *, count: int) -> tuple[str, ...]:
 
 def multiple_choice(rng: Random, key: Key, choices: tuple[str, ...]) -> Choice:
     """The question for a fact over the given choices."""
-    return Choice(ask(rng, key), choices, answer(key).removesuffix("."), choices.index(FACTS[key]))
+    letter = LETTERS[choices.index(FACTS[key])]
+    return Choice(ask(rng, key), choices, f"{answer(key).removesuffix('.')}={letter}")
 
 
 def same_list(rng: Random, key: Key, choices: tuple[str, ...]) -> Key | None:

@@ -65,11 +65,8 @@ class Problem(NamedTuple):
     @property
     def plain(self) -> str:
         """Question and solution as text without tool calls, for pretraining."""
-        return (
-            self.question
-            + "\n"
-            + "".join(part.text + " = " * (part.kind == "python") for part in self.solution if part.kind != "output")
-        )
+        said = (part.text + " = " * (part.kind == "python") for part in self.solution if part.kind != "output")
+        return f"{self.question}\n{''.join(said)}"
 
 
 def problem(rng: Random, grade: Grade, split: Side) -> Problem:
