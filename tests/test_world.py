@@ -16,6 +16,7 @@ import pytest
 from fernhollow import SUGGESTIONS, chats, conversation, document, documents, lore
 from fernhollow.asked import TASKS
 from fernhollow.chats import ChatStage
+from fernhollow.documents import _KINDS
 from fernhollow.facts import ASKED, FACTS, KEYS, answer, questions
 from fernhollow.grammar import expand, pattern
 from fernhollow.letters import lookup
@@ -201,6 +202,12 @@ def test_every_fact_has_one_value_and_friends_form_one_ring() -> None:
 def test_there_are_suggestions_to_begin_with() -> None:
     assert len(SUGGESTIONS) == len(set(SUGGESTIONS)) >= 5
     assert chats.MIXES.keys() == set(get_args(ChatStage))
+
+
+def test_every_kind_of_text_has_its_share_and_every_share_its_kind() -> None:
+    mixes = lore.read("chats")["mixes"]
+    assert all(set(mix) == {kind.__name__ for kind in chats._KINDS} for mix in mixes.values())
+    assert set(lore.read("documents")["shares"]) == {kind.__name__ for kind in _KINDS}
 
 
 def digest(texts: Iterable[str]) -> str:
