@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed, thinned, ticks
-from fledge.evals.report import GRADES, RANKS, gains, gather, grade, rank, sentences, subjects, write
+from fledge.evals.report import GRADES, RANKS, gains, gather, grade, literal, rank, sentences, subjects, write
+from fledge.evals.results import Score
 from fledge.runs import read_json
 
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
@@ -74,7 +76,7 @@ def test_report_json_holds_every_number_of_report_md(toy_run: Path) -> None:
     shown = [line for line in lines if line.startswith(("| ", "- **", "RL "))]
     assert len(shown) > 15
     for line in shown:
-        if line.startswith("- **time**"):
+        if line.startswith("- **time:**"):
             continue  # total_seconds in words
         for word in re.findall(r"(?<![\w./-])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)", line.replace(" of 1000 points", "")):
             if word in words:
@@ -121,8 +123,8 @@ def test_a_better_score_never_has_a_worse_grade(one: float, two: float) -> None:
     assert order.index(grade(high)) <= order.index(grade(low))
 
 
-def score(accuracy: float, *, chance: float = 0.0, error: float = 0.01) -> dict[str, float]:
-    return {"accuracy": accuracy, "standard_error": error, "chance": chance, "examples": 100, "seconds": 1.0}
+def score(accuracy: float, *, chance: float = 0.0, error: float = 0.01) -> Score:
+    return Score(accuracy=accuracy, standard_error=error, chance=chance, examples=100, seconds=1.0)
 
 
 def test_guessing_earns_an_f_and_the_last_stage_scored_counts() -> None:
@@ -183,7 +185,7 @@ def test_the_cost_is_the_hours_times_the_rate(run: Path) -> None:
     assert card["cost_dollars"] == pytest.approx(card["total_seconds"], abs=0.06)
     assert gather(run)["cost_dollars"] is None
     write(card, run)
-    assert f"- **cost**: ${card['cost_dollars']}" in (run / "report.md").read_text()
+    assert f"- **cost:** ${card['cost_dollars']}" in (run / "report.md").read_text()
 
 
 class Tags(HTMLParser):
@@ -191,13 +193,17 @@ class Tags(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.seen: set[str] = set()
+        self.text: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.add(tag)
-        if tag not in ("meta", "br", "img"):
+        if tag != "meta":
             self.open.append(tag)
         for name, value in attrs:
             assert name != "src" or not (value or "").startswith("http"), value
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
@@ -207,17 +213,34 @@ def test_the_page_closes_what_it_opens_and_loads_nothing(toy_run: Path) -> None:
     page = Tags()
     page.feed((toy_run / "report.html").read_text())
     assert page.open == []
-    assert {"table", "svg", "dl", "blockquote"} <= page.seen
+    assert {"table", "svg", "ul", "blockquote"} <= page.seen
     assert "script" not in page.seen
 
 
 def test_what_a_model_writes_cannot_leave_its_place_in_the_page(run: Path) -> None:
     card = gather(run)
-    card["stages"]["pretrain"]["samples"] = [
-        {"prompt": "<script>1</script>", "text": "</blockquote><script>2</script>"}
-    ]
+    text = (
+        "</blockquote><script>2</script>\n# A\n![x](http://example.org/x.png)\n- one\n    code\n| a | b |\n|--|--|\n==="
+    )
+    card["stages"]["pretrain"]["samples"] = [{"prompt": "<script>1</script>", "text": text}]
+    card["conversations"] = [{"task": "t", "asked": "a | b", "answer": text, "correct": 0.0}]
     write(card, run)
-    assert "<script>" not in (run / "report.html").read_text()
+    page = Tags()
+    page.feed((run / "report.html").read_text())
+    assert page.open == []
+    assert page.seen.isdisjoint({"script", "img", "a", "code", "pre", "ol"})
+    assert (run / "report.html").read_text().count("<h1>") == 1
+
+
+@given(text=st.text(alphabet="ab -+=1.)#*_`~<>[]()!|&\\\n\t", max_size=40))
+@settings(deadline=None)
+def test_a_text_made_literal_is_shown_as_it_is(text: str) -> None:
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(f"> x{literal(text)}")
+    shown = Tags()
+    shown.feed(html)
+    assert shown.seen <= {"blockquote", "p", "br"}
+    bare = re.sub(r"\s+", "", "".join(shown.text))
+    assert bare == re.sub(r"\s+", "", f"x{text}")
 
 
 def test_the_plots_of_the_report_are_there_and_well_formed(toy_run: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 from fledge.evals.results import Score, mean_and_error, mean_score
 from fledge.evals.score import (
     Scorer,
-    bits_per_byte,
     choose,
     pass_at_k,
     samples,
@@ -150,15 +149,26 @@ def test_the_standard_error_of_a_share_is_that_of_the_binomial() -> None:
     assert error == pytest.approx(math.sqrt(0.3 * 0.7 / 99))
 
 
-def test_guessing_bytes_scores_8_bits_and_special_tokens_do_not_count() -> None:
-    nats = torch.full((2, 3), math.log(256))
-    assert bits_per_byte(nats, torch.ones(2, 3, dtype=torch.long)) == pytest.approx(8)
-    nats[0, 0] = 1e9
+class Guessing(Transformer):
+    """Finds every token equally likely."""
+
+    def forward(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*tokens_BT.shape, self.config.vocab)
+
+
+def test_guessing_one_of_v_bytes_scores_log2_v_bits_and_special_tokens_do_not_count() -> None:
+    bits, ids = math.log2(TOKENIZER.vocab), torch.zeros(2, 3, dtype=torch.long)
+
+    def measured(bytes_BT: torch.Tensor) -> float:
+        part = ByteBatch(inputs_BT=ids, targets_BT=ids, bytes_BT=bytes_BT)
+        return validation_bits_per_byte(tiny(Guessing), [part])
+
+    assert measured(torch.ones_like(ids)) == pytest.approx(bits)
     size = torch.tensor([[0, 1, 1], [1, 1, 1]])
-    assert bits_per_byte(nats, size) == pytest.approx(8)
-    assert bits_per_byte(nats, size * 2) == pytest.approx(4)
+    assert measured(size) == pytest.approx(bits)
+    assert measured(size * 2) == pytest.approx(bits / 2)
     with pytest.raises(ValueError, match="no target"):
-        bits_per_byte(nats, torch.zeros(2, 3))
+        measured(torch.zeros_like(ids))
 
 
 def batch(rows: int, width: int = 8) -> Batch:
@@ -189,7 +199,8 @@ def test_validation_bits_per_byte_is_that_of_all_tokens_together(kind) -> None:
         with torch.no_grad():
             logits = tiny()(part.inputs_BT)
         nats.append(torch.nn.functional.cross_entropy(logits.transpose(1, 2), part.targets_BT, reduction="none"))
-    expected = bits_per_byte(torch.cat(nats), torch.cat([part.bytes_BT for part in batches]))
+    nll_BT, bytes_BT = torch.cat(nats), torch.cat([part.bytes_BT for part in batches])
+    expected = float(nll_BT[bytes_BT > 0].sum()) / (math.log(2) * int(bytes_BT.sum()))
     assert validation_bits_per_byte(model, batches) == pytest.approx(expected, rel=1e-5)
     assert model.training
 

@@ -317,7 +317,7 @@ class Evaluate(SeededStage, ModelStage):
     stage: str | None = None
     """pretrain, midtrain, sft or rl; several with commas. None: the last that is finished."""
     tasks: str | None = None
-    """Names with commas; `core` for the CORE metric. None: those of the run's data."""
+    """Names with commas; `core` stands for its 22 tasks, core/hellaswag for one. None: those that suit the run's data."""
     limit: int | None = bounded(None, 1)
     """First N examples of each task's seeded order. None: all."""
     split: Literal["validation", "test"] = "test"

@@ -4,7 +4,8 @@
     write(card, run)                               # report.json, report.md, report.html, plots/*.svg
     show(card)                                     # the summary in the terminal
 
-report.json holds every number of the other two. A subject's grade is that of the last stage that was scored on it.
+report.json holds every number of the other two; report.html is report.md, with the plots inside and a badge for each subject.
+A subject's grade is that of the last stage that was scored on it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,12 +23,23 @@ from typing import Any
 from fledge import console
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed
+from fledge.evals.results import Score, read_scores
 from fledge.runs import metrics, read_json, settings_of, summary, write_atomic
 
 GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
 RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
-GRADING = "Grades, centered by chance: S from .95, A .85, B .70, C .50, D .25."
 PARTS = ("data", "forward", "backward", "optimizer", "compile", "save", "other")
+UNITS = {
+    "loss_nats": "nats per token",
+    "val_bits_per_byte": "bits per byte",
+    "reward": "mean reward",
+    "validation": "accuracy",
+}
+"""What is plotted of a stage's metrics."""
+Scores = Mapping[str, Mapping[str, Score]]
+"""By stage and task."""
+Table = tuple[list[str], list[list[str]]]
+"""Columns and rows."""
 
 
 def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
@@ -39,19 +54,19 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run}: no finished stage found, so there is nothing to report. `fledge run` makes a run."
         )
-    evaluated = {name: read_json(path) for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
-    scores = {name: found["scores"] for name, found in evaluated.items()}
-    isolation = next((found["isolation"] for found in evaluated.values() if found.get("isolation")), None)
+    evaluated = {name: path for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
+    scores = {name: read_scores(path) for name, path in evaluated.items()}
+    isolations = (read_json(path).get("isolation") for path in evaluated.values())
     seconds = {name: found.get("total_seconds", 0.0) for name, found in stages.items()}
     for name, found in scores.items():
-        seconds[f"evaluate {name}"] = sum(score["seconds"] for score in found.values())
-    final = {task: score["accuracy"] for found in scores.values() for task, score in found.items()}
+        seconds[f"evaluate {name}"] = sum(score.seconds for score in found.values())
+    final = {task: score.accuracy for found in scores.values() for task, score in found.items()}
     card = {
         "run": run.name,
         "provenance": provenance(run, stages),
         "stages": stages,
-        "isolation": isolation,
-        "scores": scores,
+        "isolation": next(filter(None, isolations), None),
+        "scores": {stage: {task: asdict(score) for task, score in found.items()} for stage, found in scores.items()},
         "final": final,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_seconds": round(sum(seconds.values()), 3),
@@ -83,14 +98,13 @@ def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def subjects(scores: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def subjects(scores: Scores) -> dict[str, dict[str, Any]]:
     """For each task the last stage that was scored on it: accuracy, centered by chance, and the grade it earns."""
-    found: dict[str, dict[str, Any]] = {}
-    for stage, tasks in scores.items():
-        for task, score in tasks.items():
-            share = (score["accuracy"] - score["chance"]) / (1 - score["chance"])
-            found[task] = {"stage": stage, "grade": grade(share), "centered": share, **score}
-    return found
+    return {
+        task: {"stage": stage, "grade": grade(score.centered), "centered": score.centered, **asdict(score)}
+        for stage, found in scores.items()
+        for task, score in found.items()
+    }
 
 
 def grade(share: float) -> str:
@@ -106,16 +120,15 @@ def rank(graded: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"title": next(title for bar, title in RANKS if mean >= bar), "mean": mean, "points": round(1000 * mean)}
 
 
-def gains(scores: dict[str, Any]) -> list[dict[str, Any]]:
+def gains(scores: Scores) -> list[dict[str, Any]]:
     """What each stage changed on tasks that the one before was scored on too, with the standard error of the difference."""
     found = []
     for before, after in itertools.pairwise(scores):
-        for task in scores[after]:
-            if task in scores[before]:
-                one, two = scores[before][task], scores[after][task]
-                error = math.hypot(one["standard_error"], two["standard_error"])
-                gain = two["accuracy"] - one["accuracy"]
-                found.append({"task": task, "before": before, "after": after, "gain": gain, "standard_error": error})
+        for task, two in scores[after].items():
+            if (one := scores[before].get(task)) is not None:
+                error = math.hypot(one.standard_error, two.standard_error)
+                gain = {"gain": two.accuracy - one.accuracy, "standard_error": error}
+                found.append({"task": task, "before": before, "after": after, **gain})
     return found
 
 
@@ -124,14 +137,14 @@ def curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
     found = {}
     for stage in TRAINED:
         lines = metrics(run / stage)
-        for name in ("loss_nats", "val_bits_per_byte", "reward", "validation"):
+        for name in UNITS:
             points = [(line["step"], line[name]) for line in lines if name in line]
             if points and not (stage == "rl" and name == "loss_nats"):
                 found.setdefault(stage, {})[name] = points
     return found
 
 
-def conversations(run: Path, scores: dict[str, Any], *, most: int = 6) -> list[dict[str, Any]]:
+def conversations(run: Path, scores: Scores, *, most: int = 6) -> list[dict[str, Any]]:
     """One question of each of several tasks with the answer of the last stage that was scored, right or wrong."""
     if not scores:
         return []
@@ -147,19 +160,12 @@ def conversations(run: Path, scores: dict[str, Any], *, most: int = 6) -> list[d
 
 def plots(card: dict[str, Any]) -> dict[str, str]:
     """SVG by name."""
-    units = {
-        "loss_nats": "nats per token",
-        "val_bits_per_byte": "bits per byte",
-        "reward": "mean reward",
-        "validation": "accuracy",
-    }
     drawn = {}
     for stage, lines in card["curves"].items():
         for name, points in lines.items():
             line = smoothed(points) if name in ("loss_nats", "reward") and len(points) > 20 else points
-            drawn[f"{stage}-{name}"] = line_plot(
-                f"{stage}: {name.replace('_', ' ')}", {name: line}, x="step", y=units[name]
-            )
+            title = f"{stage}: {name.replace('_', ' ')}"
+            drawn[f"{stage}-{name}"] = line_plot(title, {name: line}, x="step", y=UNITS[name])
     return {name: svg for name, svg in drawn.items() if svg}
 
 
@@ -171,37 +177,35 @@ def write(card: dict[str, Any], run: Path) -> None:
     write_atomic(run / "report.json", json.dumps(card, indent=1))
     text = markdown(card, list(drawn))
     write_atomic(run / "report.md", text)
-    write_atomic(run / "report.html", page(card, drawn))
+    write_atomic(run / "report.html", page(card, text, drawn))
 
 
-def summary_rows(card: dict[str, Any], *, errors: bool = True) -> tuple[list[str], list[list[str]]]:
+def summary_rows(card: dict[str, Any], *, errors: bool = True) -> Table:
     """The table of metrics: a row per task, a column per stage, the grade last."""
 
-    def cell(score: dict[str, Any]) -> str:
-        return f"{score['accuracy']:.3f}" + (f" ± {score['standard_error']:.3f}" if errors else "")
+    def cell(score: dict[str, Any] | None) -> str:
+        error = f" ± {score['standard_error']:.3f}" if score and errors else ""
+        return f"{score['accuracy']:.3f}{error}" if score else ""
 
-    stages = list(card["scores"])
-    rows = []
-    for task, subject in card["subjects"].items():
-        cells = []
-        for stage in stages:
-            score = card["scores"][stage].get(task)
-            cells.append(cell(score) if score else "")
-        rows.append([task, *cells, subject["grade"]])
-    return ["subject", *stages, "grade"], rows
+    scores = card["scores"]
+    rows = [
+        [task, *(cell(found.get(task)) for found in scores.values()), subject["grade"]]
+        for task, subject in card["subjects"].items()
+    ]
+    return ["subject", *scores, "grade"], rows
 
 
-def time_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Where the minutes go: a row per stage, a column per part of the work, in seconds."""
-    rows, hourly = [], card["hourly_cost"]
-    for stage, seconds in card["seconds"].items():
-        parts = card["stages"].get(stage, {}).get("seconds", {})
-        cells = [f"{parts[part]:.1f}" if part in parts else "" for part in PARTS]
+def time_rows(card: dict[str, Any]) -> Table:
+    """Where the minutes go: a row per stage, a column per part of the work, in seconds; and dollars, if an hour has a price."""
+    hourly = card["hourly_cost"]
+
+    def row(name: str, parts: dict[str, float], seconds: float) -> list[str]:
         cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
-        rows.append([stage, *cells, f"{seconds:.1f}", *cost])
-    total = [] if hourly is None else [f"${card['cost_dollars']:.2f}"]
-    rows.append(["all", *[""] * len(PARTS), f"{card['total_seconds']:.1f}", *total])
-    return ["stage", *PARTS, "seconds", *(["cost"] if total else [])], rows
+        return [name, *(f"{parts[part]:.1f}" if part in parts else "" for part in PARTS), f"{seconds:.1f}", *cost]
+
+    rows = [row(name, card["stages"].get(name, {}).get("seconds", {}), took) for name, took in card["seconds"].items()]
+    columns = ["stage", *PARTS, "seconds", *([] if hourly is None else ["cost"])]
+    return columns, [*rows, row("all", {}, card["total_seconds"])]
 
 
 def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
@@ -248,36 +252,42 @@ def sentences(card: dict[str, Any]) -> list[str]:
 
 def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     """The report as Markdown."""
-
-    def table(columns: list[str], rows: list[list[str]]) -> list[str]:
-        return ["| " + " | ".join(columns) + " |", "|--" + "|--:" * (len(columns) - 1) + "|"] + [
-            "| " + " | ".join(row) + " |" for row in rows
-        ]
-
-    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}**: {text}" for name, text in facts(card)), ""]
+    bars = ", ".join(f"{letter} {bar:.2f}".replace(" 0", " ") for bar, letter in GRADES if math.isfinite(bar))
+    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card)), ""]
     lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
-    lines += [
-        "Accuracy ± standard error on held-out examples. Grades, centered by chance: S from .95, A .85, B .70, C .50, D .25.",
-        "",
-    ]
+    lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
     lines += [*sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
     lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
     if found := card["stages"].get("pretrain", {}).get("samples"):
         lines += ["## What the base model writes", ""]
         for sample in found:
-            text = sample["text"].strip().replace("\n", "  \n> ")
-            begun = f"**{sample['prompt']}** " if sample["prompt"] else ""
+            begun = f"**{literal(sample['prompt'].strip())}** " if sample["prompt"].strip() else ""
+            text = literal(sample["text"].strip()).replace("\n", "  \n> ")
             lines += [f"> {begun}{text}", ""]
     if card["conversations"]:
-        lines += ["## What the chat model answers", "", *table(*conversation_rows(card)), ""]
+        lines += ["## What the chat model answers", "", *table(*conversation_rows(card), numbers=False), ""]
     return "\n".join(lines)
 
 
-def conversation_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Questions and answers, line breaks and bars made harmless for a table."""
+def table(columns: list[str], rows: list[list[str]], *, numbers: bool = True) -> list[str]:
+    """Lines of a Markdown table; numbers stand to the right, but for the first column."""
+    line = "|--" + ("|--:" if numbers else "|--") * (len(columns) - 1) + "|"
+    return ["| " + " | ".join(columns) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def literal(text: str) -> str:
+    """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
+    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", text.expandtabs(4))
+    # What begins a line could begin a list, a quotation or a heading, and blanks a block of code.
+    text = re.sub(r"^( *(?:\d+(?=[.)])|(?=[-+=#>])))", r"\1\\", text, flags=re.MULTILINE)
+    return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
+
+
+def conversation_rows(card: dict[str, Any]) -> Table:
+    """Questions and answers, each on one line."""
 
     def flat(text: str) -> str:
-        return text.strip().replace("\n", " / ").replace("|", "\\|")
+        return literal(text.strip().replace("\n", " / "))
 
     rows = [
         [c["task"], flat(c["asked"]), flat(c["answer"]), "yes" if c["correct"] else "no"] for c in card["conversations"]
@@ -285,49 +295,38 @@ def conversation_rows(card: dict[str, Any]) -> tuple[list[str], list[list[str]]]
     return ["subject", "asked", "answered", "right"], rows
 
 
-def page(card: dict[str, Any], drawn: dict[str, str]) -> str:
-    """The report as one HTML file that needs nothing else."""
+def page(card: dict[str, Any], text: str, drawn: dict[str, str]) -> str:
+    """The Markdown as one HTML file that needs nothing else: plots stand inside, HTML in the text is shown and not obeyed."""
+    from markdown_it import MarkdownIt
 
-    def table(columns: list[str], rows: list[list[str]]) -> str:
-        head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    for name, svg in drawn.items():
+        html = html.replace(f'<img src="plots/{name}.svg" alt="{name}" />', svg)
     badges = "".join(
         f'<li class="{subject["grade"]}"><b>{subject["grade"]}</b><span>{escape(task.removeprefix("world/"))}</span>'
         f"<i>{subject['accuracy']:.2f}</i></li>"
         for task, subject in card["subjects"].items()
     )
-    head = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts(card))
-    words = "".join(f"<p>{escape(text)}</p>" for text in sentences(card))
-    written = "".join(
-        f"<blockquote><b>{escape(sample['prompt'])}</b> {escape(sample['text'].strip())}</blockquote>"
-        for sample in card["stages"].get("pretrain", {}).get("samples", [])
-    )
-    title = f"Report card: {escape(card['run'])}"
+    html = html.replace("<h2>", f'<ul class="badges">{badges}</ul><h2>', 1)
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style><main><h1>{title}</h1><dl>{head}</dl><ul>{badges}</ul>{words}"
-        f"<h2>Subjects</h2>{table(*summary_rows(card))}<h2>Where the time went</h2>{table(*time_rows(card))}"
-        f'<h2>Plots</h2><div class="plots">{"".join(drawn.values())}</div>'
-        f"<h2>What the base model writes</h2>{written}"
-        f'<h2>What the chat model answers</h2><div class="talk">{table(*conversation_rows(card))}</div></main></html>'
+        f"<title>Report card: {escape(card['run'])}</title><style>{STYLE}</style><main>{html}</main></html>"
     )
 
 
 STYLE = """
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}main{max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.7rem}dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1rem}dt{opacity:.65}dd{margin:0}
-ul{display:flex;flex-wrap:wrap;gap:.6rem;padding:0;list-style:none}
-li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
+h1{font-size:1.7rem}ul{padding:0;list-style:none}
+h1+ul li{display:grid;grid-template-columns:11rem 1fr;margin:.2rem 0}h1+ul strong{font-weight:400;opacity:.65}
+.badges{display:flex;flex-wrap:wrap;gap:.6rem}
+.badges li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
 background:color-mix(in srgb,var(--c) 14%,transparent)}
-li b{font-size:1.8rem;color:var(--c)}li i{opacity:.7}
+.badges b{font-size:1.8rem;color:var(--c)}.badges i{opacity:.7}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
 table{border-collapse:collapse;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #8883}
-th:first-child,td:first-child{text-align:left}.plots{display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
-.talk td{text-align:left;vertical-align:top}
-blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886;white-space:pre-wrap}
+th,td{padding:.25rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid #8883}
+p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
+blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockquote p{margin:0}
 """
 
 

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.config import Sampling
@@ -346,12 +344,12 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def bits_per_byte(nll_BT: Float[Tensor, "B T"], bytes_BT: Int[Tensor, "B T"]) -> float:
+def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
     """Loss per byte of text rather than per token, so that tokenizers can be compared.
 
     Args:
-        nll_BT: -ln p(target), in nats.
-        bytes_BT: UTF-8 bytes each target stands for; 0 leaves a position out (special, padding).
+        batches: as train/batches.py makes them; targets that stand for 0 bytes (special, padding) are left out. Rows go through
+            the model as many at a time as memory holds.
 
     Returns:
         sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
@@ -361,12 +359,6 @@ def bits_per_byte(nll_BT: Float[Tensor, "B T"], bytes_BT: Int[Tensor, "B T"]) ->
 
     Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
     """
-    counted = bytes_BT > 0
-    return _bits(float(nll_BT[counted].double().sum()), int(bytes_BT.sum()))
-
-
-def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
-    """Bits per byte over all of `batches` (train/batches.py); rows go through the model as many at a time as memory holds."""
     nats, count = 0.0, 0
     with evaluating(model):
         for batch in batches:
@@ -383,10 +375,6 @@ def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
                 sums, _ = shrinking(work, range(first, min(first + at_once, len(batch.bytes_BT))))
                 nats += sum(sums)
             count += int(batch.bytes_BT.sum())
-    return _bits(nats, count)
-
-
-def _bits(nats: float, count: int) -> float:
     if count == 0:
         raise ValueError(
             "no target stands for any byte of text; measure on text, not on special tokens or padding alone"

@@ -44,6 +44,7 @@ class Listed(NamedTuple):
 
 
 ANSWER = "\nAnswer: "
+LANGUAGES = "bigbench_language_identification"
 LISTED = (
     Listed("hellaswag_zeroshot", "language_understanding/hellaswag.jsonl", "choice", 0, 0.25),
     Listed("jeopardy", "world_knowledge/jeopardy_all.jsonl", "text", 10, delimiter=ANSWER),
@@ -66,13 +67,7 @@ LISTED = (
     Listed("squad", "reading_comprehension/squad.jsonl", "text", 10),
     Listed("coqa", "reading_comprehension/coqa.jsonl", "text", 0),
     Listed("boolq", "reading_comprehension/boolq.jsonl", "choice", 10, 0.62, ANSWER),
-    Listed(
-        "bigbench_language_identification",
-        "language_understanding/bigbench_language_identification.jsonl",
-        "choice",
-        10,
-        0.091,
-    ),
+    Listed(LANGUAGES, f"language_understanding/{LANGUAGES}.jsonl", "choice", 10, 0.091),
 )
 """As in the bundle's core.yaml and eval_meta_data.csv; a test compares them."""
 
