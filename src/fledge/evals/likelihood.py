@@ -1,7 +1,7 @@
 """How likely a model finds given continuations, many at a time.
 
     rows = [Row(ids=[*context, *answer], start=len(context)) for answer in answers]
-    for likelihood in likelihoods(model, rows).rows:
+    for likelihood in likelihoods(model, rows):
         likelihood.total, likelihood.is_greedy
 
 Rows that begin alike are computed once: rows sorted by their tokens are laid out as trees, where the four choices of a question
@@ -39,6 +39,7 @@ SHARED = 0.5
 """A row joins the tree before it when it shares this part of the shorter of the two: less would cost more than it saves."""
 
 Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -72,14 +73,6 @@ class Likelihood:
         return -self.total / len(self.logprobs) if self.logprobs else float("nan")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Likelihoods in the order of the rows, and how often memory ran out and a batch was halved."""
-
-    rows: list[Likelihood]
-    halvings: int = 0
-
-
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Without gradients and in evaluation mode; afterwards the model is as it was."""
@@ -94,8 +87,8 @@ def evaluating(model: Any) -> Iterator[None]:
             model.train()
 
 
-def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_TOKENS) -> Judged:
-    """Judge `rows` in batches of about `device_tokens` tokens; a batch that does not fit in memory is halved.
+def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_TOKENS) -> list[Likelihood]:
+    """Judge `rows`, in their order, in batches of about `device_tokens` tokens; a batch that does not fit in memory is halved.
 
     Args:
         model: a `Transformer`, or a function from ids (B, T) to logits (B, T, V) with `vocab` and `device`.
@@ -104,7 +97,6 @@ def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_
         torch.OutOfMemoryError: not even one tree (or row) at a time fits.
     """
     found: dict[int, Likelihood] = {}
-    halvings = 0
 
     with evaluating(model):
         fused: InferenceModel | None = None
@@ -122,11 +114,9 @@ def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_
             else:
                 batches = _row_batches(span, device_tokens, model.vocab)
             for batch in batches:
-                results, cuts = shrinking(judge, batch)
-                halvings += cuts
-                for result in results:
+                for result in shrinking(judge, batch):
                     found |= result
-    return Judged([found[place] for place in range(len(rows))], halvings)
+    return [found[place] for place in range(len(rows))]
 
 
 def _spans(rows: Sequence[Row]) -> Iterator[dict[int, Row]]:
@@ -143,10 +133,10 @@ def _spans(rows: Sequence[Row]) -> Iterator[dict[int, Row]]:
         yield span
 
 
-def shrinking(work: Callable[[Sequence[Piece]], Any], pieces: Sequence[Piece]) -> tuple[list[Any], int]:
-    """The results of `work` on all pieces at once, or on halves where memory runs out; and how often it was halved."""
+def shrinking(work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
+    """The results of `work` on all pieces at once, or on halves where memory runs out."""
     try:
-        return [work(pieces)], 0
+        return [work(pieces)]
     except torch.OutOfMemoryError:
         if len(pieces) == 1:
             raise
@@ -154,8 +144,7 @@ def shrinking(work: Callable[[Sequence[Piece]], Any], pieces: Sequence[Piece]) -
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(pieces) // 2
-    (left, cuts_left), (right, cuts_right) = (shrinking(work, part) for part in (pieces[:middle], pieces[middle:]))
-    return left + right, cuts_left + cuts_right + 1
+    return shrinking(work, pieces[:middle]) + shrinking(work, pieces[middle:])
 
 
 @dataclass

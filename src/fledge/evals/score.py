@@ -172,7 +172,7 @@ class Scorer:
 
         def flush() -> None:
             rows = [row for some in waiting.values() for row in some]
-            rest = iter(likelihoods(self.model, rows, device_tokens=self.device_tokens).rows)
+            rest = iter(likelihoods(self.model, rows, device_tokens=self.device_tokens))
             for index, some in waiting.items():
                 outcomes[index] = ranked(task, examples[index], index, [next(rest) for _ in some])
             waiting.clear()
@@ -372,8 +372,7 @@ def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
                 return float(nll_N[bytes_N > 0].double().sum())
 
             for first in range(0, len(batch.bytes_BT), at_once):
-                sums, _ = shrinking(work, range(first, min(first + at_once, len(batch.bytes_BT))))
-                nats += sum(sums)
+                nats += sum(shrinking(work, range(first, min(first + at_once, len(batch.bytes_BT)))))
             count += int(batch.bytes_BT.sum())
     if count == 0:
         raise ValueError(
