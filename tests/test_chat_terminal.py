@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import select
@@ -19,22 +20,22 @@ from rich.console import Console
 from fledge.checkpoint import Progress, save
 from fledge.cli import run as command_line
 from fledge.config import Sampling
-from fledge.serve.client import Local, Remote
-from fledge.stages.chat import COMMANDS, Conversing, complete, render
+from fledge.serve.client import LocalModel, RemoteServer
+from fledge.serve.terminal import COMMANDS, Terminal, complete, render
 from fledge.text.chat import Part, say
-from test_server import endless_model, serving, shelf
+from test_server import endless_model, pool, serving, until
 from tiny_engine import BYTES, tiny_model
 
 
 @pytest.fixture
-def chat() -> Iterator[Conversing]:
-    talker = Local(tiny_model(context=256), BYTES, name="tiny")
+def chat() -> Iterator[Terminal]:
+    client = LocalModel(tiny_model(context=256), BYTES, name="tiny")
     console = Console(file=io.StringIO(), width=100)
-    yield Conversing(talker, Sampling(max_tokens=12, temperature=1.0, seed=0), system=None, console=console)
-    talker.close()
+    yield Terminal(client, Sampling(max_tokens=12, temperature=1.0, seed=0), system=None, console=console)
+    client.close()
 
 
-def shown(chat: Conversing) -> str:
+def shown(chat: Terminal) -> str:
     assert isinstance(chat.console.file, io.StringIO)
     return chat.console.file.getvalue()
 
@@ -44,20 +45,20 @@ def typing(*lines: str) -> Iterator[str]:
     raise EOFError
 
 
-def run(chat: Conversing, *lines: str) -> str:
+def run(chat: Terminal, *lines: str) -> str:
     """What the chat shows for these lines; it must come back to its prompt after each."""
     left = typing(*lines)
     chat.loop(lambda _: next(left))
     return shown(chat)
 
 
-def test_questions_and_answers_alternate_and_the_system_prompt_leads(chat: Conversing) -> None:
+def test_questions_and_answers_alternate_and_the_system_prompt_leads(chat: Terminal) -> None:
     run(chat, "/system Be brief.", "Hello", "And you?")
     assert [turn.role for turn in chat.turns] == ["user", "assistant"] * 2
     assert chat._conversation()[0] == say("system", "Be brief.")
 
 
-def test_retry_asks_again_with_another_seed_and_undo_takes_back(chat: Conversing) -> None:
+def test_retry_asks_again_with_another_seed_and_undo_takes_back(chat: Terminal) -> None:
     run(chat, "Hello")
     first = chat.turns[1]
     run(chat, "/retry")
@@ -70,7 +71,7 @@ def test_retry_asks_again_with_another_seed_and_undo_takes_back(chat: Conversing
     assert chat.turns[1] == first  # the same seed says the same
 
 
-def test_settings_change_within_their_limits(chat: Conversing) -> None:
+def test_settings_change_within_their_limits(chat: Terminal) -> None:
     told = run(chat, "/temperature 0.3", "/top-k 7", "/top-p 0.9", "/seed 5", "/temperature hot", "/top-p 7")
     settings = chat.sampling
     assert (settings.temperature, settings.top_k, settings.top_p, settings.seed) == (0.3, 7, 0.9, 5)
@@ -78,7 +79,7 @@ def test_settings_change_within_their_limits(chat: Conversing) -> None:
     assert "top_p=7 is not a number from 0.0 to 1.0; it stays 0.9" in told
 
 
-def test_a_saved_conversation_can_be_loaded(chat: Conversing, tmp_path: Path) -> None:
+def test_a_saved_conversation_can_be_loaded(chat: Terminal, tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     run(chat, "/system Be brief.", "Hello", f"/save {file}")
     before = chat._conversation()
@@ -92,7 +93,7 @@ def test_a_saved_conversation_can_be_loaded(chat: Conversing, tmp_path: Path) ->
     assert "cannot be written" in run(chat, f"/save {tmp_path}")
 
 
-def test_every_command_is_known_explained_and_completed(chat: Conversing) -> None:
+def test_every_command_is_known_explained_and_completed(chat: Terminal) -> None:
     told = run(chat, "/help", "/stats", "/tempratur 1")
     for command in COMMANDS:
         assert command in told
@@ -111,37 +112,35 @@ def test_tool_use_is_shown_apart_from_prose() -> None:
     assert [line.strip() for line in console.file.getvalue().splitlines()] == ["It is 12.", "⚙ 6*2", "= 12"]
 
 
-def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Conversing) -> None:
-    assert isinstance(chat.talker, Local)
-    pieces = chat.talker.answer((say("user", "Hello"),), Sampling(max_tokens=10_000, temperature=2.0))
+def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Terminal) -> None:
+    assert isinstance(chat.client, LocalModel)
+    pieces = chat.client.answer((say("user", "Hello"),), Sampling(max_tokens=10_000, temperature=2.0))
     next(pieces)
     pieces.close()
-    assert chat.talker.told is not None
-    begin = time.monotonic()
-    while chat.talker.engine.running and time.monotonic() < begin + 5:
-        time.sleep(0.005)
-    assert not chat.talker.engine.running
+    assert chat.client.outcome is not None
+    engine = chat.client.engine
+    until(lambda: not engine.running)
     run(chat, "Hello")
     assert len(chat.turns) == 2
 
 
 def test_a_remote_server_answers_as_the_model_itself_would() -> None:
     conversation, settings = (say("user", "Hello"),), Sampling(max_tokens=20, temperature=1.0, seed=3)
-    local = Local(endless_model(1), BYTES, name="tiny", run_tool=lambda code: "42")
+    local = LocalModel(endless_model(1), BYTES, name="tiny", run_tool=lambda code: "42")
     expected = "".join(text for kind, text in local.answer(conversation, settings) if kind == "text")
-    with serving(shelf(engine={"run_tool": lambda code: "42"})) as url:
-        remote = Remote(url)
+    with serving(pool(engine={"run_tool": lambda code: "42"})) as url:
+        remote = RemoteServer(url)
         assert remote.model == "sft"
         pieces = list(remote.answer(conversation, settings))
         assert "".join(text for kind, text in pieces if kind == "text") == expected
-        assert (remote.told and remote.told.tokens) == (local.told and local.told.tokens)
+        assert (remote.outcome and remote.outcome.tokens) == (local.outcome and local.outcome.tokens)
         with pytest.raises(ValueError, match="there are: base, sft"):
-            Remote(url, model="rl")
+            RemoteServer(url, model="rl")
         with pytest.raises(ValueError, match="the context holds 256"):
             list(remote.answer((say("user", "x" * 500),), settings))
     local.close()
     with pytest.raises(ValueError, match="no server answers"):
-        Remote(url)
+        RemoteServer(url)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +166,31 @@ def test_scripts_ask_with_p_or_standard_input(
     assert "nothing was asked" in capsys.readouterr().err
 
 
+WATCHED = """
+import io, json, sys
+from fledge.cli import run
+
+class Screen(io.StringIO):
+    shown = []
+
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        self.shown.append([text.strip(), "torch" in sys.modules])
+        return len(text)
+
+sys.stderr = Screen()
+assert run(["chat", sys.argv[1], "-p", "Hello", "--max-tokens", "2"]) == 0
+print(json.dumps(Screen.shown[0]))
+"""
+
+
+def test_it_says_that_it_loads_before_torch_is_imported(run_folder: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", WATCHED, str(run_folder)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [f"{run_folder}: loading sft ...", False]
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
     here, there = pty.openpty()
     options = ["--max-tokens", "100000", "--temperature", "0", "--top-k", "0"]
@@ -177,7 +201,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
     os.close(there)
     seen = b""
 
-    def until(word: bytes, after: int = 0) -> int:
+    def read_until(word: bytes, after: int = 0) -> int:
         nonlocal seen
         deadline = time.monotonic() + 60
         while word not in seen[after:]:
@@ -187,15 +211,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
         return len(seen)
 
     try:
-        until(b"> ")
+        read_until(b"> ")
         os.write(here, b"Hello\n")
-        place = until(b"Hello")
+        place = read_until(b"Hello")
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        until(b"> ", place)
+        read_until(b"> ", place)
         place = len(seen)
         os.write(here, b"/stats\n")
-        until(b"context left", place)
+        read_until(b"context left", place)
         os.write(here, b"/exit\n")
         process.wait(30)
         assert process.returncode == 0

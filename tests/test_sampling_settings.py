@@ -16,8 +16,8 @@ from fledge.cli import parse, run
 from fledge.config import Chat, Sampling, Serve, check, help_of
 from fledge.infer.engine import Request
 from fledge.serve.api import ApiError, Limits, parse_chat
-from fledge.serve.client import Local
-from fledge.stages.chat import COMMANDS, Conversing
+from fledge.serve.client import LocalModel
+from fledge.serve.terminal import COMMANDS, Terminal
 from fledge.stages.serve import make_app
 from test_server import HELLO, endless_model, serving
 from tiny_engine import BYTES, tiny_model
@@ -67,15 +67,15 @@ def test_a_server_sets_the_longest_answer() -> None:
     limits = Limits(sampling=Sampling(max_tokens=7))
     assert parse_chat(BODY, limits).sampling.max_tokens == 7
     for name in ("max_tokens", "max_completion_tokens"):
-        with pytest.raises(ApiError, match="max_tokens=8 is not a whole number from 1 to 7"):
+        with pytest.raises(ApiError, match=f"^{name}=8 is not a whole number from 1 to 7"):
             parse_chat(BODY | {name: 8}, limits)
 
 
 def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(help_of(Sampling)) == set(FIELDS)
-    local = Local(tiny_model(), BYTES, name="tiny")
+    local = LocalModel(tiny_model(), BYTES, name="tiny")
     console = Console(file=io.StringIO(), width=200)
-    Conversing(local, Sampling(), system=None, console=console).help()
+    Terminal(local, Sampling(), system=None, console=console).help()
     local.close()
     run(["chat", "--help"])
     shown = [re.sub(r"[\s│]+", " ", text) for text in (capsys.readouterr().out, console.file.getvalue())]  # type: ignore[attr-defined]

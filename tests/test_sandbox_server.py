@@ -18,7 +18,7 @@ import torch
 
 from fledge.sandbox.sandbox import Sandbox
 from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, python_tool, run_tool
-from fledge.serve.pool import Entry, Shelf
+from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.server import Server, create_app
 from hostile.attack import World, children, secrets_in
 from tiny_engine import BYTES, asking, tiny_model
@@ -43,20 +43,20 @@ def plan(code: str) -> list[int]:
 def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Callable[[str], str]) -> tuple[list[str], int]:
     """Ask a server whose model says plan(codes[seed]); the tools' answers, and how many others were answered meanwhile."""
     plans = dict(enumerate(map(plan, codes))) | {POLITE: [*b"I only talk.", STOP]}
-    shelf = Shelf(
+    models = ModelPool(
         [Entry(name="sft", context=CONTEXT, bytes=100_000, load=lambda _: tiny_model(context=CONTEXT))],
         BYTES,
         engine_settings={"slots": 16, "run_tool": run},
     )
 
     def draw(logits: torch.Tensor, settings: Any, keys: Any) -> torch.Tensor:
-        (engine,) = shelf.engines
+        (engine,) = models.engines
         ready = engine._drawn[0] if engine._drawn else []
         return torch.tensor([plans[seeds[request.key]][sum(request.mask)] for request in ready])
 
     seeds = {asking(prompt=[0], seed=seed).key: seed for seed in plans}
     monkeypatch.setattr("fledge.infer.engine.draw", draw)
-    server = Server(create_app(shelf), host="127.0.0.1", port=0)
+    server = Server(create_app(models), host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 
 from fledge.model.transformer import Transformer
 from fledge.serve.api import Limits
-from fledge.serve.pool import Entry, Shelf
+from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.server import Server, create_app
 from tiny_engine import BYTES, tiny_model
 
@@ -40,7 +40,7 @@ def eager_model(seed: int) -> Transformer:
     return model
 
 
-def shelf(**settings: Any) -> Shelf:
+def pool(**settings: Any) -> ModelPool:
     """A run of two stages whose models differ."""
     context, model = settings.pop("context", 256), settings.pop("model", endless_model)
     entries = [
@@ -49,15 +49,15 @@ def shelf(**settings: Any) -> Shelf:
     ]
     about = {"tools": ["calculator"], "suggestions": ["What is 6 times 7?"], "name": "Pip"}
     engine = {"slots": 16} | settings.pop("engine", {})
-    return Shelf(entries, settings.pop("tokenizer", BYTES), about=about, engine_settings=engine, **settings)
+    return ModelPool(entries, settings.pop("tokenizer", BYTES), about=about, engine_settings=engine, **settings)
 
 
 @contextmanager
 def serving(
-    on: Shelf | None = None, *, app: Starlette | None = None, grace: float = 5.0, **settings: Any
+    on: ModelPool | None = None, *, app: Starlette | None = None, grace: float = 5.0, **settings: Any
 ) -> Iterator[str]:
     """The server in a thread; yields its address."""
-    app = app or create_app(on or shelf(), **settings)
+    app = app or create_app(on or pool(), **settings)
     server = Server(app, host="127.0.0.1", port=0, grace_seconds=grace)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -210,7 +210,7 @@ def test_content_may_be_parts_and_unknown_fields_are_ignored(url: str) -> None:
         ({"messages": [{"role": "user", "content": "x" * 300}]}, "304 tokens, the context holds 256"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-            "part must be",
+            'is not {"type": one of text, python, output',
         ),
         ({"top_logprobs": 3}, "needs logprobs"),
         ({"stop": ["a"] * 5}, "stop has 5 strings; allowed: 4"),
@@ -249,7 +249,7 @@ def test_old_turns_are_dropped_whole_and_said(url: str) -> None:
 
 
 def test_tool_use_travels_beside_the_text() -> None:
-    with serving(shelf(model=eager_model, engine={"run_tool": lambda code: "42"})) as url:
+    with serving(pool(model=eager_model, engine={"run_tool": lambda code: "42"})) as url:
         for seed in range(20):
             whole = ask(url, seed=seed, max_tokens=60, top_k=0)
             parts = (whole.choices[0].message.model_dump().get("fledge") or {"parts": []})["parts"]
@@ -287,7 +287,7 @@ def test_a_client_who_hangs_up_frees_its_slot(url: str) -> None:
         return httpx.get(f"{url}/health").json()["running"]
 
     body = {"messages": HELLO, "max_tokens": 4000, "seed": 3, "temperature": 0, "top_k": 0}
-    with serving(shelf(engine={"context": 10_000})) as url:
+    with serving(pool(engine={"context": 10_000})) as url:
         with httpx.stream("POST", f"{url}/v1/chat/completions", json=body | {"stream": True}) as response:
             lines = response.iter_lines()
             next(lines)
@@ -299,7 +299,7 @@ def test_a_client_who_hangs_up_frees_its_slot(url: str) -> None:
 
 
 def test_a_full_queue_answers_429_and_when_to_come_back() -> None:
-    with serving(shelf(engine={"slots": 1}), queue=1) as url:
+    with serving(pool(engine={"slots": 1}), queue=1) as url:
         body = {"messages": HELLO, "n": 3, "max_tokens": 5}
         response = httpx.post(f"{url}/v1/chat/completions", json=body)
         assert response.status_code == 429
@@ -310,7 +310,7 @@ def test_a_full_queue_answers_429_and_when_to_come_back() -> None:
 
 
 def test_models_are_put_away_when_memory_is_needed() -> None:
-    with serving(shelf(memory_bytes=1_500_000, engine={"slots": 4})) as url:
+    with serving(pool(memory_bytes=1_500_000, engine={"slots": 4})) as url:
         for name in ("base", "sft", "base"):
             assert ask(url, model=name, max_tokens=3).model == name
             assert httpx.get(f"{url}/health").json()["models"] == [name]
@@ -346,7 +346,7 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
                     started.wait(20)
 
     threads = []
-    with serving(shelf(engine={"context": 20_000}), grace=2.0) as url:
+    with serving(pool(engine={"context": 20_000}), grace=2.0) as url:
         for name, tokens in (("short", 20), ("long", 4000)):
             threads.append(threading.Thread(target=read, args=(url, name, tokens)))
             threads[-1].start()
@@ -359,7 +359,7 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
 
 
 def test_a_failing_engine_is_an_error_event_and_the_next_request_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    on = shelf()
+    on = pool()
     with serving(on) as url:
         ask(url, max_tokens=2)
         engine = on.engines[0]

@@ -12,18 +12,18 @@ from typing import Any
 import httpx
 
 from fledge.infer.engine import Engine
-from fledge.serve.pool import Shelf
-from test_server import HELLO, serving, shelf, until
+from fledge.serve.pool import ModelPool
+from test_server import HELLO, pool, serving, until
 
 CHAT = "/v1/chat/completions"
 LONG: dict[str, Any] = {"messages": HELLO, "max_tokens": 4000, "temperature": 0, "top_k": 0, "stream": True}
 
 
-def pair(**settings: Any) -> Shelf:
-    return shelf(devices=("cpu", "cpu"), **settings)
+def pair(**settings: Any) -> ModelPool:
+    return pool(devices=("cpu", "cpu"), **settings)
 
 
-def loads(on: Shelf) -> list[int]:
+def loads(on: ModelPool) -> list[int]:
     return [len(engine.running) + len(engine.waiting) for engine in on.engines]
 
 

@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from starlette.requests import Request as HttpRequest
 from fledge.config import Sampling
 from fledge.serve.api import Limits
 from fledge.serve.server import Api
-from fledge.serve.stream import TURN, Answers
+from fledge.serve.stream import TURN, Dispatcher
 from fledge.text.chat import decode_answer, fit_prompt, say
-from test_server import HELLO, endless_model, serving, shelf
+from test_server import HELLO, endless_model, pool, serving
 from tiny_engine import BYTES, asking, tiny_engine
 
 CLIENTS, TOKENS = 200, 8
@@ -32,18 +33,21 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
         | {"stream": True, "temperature": 0.8, "top_k": 0, "tool_choice": "none"}
         for i in range(CLIENTS)
     ]
-    with serving(shelf(engine={"slots": 64})) as url:
+    with serving(pool(engine={"slots": 64})) as url:
         program = [sys.executable, str(Path(__file__).with_name("many_clients.py")), url]
         pipe = subprocess.PIPE
         with subprocess.Popen([*program, "watch"], stdin=pipe, stdout=pipe, text=True) as watcher:
+            begin = time.perf_counter()
             clients = subprocess.run([*program, "ask"], input=json.dumps(bodies), stdout=pipe, text=True, timeout=120)
+            burst = time.perf_counter() - begin
             health = json.loads(watcher.communicate(timeout=60)[0])
     assert clients.returncode == watcher.returncode == 0
     texts = json.loads(clients.stdout)
     assert len(health) > 5
-    worst, median = max(health), statistics.median(health)
-    print(f"/health: median {median:.4f} s, worst {worst:.4f} s of {len(health)}")
-    assert median < 0.5  # some milliseconds on an idle machine; this one may be busy
+    print(
+        f"/health: median {statistics.median(health):.4f} s, worst {max(health):.4f} s of {len(health)}, {burst:.1f} s"
+    )
+    assert max(health) < burst / 2  # nobody waits for the whole burst, however busy the machine
     alone = tiny_engine(endless_model(1), slots=1, context=256)
     for body, text in zip(bodies, texts, strict=True):
         prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
@@ -56,8 +60,8 @@ def test_one_request_of_a_burst_begins_per_turn_of_the_event_loop_and_streams_go
     """So nobody, /health least of all, waits for a whole burst: 200 at once once took the loop 0.2 s of processor time."""
 
     async def turns() -> None:
-        answers = Answers(shelf(), queue=0)
-        api, begun = Api(answers, Limits()), 0
+        dispatcher = Dispatcher(pool(), queue=0)
+        api, begun = Api(dispatcher, Limits()), 0
 
         async def arrive() -> Any:
             return {"type": "http.request", "body": b"{}", "more_body": False}
@@ -74,7 +78,7 @@ def test_one_request_of_a_burst_begins_per_turn_of_the_event_loop_and_streams_go
             assert begun <= before + 1
         events = [asyncio.Event() for _ in range(100)]
         for event in events:
-            answers.on_event(event, asyncio.get_running_loop())
+            dispatcher.on_event(event, asyncio.get_running_loop())
         await asyncio.sleep(0)  # for what another thread has scheduled
         woken = 0
         while woken < len(events):
@@ -122,7 +126,7 @@ TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optio
 
 def test_no_request_makes_the_server_fail_or_hang() -> None:
     with (
-        serving(shelf(), limits=Limits(sampling=Sampling(max_tokens=8))) as url,
+        serving(pool(), limits=Limits(sampling=Sampling(max_tokens=8))) as url,
         httpx.Client(base_url=url, timeout=20) as http,
     ):
 

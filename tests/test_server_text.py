@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fledge.infer.engine import Request
-from fledge.serve.pool import Shelf
 from fledge.serve.stream import Choice
 from fledge.text.chat import KINDS, Message, Part, PartReader, decode_answer, encode_conversation, join_pieces, say
 from tiny_engine import BYTES
@@ -29,7 +26,7 @@ PARTS = st.lists(st.builds(Part, st.sampled_from(KINDS), st.text(max_size=6)), m
 def test_a_stream_joined_is_the_whole_answer_whatever_the_tokens(tokens: list[int], steps: list[int]) -> None:
     """Also marks that close nothing, parts never closed, special tokens within a character, and tokens after the end."""
     request = Request(prompt=[0])
-    choice = Choice(0, request, cast(Shelf, type("", (), {"tokenizer": BYTES})), stop=())
+    choice = Choice(0, request, BYTES)
     pieces, left = [], list(tokens)
     while not request.finish:
         count = steps[len(request.answer) % len(steps)]

@@ -1,28 +1,30 @@
-"""OpenAI's requests and answers as plain data: what is allowed, what is meant, what it looks like. No network here.
+"""OpenAI's requests as plain data: what is allowed, what is meant. No network here.
 
-    ask = parse_chat(body, limits)          # raises ApiError with the numbers
-    chunk(head, index, {"content": "He"})   # one event of a stream
+    ask = parse_chat(body, limits)          # raises ApiError that names the field, what it holds and what is allowed
 
-Unknown fields are ignored. Tool use travels beside the text under the key `fledge`, which foreign clients skip.
+`FIELDS`, `CHAT_FIELDS` and `COMPLETION_FIELDS` are all that is obeyed, with the settings of `Sampling`; other fields are
+ignored. Tool use travels beside the text under the key `fledge`, which foreign clients skip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from reprlib import repr as short
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from fledge.config import Sampling, Serve, within
-from fledge.text.chat import KINDS, Conversation, Message, Part, check_turns, say
+from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message, say
 
+CHOICES = 16
+MESSAGES = 500
 ALTERNATIVES = 20
 STOPS, STOP_CHARS = 4, 200
 Json = dict[str, Any]
 
 
 class ApiError(Exception):
-    """Answered in OpenAI's shape."""
+    """Answered in OpenAI's format."""
 
     def __init__(
         self,
@@ -49,8 +51,6 @@ class Limits:
     body_bytes: int = 1 << 20
     body_seconds: float = 30.0
     """How long a body may take to arrive."""
-    messages: int = 500
-    choices: int = 16
     sampling: Sampling = field(default_factory=Serve)
     """Where the client does not say; also the most tokens that it may ask for."""
 
@@ -64,9 +64,9 @@ class Limits:
 class Ask:
     """A checked request."""
 
-    model: str | None
     prompts: tuple[Conversation, ...] | tuple[str | tuple[int, ...], ...]
     sampling: Sampling
+    model: str | None
     n: int
     stop: tuple[str, ...]
     stream: bool
@@ -78,92 +78,99 @@ class Ask:
 
 def parse_chat(body: Any, limits: Limits) -> Ask:
     """The request of POST /v1/chat/completions."""
-    fields = _object(body)
-    logprobs = _flag(fields, "logprobs")
-    top = _number(fields, "top_logprobs", 0, low=0, high=ALTERNATIVES)
-    if top and not logprobs:
+    found = _read(body, CHAT_FIELDS, limits)
+    if found["top_logprobs"] and not found["logprobs"]:
         raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    conversation = _conversation(fields.get("messages"), limits)
-    return _ask(fields, limits, (conversation,), top_logprobs=top if logprobs else None)
+    return _ask(found, tools=found["tool_choice"] != "none", top=found["top_logprobs"] if found["logprobs"] else None)
 
 
 def parse_completion(body: Any, limits: Limits) -> Ask:
     """The request of POST /v1/completions: plain text to go on with, no roles and no tools."""
-    fields = _object(body)
-    prompt = fields.get("prompt", "")
-    if isinstance(prompt, str):
-        prompts: tuple[str | tuple[int, ...], ...] = (prompt,)
-    elif isinstance(prompt, list) and prompt and all(isinstance(item, str) for item in prompt):
-        prompts = tuple(prompt)
-    elif isinstance(prompt, list) and prompt and all(type(item) is int for item in prompt):
-        prompts = (tuple(prompt),)
-    else:
-        raise ApiError("prompt must be a string, a list of strings or a list of token ids", param="prompt")
-    if len(prompts) > limits.choices:
-        raise ApiError(f"prompt has {len(prompts)} texts; allowed: {limits.choices}", param="prompt")
-    top = _number(fields, "logprobs", None, low=0, high=ALTERNATIVES)
-    return _ask(fields | {"tool_choice": "none"}, limits, prompts, top_logprobs=top)
+    found = _read(body, COMPLETION_FIELDS, limits)
+    return _ask(found, tools=False, top=found["logprobs"])
 
 
-def _ask(fields: Json, limits: Limits, prompts: Any, *, top_logprobs: int | None) -> Ask:
-    model, stop, options = fields.get("model"), fields.get("stop"), fields.get("stream_options")
-    if model is not None and not isinstance(model, str):
-        raise ApiError("model must be a string", param="model")
-    stops = (stop,) if isinstance(stop, str) else tuple(stop) if isinstance(stop, list) else ()
-    if (stop is not None and not isinstance(stop, str | list)) or not all(isinstance(s, str) and s for s in stops):
-        raise ApiError("stop must be a string or a list of strings, none of them empty", param="stop")
-    if len(stops) > STOPS:
-        raise ApiError(f"stop has {len(stops)} strings; allowed: {STOPS}", param="stop")
-    if any(len(text) > STOP_CHARS for text in stops):
-        raise ApiError(f"stop has {max(map(len, stops))} characters; allowed: {STOP_CHARS}", param="stop")
-    if options is not None and not isinstance(options, dict):
-        raise ApiError("stream_options must be an object", param="stream_options")
-    newer = "max_completion_tokens" if fields.get("max_completion_tokens") is not None else "max_tokens"
-    given = {**fields, "max_tokens": fields.get(newer)}
-    sampling = {
-        row["name"]: _number(given, row["name"], row["default"], low=row["low"], high=row["high"])
-        for row in limits.table()
-    }
-    return Ask(
-        model=model,
-        prompts=prompts,
-        sampling=Sampling(**sampling),
-        n=_number(fields, "n", 1, low=1, high=limits.choices),
-        stop=stops,
-        stream=_flag(fields, "stream"),
-        include_usage=_flag(options or {}, "include_usage"),
-        tools=fields.get("tool_choice") != "none",
-        top_logprobs=top_logprobs,
-    )
+def _ask(found: Json, *, tools: bool, top: int | None) -> Ask:
+    sampling = Sampling(**{name: found[name] for name in Sampling.__dataclass_fields__})
+    same = {name: found[name] for name in ("prompts", "model", "n", "stop", "stream")}
+    return Ask(**same, sampling=sampling, include_usage=found["stream_options"], tools=tools, top_logprobs=top)
 
 
-def _object(body: Any) -> Json:
+def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
+    """What the body says of each field, under the name that `Ask` has for it; the default where it is missing or null."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
-    return body
+    numbers = {row["name"]: Field(_number(row["low"], row["high"]), row["default"]) for row in limits.table()}
+    if body.get("max_completion_tokens") is not None:  # the newer name
+        numbers["max_completion_tokens"] = replace(numbers.pop("max_tokens"), name="max_tokens")
+    found: Json = {}
+    for name, one in {**fields, **numbers}.items():
+        try:
+            value = body.get(name)
+            found[one.name or name] = one.default if value is None and not one.is_needed else one.read(name, value)
+        except ValueError as problem:
+            raise ApiError(str(problem), param=name) from None
+    return found
 
 
-def _number(fields: Mapping[str, Any], name: str, default: Any, *, low: float, high: float) -> Any:
-    value = fields.get(name)
-    try:
-        return default if value is None else within(name, value, low=low, high=high)
-    except ValueError as problem:
-        raise ApiError(str(problem), param=name) from None
+# How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
 
 
-def _flag(fields: Mapping[str, Any], name: str) -> bool:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise ApiError(f"{name} must be true or false", param=name)
-    return bool(value)
+def _number(low: float, high: float) -> Read:
+    return partial(within, low=low, high=high)
 
 
-def _conversation(messages: Any, limits: Limits) -> Conversation:
-    if not isinstance(messages, list) or not messages:
-        raise ApiError("messages must be a list with at least one message", param="messages")
-    if len(messages) > limits.messages:
-        raise ApiError(f"messages has {len(messages)} entries; allowed: {limits.messages}", param="messages")
-    parsed = [_message(message, place) for place, message in enumerate(messages)]
+def _anything(_: str, value: Any) -> Any:
+    return value
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false")
+    return value
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} must be a string")
+    return value
+
+
+def _include_usage(name: str, value: Any) -> bool:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object")
+    usage = value.get("include_usage")
+    return usage is not None and _flag("include_usage", usage)
+
+
+def _stops(name: str, value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
+        raise ValueError(f"{name} must be a string or a list of strings, none of them empty")
+    if len(stops) > STOPS:
+        raise ValueError(f"{name} has {len(stops)} strings; allowed: {STOPS}")
+    if any(len(text) > STOP_CHARS for text in stops):
+        raise ValueError(f"{name} has {max(map(len, stops))} characters; allowed: {STOP_CHARS}")
+    return tuple(stops)
+
+
+def _prompts(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
+    prompts = value if isinstance(value, list) else [value]
+    if prompts and all(type(item) is int for item in prompts):
+        return (tuple(prompts),)
+    if not prompts or not all(isinstance(item, str) for item in prompts):
+        raise ValueError(f"{name} must be a string, a list of strings or a list of token ids")
+    if len(prompts) > CHOICES:
+        raise ValueError(f"{name} has {len(prompts)} texts; allowed: {CHOICES}")
+    return tuple(prompts)
+
+
+def _conversation(name: str, value: Any) -> tuple[Conversation]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{name} must be a list with at least one message")
+    if len(value) > MESSAGES:
+        raise ValueError(f"{name} has {len(value)} entries; allowed: {MESSAGES}")
+    parsed = [_message(message, f"{name}[{place}]") for place, message in enumerate(value)]
     system = [message for message in parsed if message.role == "system"]
     conversation: list[Message] = [say("system", "\n\n".join(message.text for message in system))] if system else []
     for message in parsed:
@@ -175,45 +182,52 @@ def _conversation(messages: Any, limits: Limits) -> Conversation:
             conversation[-1] = Message(message.role, conversation[-1].parts + gap + message.parts)
         else:
             conversation.append(message)
-    try:
-        check_turns(conversation, "messages")
-    except ValueError as problem:
-        raise ApiError(str(problem), param="messages") from problem
+    check_turns(conversation, name)
     if conversation[-1].role != "user":
-        raise ApiError("the last message must be by the user", param="messages")
-    return tuple(conversation)
+        raise ValueError("the last message must be by the user")
+    return (tuple(conversation),)
 
 
-def _message(message: Any, place: int) -> Message:
-    where = f"messages[{place}]"
-    if not isinstance(message, dict):
-        raise ApiError(f"{where} is not an object", param=where)
-    role = "system" if message.get("role") == "developer" else message.get("role")
-    if role not in ("system", "user", "assistant"):
-        raise ApiError(f"{where}: role {short(role)} is not one of system, user, assistant", param=where)
-    content = message.get("content")
-    if isinstance(content, str):
-        parts: Sequence[Part] = (Part("text", content),)
-    elif isinstance(content, list):
-        parts = tuple(_part(part, where) for part in content)
-    else:
-        raise ApiError(f"{where}: content must be a string or a list of parts", param=where)
-    if role != "assistant" and any(part.kind != "text" for part in parts):
-        raise ApiError(f"{where}: only the assistant's messages have python and output parts", param=where)
-    if any(not _is_text(part.text) for part in parts):
-        raise ApiError(f"{where}: content holds a lone surrogate, which is no character", param=where)
-    return Message(role, tuple(parts))
+def _message(message: Any, where: str) -> Message:
+    if isinstance(message, dict) and message.get("role") == "developer":  # OpenAI's newer name for system
+        message = message | {"role": "system"}
+    parsed = parse_message(message, where)
+    if any("\ud800" <= letter <= "\udfff" for part in parsed.parts for letter in part.text):
+        raise ValueError(f"{where}: content holds a lone surrogate, which is no character")
+    return parsed
 
 
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+Read = Callable[[str, Any], Any]
 
 
-def _part(part: Any, where: str) -> Part:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind not in KINDS or not isinstance(part.get("text"), str):
-        raise ApiError(f"{where}: a part must be {{'type': one of {', '.join(KINDS)}, 'text': '...'}}", param=where)
-    return Part(kind, part["text"])
+@dataclass(frozen=True)
+class Field:
+    """A field of a request: how its value is read, and what holds where it is missing or null."""
+
+    read: Read
+    default: Any = None
+    name: str = ""
+    """In `Ask`, where it has another."""
+    is_needed: bool = False
+
+
+FIELDS = {
+    "model": Field(_text),
+    "n": Field(_number(1, CHOICES), 1),
+    "stop": Field(_stops, ()),
+    "stream": Field(_flag, False),
+    "stream_options": Field(_include_usage, False),
+}
+CHAT_FIELDS = FIELDS | {
+    "messages": Field(_conversation, name="prompts", is_needed=True),
+    "logprobs": Field(_flag, False),
+    "top_logprobs": Field(_number(0, ALTERNATIVES), 0),
+    "tool_choice": Field(_anything, "auto"),
+}
+COMPLETION_FIELDS = FIELDS | {
+    "prompt": Field(_prompts, ("",), name="prompts"),
+    "logprobs": Field(_number(0, ALTERNATIVES)),
+}
 
 
 # Answers
@@ -233,17 +247,3 @@ def token_logprob(token: bytes, logprob: float, best: Sequence[tuple[bytes, floa
         return {"token": raw.decode("utf-8", "replace"), "logprob": max(value, -9999.0), "bytes": list(raw)}
 
     return entry(token, logprob) | {"top_logprobs": [entry(*pair) for pair in best]}
-
-
-def old_logprobs(entries: Sequence[Json], offset: int) -> Json:
-    """The same in the shape of /v1/completions."""
-    offsets = []
-    for entry in entries:
-        offsets.append(offset)
-        offset += len(entry["token"])
-    return {
-        "tokens": [entry["token"] for entry in entries],
-        "token_logprobs": [entry["logprob"] for entry in entries],
-        "top_logprobs": [{best["token"]: best["logprob"] for best in entry["top_logprobs"]} for entry in entries],
-        "text_offset": offsets,
-    }

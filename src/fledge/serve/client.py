@@ -1,10 +1,10 @@
 """Who answers in a terminal chat: a model in this process, or a server.
 
-    talker = Local(model, tokenizer, name="sft")                        # or Remote("http://127.0.0.1:8000")
-    for kind, text in talker.answer(conversation, Sampling(temperature=0.6)): ...
-    talker.told                                             # how it ended: finish, tokens, seconds, turns dropped
+    client = LocalModel(model, tokenizer, name="sft")                   # or RemoteServer("http://127.0.0.1:8000")
+    for kind, text in client.answer(conversation, Sampling(temperature=0.6)): ...
+    client.outcome                                          # how it ended: finish, tokens, seconds, turns dropped
 
-Leaving the loop early ends the answer.
+Leaving the loop early ends the answer. Nothing here imports torch before there is a model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fledge.config import Sampling
-from fledge.text.chat import Conversation, PartReader, Piece, fit_prompt, to_json
+from fledge.text.chat import Conversation, Piece, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class Outcome:
     """What is known after an answer."""
 
     finish: str
@@ -40,18 +40,18 @@ class Told:
     context: int
 
 
-class Talker(Protocol):
+class Client(Protocol):
     """Answers conversations, one at a time."""
 
     name: str
-    told: Told | None
+    outcome: Outcome | None
 
     def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]: ...
 
     def close(self) -> None: ...
 
 
-class Local:
+class LocalModel:
     """A model in this process; its engine runs in a thread, so that Ctrl-C is heard at once."""
 
     def __init__(
@@ -59,7 +59,7 @@ class Local:
     ) -> None:
         from fledge.infer.engine import Engine
 
-        self.name, self.tokenizer, self.told = name, tokenizer, None
+        self.name, self.tokenizer, self.outcome = name, tokenizer, None
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
@@ -70,29 +70,24 @@ class Local:
             ValueError: the last question alone is longer than the context.
         """
         from fledge.infer.engine import Request
+        from fledge.serve.stream import Choice
 
-        context = self.engine.context
+        context, news = self.engine.context, queue.SimpleQueue[None]()
         fitted = fit_prompt(self.tokenizer, conversation, context=context, room=min(sampling.max_tokens, context // 4))
         request = Request(prompt=fitted.ids, sampling=sampling)
-        reader, news, sent = PartReader(self.tokenizer), queue.SimpleQueue[None](), 0
-        self.told = None
+        choice = Choice(0, request, self.tokenizer)
+        self.outcome = None
         self.engine.submit(request, lambda _: news.put(None))
         try:
-            while True:
+            while not choice.done:
                 news.get()
-                finish = request.finish
-                end = len(request.mask)
-                for token in request.answer[sent:end]:
-                    yield from reader.feed(token)
-                sent = end
-                if finish:
-                    break
-            yield from reader.flush()
+                if (update := choice.advance()) is not None:
+                    yield from update.pieces
             if request.error is not None:
                 raise request.error
         finally:
             self.engine.cancel(request)
-            self.told = Told(
+            self.outcome = Outcome(
                 finish=request.finish or "cancelled",
                 prompt_tokens=len(request.prompt),
                 cached_tokens=request.cached,
@@ -106,22 +101,20 @@ class Local:
         self.engine.close()
 
 
-class Remote:
+class RemoteServer:
     """A server with OpenAI's API; what this package's own server adds is used where it is there."""
 
     def __init__(self, url: str, *, api_key: str | None = None, model: str | None = None) -> None:
-        self.url, self.told = url.rstrip("/").removesuffix("/v1"), None
+        self.url, self.outcome = url.rstrip("/").removesuffix("/v1"), None
         self.headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self.headers["Authorization"] = f"Bearer {api_key}"
         with closing(self._open("/v1/models")) as response:
-            listed = json.load(response)["data"]
-        default = next((entry for entry in listed if entry.get("fledge", {}).get("default")), listed[-1])
-        chosen = next((entry for entry in listed if entry["id"] == model), None)
-        if model is not None and chosen is None:
-            raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(entry['id'] for entry in listed)}")
-        self.model = (chosen or default)["id"]
-        self.context = (chosen or default).get("fledge", {}).get("context_tokens", 0)
+            listed = {entry["id"]: entry.get("fledge", {}) for entry in json.load(response)["data"]}
+        if model is not None and model not in listed:
+            raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
+        self.model = model or next((name for name, about in listed.items() if about.get("default")), [*listed][-1])
+        self.context = listed[self.model].get("context_tokens", 0)
         self.name = f"{self.model} at {self.url}"
 
     def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]:
@@ -133,7 +126,7 @@ class Remote:
         body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
         body |= to_json(conversation) | {name: value for name, value in vars(sampling).items() if value is not None}
         begin, usage, finish, dropped = time.perf_counter(), {}, "", 0
-        self.told = None
+        self.outcome = None
         try:
             with closing(self._open("/v1/chat/completions", body)) as response:
                 for line in response:
@@ -146,9 +139,13 @@ class Remote:
                     dropped = event.get("fledge", {}).get("dropped_turns", dropped)
                     for choice in event["choices"]:
                         finish = choice.get("finish_reason") or finish
-                        yield from _pieces(choice["delta"])
+                        delta = choice["delta"]
+                        if part := delta.get("fledge"):
+                            yield part["part"], part["text"]
+                        if delta.get("content"):
+                            yield "text", delta["content"]
         finally:
-            self.told = Told(
+            self.outcome = Outcome(
                 finish=finish or "cancelled",
                 prompt_tokens=usage.get("prompt_tokens", 0),
                 cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
@@ -171,12 +168,6 @@ class Remote:
 
     def close(self) -> None:
         pass
-
-
-def _pieces(delta: dict[str, Any]) -> list[Piece]:
-    extension = delta.get("fledge")
-    pieces: list[Piece] = [(extension["part"], extension["text"])] if extension else []
-    return [*pieces, ("text", delta["content"])] if delta.get("content") else pieces
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

@@ -1,11 +1,11 @@
-"""The models of a run: loaded when first asked for, put away again when memory is needed.
+"""The models of a run: loaded when first asked for, unloaded when memory is needed.
 
     run = open_run(Path("runs/demo"))                       # everything but the weights
-    shelf = Shelf(run.entries, run.tokenizer, memory_bytes=8 << 30)
-    async with shelf.borrow("sft") as model:
+    pool = ModelPool(run.entries, run.tokenizer, memory_bytes=8 << 30)
+    async with pool.borrow("sft") as model:
         model.engine().submit(...)
 
-A model in use is never put away. With several devices each model has one engine per device, and a request goes to the one
+A model in use is never unloaded. With several devices each model has one engine per device, and a request goes to the one
 with the least to do.
 """
 
@@ -104,7 +104,7 @@ def chat_source(path: Path) -> Generated | None:
 
 
 @dataclass
-class Loaded:
+class LoadedModel:
     """A model in memory."""
 
     entry: Entry
@@ -118,7 +118,7 @@ class Loaded:
 
 
 @dataclass
-class Shelf:
+class ModelPool:
     """All models of a run."""
 
     entries: Sequence[Entry]
@@ -128,10 +128,10 @@ class Shelf:
     about: dict[str, Any] = field(default_factory=dict)
     """What /v1/models tells about every model: tools, suggestions, name."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
-    loaded: dict[str, Loaded] = field(default_factory=dict)
+    loaded: dict[str, LoadedModel] = field(default_factory=dict)
     """Least recently used first."""
     retired: Counter[str] = field(default_factory=Counter)
-    """Counts of engines that were put away."""
+    """Counts of engines that were unloaded."""
 
     def __post_init__(self) -> None:
         self.lock = asyncio.Lock()
@@ -154,7 +154,7 @@ class Shelf:
         raise ApiError(f"model {short(name)} does not exist; this run has {names}", status=404, code="model_not_found")
 
     @asynccontextmanager
-    async def borrow(self, name: str | None) -> AsyncIterator[Loaded]:
+    async def borrow(self, name: str | None) -> AsyncIterator[LoadedModel]:
         """The model, loaded; it stays in memory while borrowed."""
         entry = self.entry(name)
         if entry.name not in self.loaded:
@@ -169,29 +169,29 @@ class Shelf:
         finally:
             model.users -= 1
 
-    async def _load(self, entry: Entry) -> Loaded:
+    async def _load(self, entry: Entry) -> LoadedModel:
         await self._make_room(entry.bytes * len(self.devices))
         engines = await asyncio.to_thread(self._build, entry)
         used = sum(engine.bytes for engine in engines)
         await self._make_room(used)
         for engine in engines:
             engine.start()
-        return Loaded(entry, engines, used)
+        return LoadedModel(entry, engines, used)
 
     def _build(self, entry: Entry) -> list[Engine]:
         return [Engine(entry.load(device), self.tokenizer, **self.engine_settings) for device in self.devices]
 
     async def _make_room(self, wanted: int) -> None:
-        """Put away the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""
+        """Unload the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""
         for name, model in list(self.loaded.items()):
             if sum(other.bytes for other in self.loaded.values()) + wanted <= self.memory_bytes:
                 return
             if model.users == 0:
-                await self._put_away(name)
+                await self._unload(name)
         if self.loaded and sum(other.bytes for other in self.loaded.values()) + wanted > self.memory_bytes:
             raise ApiError("every model in memory is in use; try again later", status=503, retry_after=5)
 
-    async def _put_away(self, name: str) -> None:
+    async def _unload(self, name: str) -> None:
         model = self.loaded.pop(name)
         for engine in model.engines:
             await asyncio.to_thread(engine.close)
@@ -210,4 +210,4 @@ class Shelf:
     async def close(self) -> None:
         """Stop every engine."""
         for name in list(self.loaded):
-            await self._put_away(name)
+            await self._unload(name)

@@ -1,6 +1,6 @@
 """The server: OpenAI's API and the web page over the models of one run.
 
-    app = create_app(shelf, api_key=None)
+    app = create_app(pool, api_key=None)
     Server(app, host="127.0.0.1", port=8000).run()
 
 Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: no CORS, a strict
@@ -13,10 +13,10 @@ import asyncio
 import contextlib
 import hmac
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,14 +24,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, usage
 from fledge.serve.metrics import scalar
-from fledge.serve.pool import Entry, Shelf
-from fledge.serve.stream import Answers, Opened
-from fledge.serve.wire import ChatShape, Shape, TextShape
+from fledge.serve.pool import Entry, ModelPool
+from fledge.serve.stream import Dispatcher, Generation
+from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
 GRACE_SECONDS = 10.0
@@ -44,11 +44,12 @@ PAGE_HEADERS = {
 }
 FAILED = "the server failed; its log says more"
 COMPACT = json.JSONEncoder(separators=(",", ":"))
+T = TypeVar("T")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    shelf: Shelf, *, api_key: str | None = None, limits: Limits | None = None, queue: int = 256, root_path: str = ""
+    pool: ModelPool, *, api_key: str | None = None, limits: Limits | None = None, queue: int = 256, root_path: str = ""
 ) -> Starlette:
     """The ASGI application.
 
@@ -57,37 +58,23 @@ def create_app(
         queue: requests that may wait for a slot before new ones are answered 429.
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
-    answers = Answers(shelf, queue=queue)
-    api = Api(answers, limits or Limits())
+    dispatcher = Dispatcher(pool, queue=queue)
+    api = Api(dispatcher, limits or Limits())
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
-            try:
-                given = request.headers.get("authorization", "").removeprefix("Bearer ")
-                if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
-                    raise ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
-                return await handler(request)
-            except ApiError as error:
-                return error_response(error)
-            except ClientDisconnect:
-                return Response(status_code=499)
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
+                raise ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
+            return await handler(request)
 
         return handle
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        answers.stop()
-        await shelf.close()
-
-    async def not_found(request: Request, _: Exception) -> Response:
-        return error_response(ApiError(f"there is no {request.url.path} here", status=404))
-
-    async def wrong_method(request: Request, _: Exception) -> Response:
-        return error_response(ApiError(f"{request.url.path} does not answer {request.method}", status=405))
-
-    async def failed(_: Request, __: Exception) -> Response:
-        return error_response(ApiError(FAILED, status=500))  # starlette raises it again, and uvicorn logs it
+        dispatcher.stop()
+        await pool.close()
 
     v1 = [
         Route("/chat/completions", guarded(api.chat), methods=["POST"]),
@@ -96,31 +83,19 @@ def create_app(
         Route("/models/{name}", guarded(api.model)),
     ]
     routes: list[Route | Mount] = [
+        # Without redirects: where to would be the client's guess, and wrong behind a proxy.
         Mount("/v1", Router(v1, redirect_slashes=False)),
         Route("/metrics", guarded(api.metrics)),
         Route("/health", api.health),
     ]
     if (STATIC / "index.html").exists():
         routes.append(Mount("/", _Page(directory=STATIC)))
-    handlers: Any = {404: not_found, 405: wrong_method, Exception: failed}
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers)
-    app.router.redirect_slashes = False  # where to would be the client's guess, and wrong behind a proxy
-    app.state.answers = answers
     if root_path := root_path.strip("/"):
-        app.add_middleware(BelowPath, root_path="/" + root_path)
+        routes.insert(0, Mount("/" + root_path, Router([*routes], redirect_slashes=False)))
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=ERRORS)
+    app.router.redirect_slashes = False
+    app.state.dispatcher = dispatcher
     return app
-
-
-class BelowPath:
-    """Tells the application where it lies where the proxy passed the path on."""
-
-    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
-        self.app, self.root_path = app, root_path
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope.get("path", "").startswith(self.root_path + "/"):
-            scope = {**scope, "root_path": self.root_path}
-        await self.app(scope, receive, send)
 
 
 def error_response(error: ApiError) -> Response:
@@ -130,7 +105,37 @@ def error_response(error: ApiError) -> Response:
     return JSONResponse(error.to_json(), error.status, headers=headers)
 
 
-class Prompt(H11Protocol):
+async def _no_route(request: Request, _: Exception) -> Response:
+    return error_response(ApiError(f"there is no {request.url.path} here", status=404))
+
+
+async def _wrong_method(request: Request, _: Exception) -> Response:
+    return error_response(ApiError(f"{request.url.path} does not answer {request.method}", status=405))
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error_response(error)
+
+
+async def _hung_up(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # as nginx notes it; nobody reads it
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    return error_response(ApiError(FAILED, status=500))  # starlette raises it again, and uvicorn logs it
+
+
+ERRORS: Any = {
+    404: _no_route,
+    405: _wrong_method,
+    ApiError: _refused,
+    ClientDisconnect: _hung_up,
+    Exception: _failed,
+}
+
+
+class TimeoutProtocol(H11Protocol):
     """uvicorn's protocol that hangs up on a client whose request does not come: slow ones must not pile up."""
 
     late: asyncio.TimerHandle | None = None
@@ -163,14 +168,14 @@ class Server(uvicorn.Server):
     """uvicorn's server that lets running answers finish for a while before it stops."""
 
     def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = GRACE_SECONDS) -> None:
-        self.answers: Answers = app.state.answers
+        self.dispatcher: Dispatcher = app.state.dispatcher
         self.grace_seconds = grace_seconds
         super().__init__(
             uvicorn.Config(
                 app,
                 host=host,
                 port=port,
-                http=Prompt,  # h11 also bounds the size of headers, which httptools would not
+                http=TimeoutProtocol,  # h11 also bounds the size of headers, which httptools would not
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=int(grace_seconds) + 5,
@@ -178,63 +183,63 @@ class Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        self.answers.closing = True
-        asyncio.get_running_loop().call_later(self.grace_seconds, self.answers.stop)
+        self.dispatcher.closing = True
+        asyncio.get_running_loop().call_later(self.grace_seconds, self.dispatcher.stop)
         await super().shutdown(sockets)
 
 
 class Api:
     """The routes."""
 
-    def __init__(self, answers: Answers, limits: Limits) -> None:
-        self.answers, self.shelf, self.limits = answers, answers.shelf, limits
+    def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
+        self.dispatcher, self.pool, self.limits = dispatcher, dispatcher.pool, limits
         self.turn = asyncio.Lock()
 
     async def chat(self, request: Request) -> Response:
         ask = parse_chat(await self._body(request), self.limits)
-        return await self._answer(request, ask, ChatShape(ask))
+        return await self._answer(request, ask, ChatFormat(ask))
 
     async def completions(self, request: Request) -> Response:
         ask = parse_completion(await self._body(request), self.limits)
-        return await self._answer(request, ask, TextShape(ask))
+        return await self._answer(request, ask, CompletionFormat(ask))
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.shelf.entries]})
+        return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.pool.entries]})
 
     async def model(self, request: Request) -> Response:
-        return JSONResponse(self._describe(self.shelf.entry(request.path_params["name"])))
+        return JSONResponse(self._describe(self.pool.entry(request.path_params["name"])))
 
     def _describe(self, entry: Entry) -> Json:
-        about = {"context_tokens": entry.context, "default": entry is self.shelf.default, **self.shelf.about}
+        about = {"context_tokens": entry.context, "default": entry is self.pool.default, **self.pool.about}
         about["sampling"] = self.limits.table()
         return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
 
     async def health(self, _: Request) -> Response:
-        engines = self.shelf.engines
+        engines = self.pool.engines
         state = {
-            "status": "stopping" if self.answers.closing else "ok",
+            "status": "stopping" if self.dispatcher.closing else "ok",
             "running": sum(len(engine.running) for engine in engines),
             "waiting": sum(len(engine.waiting) for engine in engines),
-            "models": list(self.shelf.loaded),
+            "models": list(self.pool.loaded),
         }
-        return JSONResponse(state, 503 if self.answers.closing else 200)
+        return JSONResponse(state, 503 if self.dispatcher.closing else 200)
 
     async def metrics(self, _: Request) -> Response:
-        engines, counts = self.shelf.engines, self.shelf.counts
+        engines, counts = self.pool.engines, self.pool.counts
         finished = {f'finish="{key[9:]}"': n for key, n in sorted(counts.items()) if key.startswith("finished_")}
         lines = [
             *scalar("fledge_running", "gauge", "Requests in a slot.", sum(len(e.running) for e in engines)),
             *scalar("fledge_waiting", "gauge", "Requests without a slot.", sum(len(e.waiting) for e in engines)),
             *scalar("fledge_finished_total", "counter", "Requests by finish reason.", finished),
-            *scalar("fledge_rejected_total", "counter", "Requests answered 429.", self.answers.rejected),
+            *scalar("fledge_rejected_total", "counter", "Requests answered 429.", self.dispatcher.rejected),
             *scalar("fledge_prompt_tokens_total", "counter", "Tokens of prompts.", counts["prompt_tokens"]),
             *scalar("fledge_prefix_cache_hit_tokens_total", "counter", "Of these, reused.", counts["cached_tokens"]),
             *scalar("fledge_sampled_tokens_total", "counter", "Tokens sampled.", counts["sampled_tokens"]),
             *scalar("fledge_tool_tokens_total", "counter", "Tokens of tool results.", counts["forced_tokens"]),
             *scalar("fledge_steps_total", "counter", "Forward passes.", counts["steps"]),
             *scalar("fledge_memory_bytes", "gauge", "Weights and caches.", sum(engine.bytes for engine in engines)),
-            *self.answers.first_token.lines(),
-            *self.answers.between.lines(),
+            *self.dispatcher.first_token.lines(),
+            *self.dispatcher.between.lines(),
         ]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
@@ -256,58 +261,61 @@ class Api:
         except (ValueError, RecursionError) as problem:
             raise ApiError(f"the body is not JSON: {problem}") from problem
 
-    async def _answer(self, request: Request, ask: Ask, shape: Shape) -> Response:
+    async def _answer(self, request: Request, ask: Ask, wire: WireFormat) -> Response:
         # The model stays borrowed until the answer is out, which for a stream is after this function.
         held = contextlib.AsyncExitStack()
-        opened = await held.enter_async_context(self.answers.open(ask))
+        generation = await held.enter_async_context(self.dispatcher.open(ask))
         if ask.stream:
-            return EventStream(_events(opened, ask, shape), held)
+            return EventStream(_events(generation, ask, wire), held)
         async with held:
-            work = asyncio.create_task(opened.complete())
-            gone = asyncio.create_task(_hung_up(request.receive))
-            try:
-                await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done():
-                    raise ClientDisconnect
-                choices = [shape.choice(index, updates) for index, updates in enumerate(work.result())]
-            finally:
-                for task in (work, gone):
-                    task.cancel()
-                await asyncio.gather(work, gone, return_exceptions=True)
-            body = shape.head(opened.model.entry.name, whole=True) | {"choices": choices}
-            return JSONResponse(body | {"usage": usage(*opened.usage())} | _dropped(opened))
+            whole = await _unless_hung_up(generation.complete(), request.receive)
+            body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
+            return JSONResponse(body | {"usage": usage(*generation.usage())} | _dropped(generation))
 
 
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result of `work`, which is cancelled where the client hangs up before; ClientDisconnect then."""
 
+    async def hang_up() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
 
-def _dropped(opened: Opened) -> Json:
-    return {"fledge": {"dropped_turns": opened.dropped}} if opened.dropped else {}
-
-
-async def _events(opened: Opened, ask: Ask, shape: Shape) -> AsyncGenerator[bytes]:
-    """What is sent of a stream. Its last event is [DONE], or an error."""
-    head = shape.head(opened.model.entry.name, whole=False)
-    left = len(opened.choices)
+    working, gone = asyncio.create_task(work), asyncio.create_task(hang_up())
     try:
-        yield b"".join(_event(head | {"choices": [first]}) for first in shape.first(left))
-        async with contextlib.aclosing(opened.follow()) as updates:
+        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+def _dropped(generation: Generation) -> Json:
+    return {"fledge": {"dropped_turns": generation.dropped}} if generation.dropped else {}
+
+
+async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGenerator[bytes]:
+    """What is sent of a stream. Its last event is [DONE], or an error."""
+    head = wire.head(generation.model.entry.name, whole=False)
+    left = len(generation.choices)
+    try:
+        yield b"".join(_event(head | {"choices": [first]}) for first in wire.first(left))
+        async with contextlib.aclosing(generation.follow()) as updates:
             async for update in updates:
-                events = [head | {"choices": [choice]} for choice in shape.chunks(update)]
-                if update.finish:
-                    left -= 1
-                    end = shape.last(update.index, update.finish)
-                    events.append(head | {"choices": [end]} | ({} if left else _dropped(opened)))
+                left -= bool(update.finish)
+                events = [head | {"choices": [choice]} for choice in wire.chunks(update)]
+                if not left:
+                    events[-1] |= _dropped(generation)
                 yield b"".join(map(_event, events))
         if ask.include_usage:
-            yield _event(head | {"choices": [], "usage": usage(*opened.usage())})
+            yield _event(head | {"choices": [], "usage": usage(*generation.usage())})
         yield b"data: [DONE]\n\n"
     except ApiError as error:
         yield _event(error.to_json())
     except Exception as error:
-        opened.answers.log(error)
+        generation.dispatcher.log(error)
         yield _event(ApiError(FAILED, status=500).to_json())
 
 
@@ -327,17 +335,9 @@ class EventStream(Response):
         self.events, self.held = events, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        work = asyncio.create_task(self._send_all(send))
-        gone = asyncio.create_task(_hung_up(receive))
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                work.result()
-        finally:
-            for task in (work, gone):
-                task.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-            await self.held.aclose()
+        async with self.held:
+            with contextlib.suppress(ClientDisconnect):
+                await _unless_hung_up(self._send_all(send), receive)
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -1,6 +1,7 @@
 """Answers on their way from the engines' threads to the event loop.
 
-    async for update in answers.follow(ask): ...            # a piece of one choice, until every choice has finished
+    async with dispatcher.open(ask) as generation:
+        async for update in generation.follow(): ...        # what is new in one choice, until every choice has finished
 
 Leaving the loop early cancels the requests: that is how a client who hangs up frees its slots.
 """
@@ -11,16 +12,17 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fledge.infer.engine import Engine, Request
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
-from fledge.serve.pool import Loaded, Shelf
+from fledge.serve.pool import LoadedModel, ModelPool
 from fledge.text.chat import Fitted, PartReader, Piece, fit_prompt, join_pieces
+from fledge.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("uvicorn.error")
 TURN = 16  # streams that go on in one turn of the event loop; who else has something to say waits for no more of them
@@ -40,9 +42,9 @@ class Update:
 class Choice:
     """One answer of a request, and how much of it the client has."""
 
-    def __init__(self, index: int, request: Request, shelf: Shelf, stop: Sequence[str]) -> None:
-        self.index, self.request, self.tokenizer = index, request, shelf.tokenizer
-        self.reader = PartReader(shelf.tokenizer, stop)
+    def __init__(self, index: int, request: Request, tokenizer: Tokenizer) -> None:
+        self.index, self.request, self.tokenizer = index, request, tokenizer
+        self.reader = PartReader(tokenizer, request.stop)
         self.sent = 0
         self.done = False
 
@@ -75,11 +77,11 @@ class Choice:
         return token_logprob(raw([token]), self.request.logprobs[place], best)
 
 
-class Answers:
+class Dispatcher:
     """Hands requests to engines and their answers to whoever waits for them."""
 
-    def __init__(self, shelf: Shelf, *, queue: int) -> None:
-        self.shelf, self.queue = shelf, queue
+    def __init__(self, pool: ModelPool, *, queue: int) -> None:
+        self.pool, self.queue = pool, queue
         self.closing = False
         self.active: set[asyncio.Event] = set()
         self.stopping = False
@@ -91,7 +93,7 @@ class Answers:
         self._logged: BaseException | None = None
 
     @asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncIterator[Opened]:
+    async def open(self, ask: Ask) -> AsyncIterator[Generation]:
         """A request with its model loaded and its prompts checked; nothing runs yet.
 
         Raises:
@@ -99,11 +101,11 @@ class Answers:
         """
         if self.closing:
             raise ApiError("the server is shutting down", status=503, retry_after=5)
-        waiting = sum(len(engine.waiting) for engine in self.shelf.engines)
+        waiting = sum(len(engine.waiting) for engine in self.pool.engines)
         if waiting + ask.n * len(ask.prompts) > self.queue + self._free():
             self.rejected += 1
             raise ApiError(f"{waiting} requests are waiting; allowed: {self.queue}", status=429, retry_after=1)
-        async with self.shelf.borrow(ask.model) as model:
+        async with self.pool.borrow(ask.model) as model:
             fitted = [self._fit(ask, prompt, model) for prompt in ask.prompts]
             requests = [
                 Request(
@@ -116,14 +118,14 @@ class Answers:
                 for fit in fitted
                 for copy in range(ask.n)
             ]
-            choices = [Choice(index, request, self.shelf, ask.stop) for index, request in enumerate(requests)]
-            yield Opened(self, model, fitted, choices)
+            choices = [Choice(index, request, self.pool.tokenizer) for index, request in enumerate(requests)]
+            yield Generation(self, model, fitted, choices)
 
     def _free(self) -> int:
-        return sum(len(engine.cache.slots.free) for engine in self.shelf.engines)
+        return sum(len(engine.cache.slots.free) for engine in self.pool.engines)
 
-    def _fit(self, ask: Ask, prompt: Any, model: Loaded) -> Fitted:
-        tokenizer, context = self.shelf.tokenizer, model.entry.context
+    def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
+        tokenizer, context = self.pool.tokenizer, model.entry.context
         bos = tokenizer.special["<|bos|>"]
         try:
             if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
@@ -175,11 +177,11 @@ class Answers:
 
 
 @dataclass
-class Opened:
+class Generation:
     """A request about to run."""
 
-    answers: Answers
-    model: Loaded
+    dispatcher: Dispatcher
+    model: LoadedModel
     fitted: list[Fitted]
     choices: list[Choice]
     engines: list[Engine] = field(default_factory=list)
@@ -203,17 +205,17 @@ class Opened:
         Raises:
             ApiError: the engine failed, or the server stops.
         """
-        answers, event, loop = self.answers, asyncio.Event(), asyncio.get_running_loop()
-        answers.active.add(event)
+        dispatcher, event, loop = self.dispatcher, asyncio.Event(), asyncio.get_running_loop()
+        dispatcher.active.add(event)
         try:
             for choice in self.choices:
                 engine = self.model.engine()
                 self.engines.append(engine)
-                engine.submit(choice.request, lambda _: answers.on_event(event, loop))
+                engine.submit(choice.request, lambda _: dispatcher.on_event(event, loop))
             while not all(choice.done for choice in self.choices):
                 await event.wait()
                 event.clear()
-                if answers.stopping:
+                if dispatcher.stopping:
                     raise ApiError("the server is shutting down", status=503, retry_after=5)
                 for choice in self.choices:
                     update = choice.advance()
@@ -223,27 +225,31 @@ class Opened:
                         self._check(choice.request)
                     yield update
         finally:
-            answers.active.discard(event)
+            dispatcher.active.discard(event)
             for engine, choice in zip(self.engines, self.choices, strict=False):
                 if not choice.request.finish:
                     engine.cancel(choice.request)
 
     def _check(self, request: Request) -> None:
-        self.answers.measure(request)
+        self.dispatcher.measure(request)
         if request.error is not None:
-            self.answers.log(request.error)
+            self.dispatcher.log(request.error)
             what = f"the engine failed with {type(request.error).__name__}; the server's log says more"
             raise ApiError(what, status=500, code="engine_error") from request.error
         if request.finish == "cancelled":
             raise ApiError("the answer was cancelled", status=503, retry_after=5)
 
-    async def complete(self) -> list[list[Update]]:
-        """All updates of every choice, when they have finished."""
-        updates: list[list[Update]] = [[] for _ in self.choices]
+    async def complete(self) -> list[Update]:
+        """Every choice as one update, when all have finished."""
+        whole = [Update(choice.index, [], []) for choice in self.choices]
         async with aclosing(self.follow()) as stream:
-            async for update in stream:
-                updates[update.index].append(update)
-        return updates
+            async for new in stream:
+                whole[new.index].pieces.extend(new.pieces)
+                whole[new.index].logprobs.extend(new.logprobs)
+        ends = [choice.request.finish for choice in self.choices]
+        return [
+            replace(said, pieces=join_pieces(said.pieces), finish=end) for said, end in zip(whole, ends, strict=True)
+        ]
 
 
 def _short_enough(ids: list[int], context: int) -> Fitted:

@@ -2,268 +2,46 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import sys
-from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.markdown import Markdown
-from rich.text import Text
+from rich.console import Console
 
-from fledge.config import Chat, Sampling, check, help_of, nearest, within
-from fledge.runs import model_name
-from fledge.serve.client import Local, Remote, Talker
-from fledge.text.chat import Message, Part, parse_conversation, say, to_json
-
-COMMANDS = {
-    "/help": "show this",
-    "/clear": "begin a new conversation",
-    "/system": "TEXT: set the system prompt; without text, remove it",
-    **{f"/{name.replace('_', '-')}": text for name, text in help_of(Sampling).items()},
-    "/retry": "answer the last question again, differently",
-    "/undo": "take back the last question and its answer",
-    "/save": "FILE: write the conversation as JSON",
-    "/load": "FILE: go on with a saved conversation",
-    "/stats": "tokens, speed and room left",
-    "/exit": "leave; Ctrl-D does the same",
-}
-ENDS = {
-    "length": "the answer was cut: it reached its longest length or the end of the context",
-    "tool_error": "the model made up the result of its calculation, so the answer was ended",
-    "cancelled": "stopped",
-}
+from fledge.config import Chat, Sampling, check
+from fledge.runs import choose_stage, model_name
+from fledge.serve.client import Client, LocalModel, RemoteServer
+from fledge.serve.terminal import Terminal, remember_lines
 
 
 def main(config: Chat) -> int:
     """Chat until the user leaves, or answer one prompt from -p or standard input."""
     check(config)
-    with closing(make_talker(config)) as talker:
-        chat = Conversing(talker, Sampling.of(config), system=config.system, console=Console(highlight=False))
+    with closing(open_client(config)) as client:
+        chat = Terminal(client, Sampling.of(config), system=config.system, console=Console(highlight=False))
         if config.prompt is not None or not sys.stdin.isatty():
             return chat.once(config.prompt if config.prompt is not None else sys.stdin.read(), sys.stdout)
         remember_lines()
-        chat.console.print(f"[bold]{talker.name}[/]  [dim]/help shows the commands, Ctrl-C stops an answer[/]")
+        chat.console.print(f"[bold]{client.name}[/]  [dim]/help shows the commands, Ctrl-C stops an answer[/]")
         chat.loop(input)
     return 0
 
 
-def make_talker(config: Chat) -> Talker:
+def open_client(config: Chat) -> Client:
     """The model of the run, or the server at `url`."""
     if config.url is not None:
-        return Remote(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
+        return RemoteServer(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
+    stage = choose_stage(Path(config.run), config.stage)
+    if sys.stderr.isatty():
+        # Before torch, which takes seconds to import; not in the output, which scripts read.
+        print(f"{config.run}: loading {model_name(stage)} ...", file=sys.stderr, flush=True)
     from fledge.model.device import find_device, threads
     from fledge.sandbox.tools import find_tool
     from fledge.serve.pool import open_run
 
-    run = open_run(Path(config.run), stage=config.stage)
-    entry = run.entries[-1]
+    run = open_run(Path(config.run), stage=stage)
+    (entry,) = run.entries
     threads(config.threads)
     model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return Local(model, run.tokenizer, name=f"{run.name} ({run.path}, {entry.name})", run_tool=tool)
-
-
-def remember_lines() -> None:
-    """Arrow keys bring back earlier lines and Tab completes commands, where Python has readline."""
-    try:
-        import readline
-    except ImportError:
-        return
-    # "-" is part of a word, so that /top-k can be completed.
-    readline.set_completer_delims(" \t\n")
-    readline.set_completer(lambda text, place: [*complete(text), None][place])
-    readline.parse_and_bind("tab: complete")
-
-
-def complete(text: str) -> list[str]:
-    """Commands that begin with `text`."""
-    return [command + " " for command in COMMANDS if text.startswith("/") and command.startswith(text)]
-
-
-class Conversing:
-    """One conversation in a terminal."""
-
-    def __init__(self, talker: Talker, sampling: Sampling, *, system: str | None, console: Console) -> None:
-        self.talker, self.sampling, self.system, self.console = talker, sampling, system, console
-        self.turns: list[Message] = []
-        self.tries = 0
-        """How often the last question was retried: every try has a seed of its own."""
-
-    def once(self, prompt: str, out: TextIO) -> int:
-        """Answer one prompt as plain text; for scripts."""
-        if not prompt.strip():
-            raise ValueError("nothing was asked: -p and standard input are empty")
-        for kind, text in self.talker.answer(self._conversation(say("user", prompt.strip())), self.sampling):
-            if kind == "text":
-                out.write(text)
-                out.flush()
-        out.write("\n")
-        return 0
-
-    def loop(self, read: Callable[[str], str]) -> None:
-        """Read lines until /exit or Ctrl-D."""
-        while True:
-            try:
-                line = read("\n> ").strip()
-            except EOFError:
-                self.console.print()
-                return
-            except KeyboardInterrupt:
-                self.console.print("[dim]Ctrl-D or /exit leaves[/]")
-                continue
-            try:
-                if line.startswith("/"):
-                    if self.command(line) == "exit":
-                        return
-                elif line:
-                    self.tries = 0
-                    self.ask(line)
-            except (ValueError, OSError) as error:
-                self.say(str(error), "red")
-
-    def command(self, line: str) -> str | None:
-        """Do what a line with a slash says; "exit" when it says to leave.
-
-        Raises:
-            ValueError: there is no such command, or it cannot be done; nothing has changed.
-        """
-        name, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if name in ("/exit", "/quit"):
-            return "exit"
-        if (setting := name[1:].replace("-", "_")) in help_of(Sampling):
-            self.set(setting, rest)
-        elif name in ("/help", "/clear", "/retry", "/undo", "/stats"):
-            getattr(self, name[1:])()
-        elif name == "/system":
-            self.system = rest or None
-            self.say(f"system prompt: {self.system or 'none'}")
-        elif name in ("/save", "/load"):
-            if not rest:
-                raise ValueError(f"{name} needs the name of a file")
-            getattr(self, name[1:])(Path(rest).expanduser())
-        else:
-            raise ValueError(f"{name} is not a command; /help lists them.{nearest(name, tuple(COMMANDS))}")
-        return None
-
-    def help(self) -> None:
-        for name, text in COMMANDS.items():
-            self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
-
-    def clear(self) -> None:
-        self.turns = []
-        self.say("a new conversation")
-
-    def set(self, name: str, text: str) -> None:
-        """Change a sampling setting."""
-        given: Any = text
-        for kind in (float, int):  # a whole number of any size is read exactly
-            with contextlib.suppress(ValueError):
-                given = kind(text)
-        try:
-            value = within(name, given, **Sampling.__dataclass_fields__[name].metadata)
-        except ValueError as problem:
-            raise ValueError(f"{problem}; it stays {getattr(self.sampling, name)}") from None
-        self.sampling = dataclasses.replace(self.sampling, **{name: value})
-        self.say(f"{name} {value}")
-
-    def retry(self) -> None:
-        question = self._last_question()
-        self.turns = self.turns[:-2]
-        self.tries += 1
-        self.ask(question)
-
-    def undo(self) -> None:
-        self.say(f"taken back: {self._last_question()}")
-        self.turns = self.turns[:-2]
-
-    def _last_question(self) -> str:
-        if len(self.turns) < 2:
-            raise ValueError("nothing has been asked yet")
-        return self.turns[-2].text
-
-    def save(self, path: Path) -> None:
-        text = json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False)
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be written ({error.strerror}); name another file") from None
-        self.say(f"{len(self.turns)} messages in {path}")
-
-    def load(self, path: Path) -> None:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file that /save wrote") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: is not JSON ({error}); name a file that /save wrote") from None
-        conversation = parse_conversation(found, str(path))
-        has_system = conversation[0].role == "system"
-        turns = list(conversation[has_system:])
-        if len(turns) % 2:
-            raise ValueError(f"{path}: the last message is by the user; a saved conversation ends with an answer")
-        self.system = conversation[0].text if has_system else None
-        self.turns = turns
-        self.say(f"{len(turns)} messages; the last: {turns[-1].text}")
-
-    def stats(self) -> None:
-        told = self.talker.told
-        if told is None:
-            raise ValueError("nothing has been answered yet")
-        rate = told.tokens / told.seconds if told.seconds else 0.0
-        self.say(
-            f"prompt {told.prompt_tokens} tokens ({told.cached_tokens} from the cache), answer {told.tokens} in "
-            f"{told.seconds:.2f} s ({rate:.0f} tokens/s), context left {told.context - told.prompt_tokens - told.tokens}"
-        )
-
-    def say(self, text: str, style: str = "dim") -> None:
-        """A line by the program, not by the model."""
-        self.console.print(Text(text, style=style))
-
-    def ask(self, question: str) -> None:
-        """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
-        parts: list[Part] = []
-        asked = say("user", question)
-        with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
-            with closing(self.talker.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
-                try:
-                    for kind, text in pieces:
-                        if parts and parts[-1].kind == kind and text:
-                            parts[-1] = Part(kind, parts[-1].text + text)
-                        else:
-                            parts.append(Part(kind, text))
-                        live.update(render(parts))
-                except KeyboardInterrupt:
-                    pass
-            live.update(render(parts))
-        self.turns += [asked, Message("assistant", tuple(parts))]
-        self._explain()
-
-    def _explain(self) -> None:
-        told = self.talker.told
-        if told is not None and told.finish in ENDS:
-            self.say(ENDS[told.finish])
-        if told is not None and told.dropped:
-            self.say(f"the conversation is longer than the context: the first {told.dropped} exchanges were left out")
-
-    def _conversation(self, *more: Message) -> tuple[Message, ...]:
-        return (*([say("system", self.system)] if self.system else []), *self.turns, *more)
-
-
-def render(parts: Sequence[Part]) -> RenderableType:
-    """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
-    shown: list[RenderableType] = []
-    for part in parts:
-        if part.kind == "text":
-            if part.text.strip():
-                shown.append(Markdown(part.text))
-        else:
-            sign = "⚙ " if part.kind == "python" else "= "
-            shown.append(Text(sign + part.text, style="cyan"))
-    return Group(*shown)
+    return LocalModel(model, run.tokenizer, name=f"{run.name} ({run.path}, {entry.name})", run_tool=tool)

@@ -15,7 +15,7 @@ from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
 from fledge.serve.api import Limits
-from fledge.serve.pool import Shelf, open_run
+from fledge.serve.pool import ModelPool, open_run
 from fledge.serve.server import Server, create_app
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -29,7 +29,7 @@ def main(config: Serve) -> None:
     if config.host not in LOOPBACK and config.api_key is None:
         print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
     where = f"http://{config.host}:{config.port}{config.root_path}"
-    models = ", ".join(entry.name for entry in app.state.answers.shelf.entries)
+    models = ", ".join(entry.name for entry in app.state.dispatcher.pool.entries)
     print(f"{config.run}: {models}. Page: {where}/  API: {where}/v1", flush=True)
     gc.freeze()  # or every full collection walks all of torch while the streams wait
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
@@ -42,7 +42,7 @@ def make_app(config: Serve) -> Starlette:
     entries = [replace(entry, context=config.context or entry.context) for entry in run.entries]
     places = devices(config.device)
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    shelf = Shelf(
+    pool = ModelPool(
         entries,
         run.tokenizer,
         memory_bytes=config.memory_bytes or most_memory(places),
@@ -55,7 +55,7 @@ def make_app(config: Serve) -> Starlette:
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
     limits = Limits(sampling=Sampling.of(config))
-    return create_app(shelf, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
+    return create_app(pool, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
 
 
 def most_memory(places: list[str]) -> int:

@@ -17,6 +17,7 @@ import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -87,17 +88,18 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
         raise ValueError(
             f'{where}: no messages found; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
         )
-    conversation = tuple(_parse_message(message, where) for message in messages)
+    conversation = tuple(parse_message(message, where) for message in messages)
     check_turns(conversation, where)
     return conversation
 
 
-def _parse_message(message: Any, where: str) -> Message:
+def parse_message(message: Any, where: str) -> Message:
+    """One message of `parse_conversation`."""
     if not isinstance(message, Mapping):
         raise ValueError(f"{where}: a message is {type(message).__name__}, not an object with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"{where}: role {role!r} is not one of {', '.join(ROLES)}")
+        raise ValueError(f"{where}: role {short(role)} is not one of {', '.join(ROLES)}")
     if isinstance(content, str):
         return say(role, content)
     if not isinstance(content, list):
@@ -108,7 +110,7 @@ def _parse_message(message: Any, where: str) -> Message:
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in KINDS or not isinstance(part.get("text"), str):
-            raise ValueError(f'{where}: part {part!r} is not {{"type": one of {", ".join(KINDS)}, "text": "..."}}')
+            raise ValueError(f'{where}: part {short(part)} is not {{"type": one of {", ".join(KINDS)}, "text": "..."}}')
         if kind != "text" and role != "assistant":
             raise ValueError(f"{where}: a {kind} part in a message of {role}; only the assistant uses the tool")
         parts.append(Part(kind, part["text"]))

@@ -1,0 +1,244 @@
+"""One conversation in a terminal: commands, streaming, Ctrl-C.
+
+Terminal(client, Sampling(), system=None, console=Console()).loop(input)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.text import Text
+
+from fledge.config import Sampling, help_of, nearest, within
+from fledge.serve.client import Client
+from fledge.text.chat import Message, Part, parse_conversation, say, to_json
+
+COMMANDS = {
+    "/help": "show this",
+    "/clear": "begin a new conversation",
+    "/system": "TEXT: set the system prompt; without text, remove it",
+    **{f"/{name.replace('_', '-')}": text for name, text in help_of(Sampling).items()},
+    "/retry": "answer the last question again, differently",
+    "/undo": "take back the last question and its answer",
+    "/save": "FILE: write the conversation as JSON",
+    "/load": "FILE: go on with a saved conversation",
+    "/stats": "tokens, speed and room left",
+    "/exit": "leave; Ctrl-D does the same",
+}
+ENDS = {
+    "length": "the answer was cut: it reached its longest length or the end of the context",
+    "tool_error": "the model made up the result of its calculation, so the answer was ended",
+    "cancelled": "stopped",
+}
+
+
+def remember_lines() -> None:
+    """Arrow keys bring back earlier lines and Tab completes commands, where Python has readline."""
+    try:
+        import readline
+    except ImportError:
+        return
+    # "-" is part of a word, so that /top-k can be completed.
+    readline.set_completer_delims(" \t\n")
+    readline.set_completer(lambda text, place: [*complete(text), None][place])
+    readline.parse_and_bind("tab: complete")
+
+
+def complete(text: str) -> list[str]:
+    """Commands that begin with `text`."""
+    return [command + " " for command in COMMANDS if text.startswith("/") and command.startswith(text)]
+
+
+class Terminal:
+    """One conversation in a terminal."""
+
+    def __init__(self, client: Client, sampling: Sampling, *, system: str | None, console: Console) -> None:
+        self.client, self.sampling, self.system, self.console = client, sampling, system, console
+        self.turns: list[Message] = []
+        self.tries = 0
+        """How often the last question was retried: every try has a seed of its own."""
+
+    def once(self, prompt: str, out: TextIO) -> int:
+        """Answer one prompt as plain text; for scripts."""
+        if not prompt.strip():
+            raise ValueError("nothing was asked: -p and standard input are empty")
+        for kind, text in self.client.answer(self._conversation(say("user", prompt.strip())), self.sampling):
+            if kind == "text":
+                out.write(text)
+                out.flush()
+        out.write("\n")
+        return 0
+
+    def loop(self, read: Callable[[str], str]) -> None:
+        """Read lines until /exit or Ctrl-D."""
+        while True:
+            try:
+                line = read("\n> ").strip()
+            except EOFError:
+                self.console.print()
+                return
+            except KeyboardInterrupt:
+                self.console.print("[dim]Ctrl-D or /exit leaves[/]")
+                continue
+            try:
+                if line.startswith("/"):
+                    if self.command(line) == "exit":
+                        return
+                elif line:
+                    self.tries = 0
+                    self.ask(line)
+            except (ValueError, OSError) as error:
+                self.say(str(error), "red")
+
+    def command(self, line: str) -> str | None:
+        """Do what a line with a slash says; "exit" when it says to leave.
+
+        Raises:
+            ValueError: there is no such command, or it cannot be done; nothing has changed.
+        """
+        name, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if name in ("/exit", "/quit"):
+            return "exit"
+        if (setting := name[1:].replace("-", "_")) in help_of(Sampling):
+            self.set(setting, rest)
+        elif name in ("/help", "/clear", "/retry", "/undo", "/stats"):
+            getattr(self, name[1:])()
+        elif name == "/system":
+            self.system = rest or None
+            self.say(f"system prompt: {self.system or 'none'}")
+        elif name in ("/save", "/load"):
+            if not rest:
+                raise ValueError(f"{name} needs the name of a file")
+            getattr(self, name[1:])(Path(rest).expanduser())
+        else:
+            raise ValueError(f"{name} is not a command; /help lists them.{nearest(name, tuple(COMMANDS))}")
+        return None
+
+    def help(self) -> None:
+        for name, text in COMMANDS.items():
+            self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
+
+    def clear(self) -> None:
+        self.turns = []
+        self.say("a new conversation")
+
+    def set(self, name: str, text: str) -> None:
+        """Change a sampling setting."""
+        given: Any = text
+        for kind in (float, int):  # a whole number of any size is read exactly
+            with contextlib.suppress(ValueError):
+                given = kind(text)
+        try:
+            value = within(name, given, **Sampling.__dataclass_fields__[name].metadata)
+        except ValueError as problem:
+            raise ValueError(f"{problem}; it stays {getattr(self.sampling, name)}") from None
+        self.sampling = dataclasses.replace(self.sampling, **{name: value})
+        self.say(f"{name} {value}")
+
+    def retry(self) -> None:
+        question = self._last_question()
+        self.turns = self.turns[:-2]
+        self.tries += 1
+        self.ask(question)
+
+    def undo(self) -> None:
+        self.say(f"taken back: {self._last_question()}")
+        self.turns = self.turns[:-2]
+
+    def _last_question(self) -> str:
+        if len(self.turns) < 2:
+            raise ValueError("nothing has been asked yet")
+        return self.turns[-2].text
+
+    def save(self, path: Path) -> None:
+        text = json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False)
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+        self.say(f"{len(self.turns)} messages in {path}")
+
+    def load(self, path: Path) -> None:
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file that /save wrote") from None
+        except ValueError as error:
+            raise ValueError(f"{path}: is not JSON ({error}); name a file that /save wrote") from None
+        conversation = parse_conversation(found, str(path))
+        has_system = conversation[0].role == "system"
+        turns = list(conversation[has_system:])
+        if len(turns) % 2:
+            raise ValueError(f"{path}: the last message is by the user; a saved conversation ends with an answer")
+        self.system = conversation[0].text if has_system else None
+        self.turns = turns
+        self.say(f"{len(turns)} messages; the last: {turns[-1].text}")
+
+    def stats(self) -> None:
+        outcome = self.client.outcome
+        if outcome is None:
+            raise ValueError("nothing has been answered yet")
+        rate = outcome.tokens / outcome.seconds if outcome.seconds else 0.0
+        left = outcome.context - outcome.prompt_tokens - outcome.tokens
+        self.say(
+            f"prompt {outcome.prompt_tokens} tokens ({outcome.cached_tokens} from the cache), answer {outcome.tokens} in "
+            f"{outcome.seconds:.2f} s ({rate:.0f} tokens/s), context left {left}"
+        )
+
+    def say(self, text: str, style: str = "dim") -> None:
+        """A line by the program, not by the model."""
+        self.console.print(Text(text, style=style))
+
+    def ask(self, question: str) -> None:
+        """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
+        parts: list[Part] = []
+        asked = say("user", question)
+        with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
+            with closing(self.client.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
+                try:
+                    for kind, text in pieces:
+                        if parts and parts[-1].kind == kind and text:
+                            parts[-1] = Part(kind, parts[-1].text + text)
+                        else:
+                            parts.append(Part(kind, text))
+                        live.update(render(parts))
+                except KeyboardInterrupt:
+                    pass
+            live.update(render(parts))
+        self.turns += [asked, Message("assistant", tuple(parts))]
+        self._explain()
+
+    def _explain(self) -> None:
+        outcome = self.client.outcome
+        if outcome is not None and outcome.finish in ENDS:
+            self.say(ENDS[outcome.finish])
+        if outcome is not None and outcome.dropped:
+            self.say(
+                f"the conversation is longer than the context: the first {outcome.dropped} exchanges were left out"
+            )
+
+    def _conversation(self, *more: Message) -> tuple[Message, ...]:
+        return (*([say("system", self.system)] if self.system else []), *self.turns, *more)
+
+
+def render(parts: Sequence[Part]) -> RenderableType:
+    """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
+    shown: list[RenderableType] = []
+    for part in parts:
+        if part.kind == "text":
+            if part.text.strip():
+                shown.append(Markdown(part.text))
+        else:
+            sign = "⚙ " if part.kind == "python" else "= "
+            shown.append(Text(sign + part.text, style="cyan"))
+    return Group(*shown)
