@@ -144,12 +144,14 @@ class Hub:
 
         snapshots = self.folder / repo_folder_name(repo_id=dataset.repo, repo_type="dataset") / "snapshots"
         newest = max(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, default=snapshots)
+        paths = [path for path in sorted(newest.rglob("*.parquet")) if path.exists()]
+        # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into a
+        # store with names of another kind: one link alone is followed.
+        blobs = [os.readlink(path) if path.is_symlink() else path for path in paths]
         return [
-            # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into
-            # a store with names of another kind: one link alone is followed.
-            RemoteFile(dataset.repo, newest.name, name, path.stat().st_size, os.path.basename(os.readlink(path)))
-            for path in sorted(newest.rglob("*.parquet"))
-            if path.exists() and dataset.holds(name := path.relative_to(newest).as_posix())
+            RemoteFile(dataset.repo, newest.name, name, path.stat().st_size, os.path.basename(blob))
+            for path, blob in zip(paths, blobs, strict=True)
+            if dataset.holds(name := path.relative_to(newest).as_posix())
         ]
 
     def fetch(self, file: RemoteFile, *, quiet: bool = False) -> Path:
@@ -161,10 +163,13 @@ class Hub:
             ValueError: what arrives is not what the hub announced.
         """
         from huggingface_hub import hf_hub_download, try_to_load_from_cache
+        from huggingface_hub.utils import silent_tqdm
 
         where: dict[str, Any] = {"repo_type": "dataset", "revision": file.revision, "cache_dir": self.cache}
         cached = try_to_load_from_cache(file.repo, file.path, **where)
-        if is_there := isinstance(cached, str):
+        # A bar of a transfer in the background would write over the run's own line.
+        how: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None, "force_download": isinstance(cached, str)}
+        if isinstance(cached, str):
             if (damage := file.damage(Path(cached))) is None:
                 return Path(cached)
             _say(f"{cached} is damaged ({damage}) and is fetched again")
@@ -172,10 +177,8 @@ class Hub:
         began = time.monotonic()
         damage = None
         for _ in range(2):
-            with self._explained(f"fetch {file.repo}/{file.path} from {self.address}"), _without_bars(quiet):
-                path = Path(
-                    hf_hub_download(file.repo, file.path, endpoint=self.endpoint, force_download=is_there, **where)
-                )
+            with self._explained(f"fetch {file.repo}/{file.path} from {self.address}"):
+                path = Path(hf_hub_download(file.repo, file.path, **where, endpoint=self.endpoint, **how))
             if (damage := file.damage(path)) is None:
                 seconds = time.monotonic() - began
                 _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / max(seconds, 1e-3):.1f} MB/s)")
@@ -213,7 +216,7 @@ class Hub:
                 raise FileNotFoundError(f"cannot {what}, which has no such file ({error})") from error
             cause = error.__cause__ or error
             reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-            raise ConnectionError(f"cannot {what}: {reason}. {remedy}") from error
+            raise ConnectionError(f"cannot {what}: {reason.rstrip('.')}. {remedy}") from error
 
 
 class Shards:
@@ -362,21 +365,6 @@ def _fetch_bundle(hub: Hub, url: str = EVAL_BUNDLE_URL) -> Path:
     partial.write_bytes(raw)
     partial.replace(path)
     return path
-
-
-@contextmanager
-def _without_bars(quiet: bool) -> Iterator[None]:
-    """No progress bars of huggingface_hub: a background transfer would write over the run's own line."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if not quiet or are_progress_bars_disabled():
-        yield
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()
 
 
 def _say(line: str) -> None:
