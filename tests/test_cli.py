@@ -61,6 +61,7 @@ def test_a_dry_run_shows_the_settings_and_does_nothing(capsys: pytest.CaptureFix
     assert run(["pretrain", "runs/x", "--model.depth", "4", "--optim.matrices", "adamw", "--dry-run"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert (shown["run"], shown["model"]["depth"], shown["optim"]["matrices"]) == ("runs/x", 4, "adamw")
+    assert (shown["model"]["width"], shown["model"]["heads"]) == (256, 2)  # derived from the depth
     assert run(["run", "toy", "--dry-run", "--fresh"]) == 0
     assert "Pretrain(run='runs/toy'" in said(capsys)
     assert not Path("runs").exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__
-from fledge.config import COMMANDS, SETTINGS, STAGES, nearest, to_json
+from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage, nearest, to_json
 from fledge.runs import begin_again, newest_run
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
@@ -96,6 +96,10 @@ def dispatch(command: str, words: list[str]) -> int:
     if config is None:
         return 0
     if "--dry-run" in flags:
+        if isinstance(config, TrainStage):
+            from fledge.train.session import resolved
+
+            config = resolved(config)
         print(json.dumps(to_json(config), indent=1))
         return 0
     if "--fresh" in flags and command in STAGES:

@@ -160,10 +160,10 @@ def _settle_config(path: Path, config: Stage) -> None:
 
 
 def _differ(found: Any, wanted: Any) -> bool:
-    """Whether a setting was changed. None is no change: it stands for what is derived, and an older version wrote it so."""
+    """Whether a setting was changed. None and auto are no change: they stand for what is derived."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return any(_differ(found.get(key), value) for key, value in wanted.items())
-    return None not in (found, wanted) and found != wanted
+    return found != wanted and not {None, "auto"} & {found, wanted}
 
 
 def settings_of(stage: Path) -> dict[str, Any]:

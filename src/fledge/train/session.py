@@ -45,10 +45,16 @@ T = TypeVar("T", bound=TrainStage)
 
 
 def resolved(config: T) -> T:
-    """The settings with everything derived that was None. What depends on a model whose shape the run does not know yet,
-    because it has no tokenizer or no weights to start from, stays None.
+    """The settings with everything derived that was None or auto. What depends on a model whose shape the run does not know
+    yet, because it has no tokenizer or no weights to start from, stays None.
     """
-    given: dict[str, Any] = {"model": config.model.resolved()} if isinstance(config, Pretrain) else {}
+    device = machine.find_device(config.device)
+    dtype = str(machine.find_dtype(config.dtype, device)).removeprefix("torch.")
+    given: dict[str, Any] = {"device": str(device), "dtype": dtype, "threads": machine.threads(config.threads)}
+    if isinstance(config, RowStage) and config.compile == "auto":
+        given["compile"] = "yes" if machine.can_compile(device) else "no"
+    if isinstance(config, Pretrain):
+        given["model"] = config.model.resolved()
     if (shape := _model_of(config)) is None:
         return replace(config, **given)
     with torch.device("meta"):  # counts without memory
@@ -60,7 +66,7 @@ def resolved(config: T) -> T:
     if isinstance(config, Midtrain):
         given["context"] = config.context or shape.context
     if config.device_tokens is None:
-        length, device = given.get("context", shape.context), machine.find_device(config.device)
+        length = given.get("context", shape.context)
         most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
         if device.type == "cuda":
             most = fitting_tokens(shape, parameters=counts["total"], free_bytes=torch.cuda.mem_get_info(device)[0])
