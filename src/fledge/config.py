@@ -339,7 +339,17 @@ class Report(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chat(Sampling, ModelStage):
+class AnswerStage(Sampling, ModelStage):
+    """What the commands share whose model answers a user."""
+
+    tools: Literal["calculator", "python", "none"] = "calculator"
+    """What the model may run."""
+    unsafe_exec: bool = False
+    """--tools python without a working sandbox. Never do this with a model you do not trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chat(AnswerStage):
     """Talk to a model in the terminal."""
 
     stage: str | None = None
@@ -352,14 +362,10 @@ class Chat(Sampling, ModelStage):
     """Key of that server."""
     system: str | None = None
     """System prompt."""
-    tools: Literal["calculator", "python", "none"] = "calculator"
-    """What the model may run."""
-    unsafe_exec: bool = False
-    """--tools python without a working sandbox. Never do this with a model you do not trust."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Sampling, ModelStage):
+class Serve(AnswerStage):
     """Serve a run: web page and OpenAI-compatible API.
 
     The settings of sampling hold where a client does not say.
@@ -385,10 +391,6 @@ class Serve(Sampling, ModelStage):
     """Tokens of question and answer together. None: the model's."""
     memory_bytes: int | None = None
     """Most memory for models and their caches; a model not in use makes room for another. None: 8 GiB, on GPUs .8 of theirs."""
-    tools: Literal["calculator", "python", "none"] = "calculator"
-    """What the model may run."""
-    unsafe_exec: bool = False
-    """--tools python without a working sandbox. Never do this with a model you do not trust."""
     grace_seconds: float = 10.0
     """At the end: how long running answers may take before they are cut off."""
 
