@@ -18,6 +18,7 @@ BENCHMARKS = {
     "conversations": "memory and time of conversations in files",
     "core": "CORE with shared prefixes beside one item at a time",
     "data": "from files to training batches, and packing beside cropping",
+    "infer": "the engine beside full forward passes and transformers",
     "sandbox": "calculator and judge: speed, and what many programs leave behind",
     "tokenizer": "training and encoding beside rustbpe, tokenizers, tiktoken and gigatoken",
 }

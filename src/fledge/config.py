@@ -439,7 +439,7 @@ class InferBench:
     """Its heads."""
     vocab: int = bounded(1536, 1)
     """Its vocabulary."""
-    batches: str = "1,4,16,64,256"
+    batches: str = "1,8,32"
     """Requests at the same time."""
     prompts: str = "32,256"
     """Prompt lengths in tokens."""
@@ -447,10 +447,6 @@ class InferBench:
     """Tokens to sample per request."""
     mixed: bool = False
     """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
-    peers: bool = False
-    """Compare with full forward passes and with transformers."""
-    repeats: int = 5
-    """Each comparison is repeated in turns; the best of each counts."""
     clock: str = "wall"
     """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
     device: str = "auto"

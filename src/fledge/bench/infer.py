@@ -1,10 +1,8 @@
 """How fast answers come: `fledge bench infer`.
 
 For batch sizes and prompt lengths: time to first token, tokens per second of one answer and of all, and how much of the
-memory's bandwidth that is. `--mixed` adds 256 requests of 100-1024 prompt and 100-1024 new tokens; `--peers` compares with a
-loop of full forward passes and with the `generate` of Hugging Face transformers on the same weights (group `bench`), on a GPU
-also with the engine's way without variable-length attention and recorded steps.
-The last line is everything as JSON.
+memory's bandwidth that is. `--mixed` adds 256 requests of 100-1024 prompt and 100-1024 new tokens. The last line is everything
+as JSON. `python -m benchmarks infer` (outside the package) compares with other programs.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +55,7 @@ def main(config: InferBench) -> None:
     model = make_model(config, context=context).to(device)
     bandwidth = read_bandwidth(device)
     report: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(), "clock": config.clock}
-    report |= {"model": asdict(model.config), "read_bytes_per_second": bandwidth, "rows": [], "peers": []}
+    report |= {"model": asdict(model.config), "read_bytes_per_second": bandwidth, "rows": []}
     rng = random.Random(0)
     rows = []
     for length in lengths:
@@ -71,8 +68,6 @@ def main(config: InferBench) -> None:
         rows.append(measure(model, requests, "100-1024", bandwidth, clock, context=context))
     show(f"engine on {device}, {model.parameter_counts()['total']:,} parameters", rows)
     report["rows"] = [asdict(row) for row in rows]
-    if config.peers:
-        report["peers"] = compare(model, config, clock)
     print(json.dumps(report))
 
 
@@ -181,154 +176,3 @@ def show(title: str, rows: list[Row]) -> None:
         for row in rows
     ]
     table(title, header, lines)
-
-
-# Comparison with others
-
-
-@dataclass(frozen=True)
-class Work:
-    """Greedy answers to compare on: `new[r]` tokens are wanted after `prompts[r]`."""
-
-    name: str
-    prompts: list[list[int]]
-    new: list[int]
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.new)
-
-
-Way = Callable[[Work], list[list[int]]]
-
-
-def compare(model: Transformer, config: InferBench, clock: Callable[[], float]) -> list[dict[str, Any]]:
-    """Greedy answers to the same prompts, in turns on one machine: the engine, full forward passes, transformers."""
-    engine = make_engine(model, slots=32, context=4 * config.new + 32)
-    ways: dict[str, Way] = {"engine": partial(by_engine, engine)}
-    if engine.decoding is not None:
-        grouped = make_engine(model, slots=32, context=4 * config.new + 32, kernel=None)
-        ways["engine, groups of similar length"] = partial(by_engine, grouped)
-    # All compute in the engine's type.
-    ways["transformers"] = partial(by_transformers, hugging_face(model).to(model.embedding.device, engine.dtype))
-    model.compute_dtype = engine.dtype
-    rng, results = random.Random(1), []
-
-    def work(name: str, prompts: list[int], new: list[int]) -> Work:
-        return Work(name, [[rng.randrange(256) for _ in range(length)] for length in prompts], new)
-
-    mixed = [rng.randint(8, 2 * config.new) for _ in range(32)], [rng.randint(8, 2 * config.new) for _ in range(32)]
-    for todo in (
-        work("1", [32], [config.new]),
-        work("32", [32] * 32, [config.new] * 32),
-        work(f"32 of 8-{2 * config.new}", *mixed),
-    ):
-        if len(set(todo.new)) == 1:
-            ways["full forward passes"] = partial(by_forward, model)
-        else:
-            ways.pop("full forward passes", None)
-        seconds = {name: float("inf") for name in ways}
-        answers: dict[str, list[list[int]]] = {}
-        for _ in range(config.repeats):
-            for name, way in ways.items():
-                begin = clock()
-                answers[name] = way(todo)
-                seconds[name] = min(seconds[name], clock() - begin)
-        for name in ways:
-            pairs = zip(answers[name], answers["engine"], strict=True)
-            result = {
-                "work": todo.name,
-                "way": name,
-                "tokens_per_second": todo.tokens / seconds[name],
-                "engine_is_faster_by": seconds[name] / seconds["engine"],
-                "same_answers": sum(mine == theirs for mine, theirs in pairs) / len(todo.new),
-            }
-            results.append(result)
-    lines = [
-        (
-            r["work"],
-            r["way"],
-            f"{r['tokens_per_second']:,.0f}",
-            f"{r['engine_is_faster_by']:.2f}",
-            f"{r['same_answers']:.0%}",
-        )
-        for r in results
-    ]
-    header = ("requests", "way", "tokens/s", "engine is faster by", "same answers")
-    table(f"greedy, 32 prompt and {config.new} new tokens or as said, best of {config.repeats}", header, lines)
-    return results
-
-
-def by_engine(engine: Engine, work: Work) -> list[list[int]]:
-    engine.forget()  # or the prompts would be found in the cache
-    requests = [
-        Request(prompt=prompt, sampling=Sampling(max_tokens=new, temperature=0), tools=False)
-        for prompt, new in zip(work.prompts, work.new, strict=True)
-    ]
-    return [request.answer for request in engine.generate(requests)]
-
-
-@torch.inference_mode()
-def by_forward(model: Transformer, work: Work) -> list[list[int]]:
-    tokens = torch.tensor(work.prompts, device=model.embedding.device)
-    for _ in range(work.new[0]):
-        tokens = torch.cat((tokens, model(tokens)[:, -1:].argmax(-1)), 1)
-    return tokens[:, -work.new[0] :].tolist()
-
-
-@torch.inference_mode()
-def by_transformers(peer: Any, work: Work) -> list[list[int]]:
-    """One batch: shorter prompts are padded on the left, and all rows go on until the longest answer has ended."""
-    longest, new = max(map(len, work.prompts)), max(work.new)
-    prompts = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in work.prompts], device=peer.device)
-    mask = torch.tensor(
-        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in work.prompts], device=peer.device
-    )
-    told = peer.generate(prompts, attention_mask=mask, do_sample=False, max_new_tokens=new, min_new_tokens=new)
-    return [row[:wanted] for row, wanted in zip(told[:, longest:].tolist(), work.new, strict=True)]
-
-
-def hugging_face(model: Transformer) -> Any:
-    """transformers' own class for this architecture, with the same weights.
-
-    Raises:
-        ValueError: transformers is not installed, or the model has extras that its class does not know.
-    """
-    try:
-        import transformers  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("--peers needs transformers: uv run --group bench fledge bench infer --peers") from error
-    config = model.config
-    if config.smear or config.key_filter or "S" in config.windows:
-        raise ValueError("--peers: transformers' class knows the classic architecture alone; this model has extras")
-    peer = transformers.NanoChatForCausalLM(
-        transformers.NanoChatConfig(
-            vocab_size=config.rows,
-            hidden_size=config.width,
-            intermediate_size=4 * config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.context,
-            rms_norm_eps=torch.finfo(torch.float32).eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-            final_logit_softcapping=config.softcap,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    ).eval()
-    names = {
-        "query": "self_attn.q_proj",
-        "key": "self_attn.k_proj",
-        "value": "self_attn.v_proj",
-        "out": "self_attn.o_proj",
-    }
-    weights = {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.unembedding}
-    for index, block in enumerate(model.blocks):
-        for name, theirs in names.items():
-            weights[f"model.layers.{index}.{theirs}.weight"] = getattr(block.attention, name)
-        weights[f"model.layers.{index}.mlp.fc1.weight"] = block.mlp.up  # pyright: ignore
-        weights[f"model.layers.{index}.mlp.fc2.weight"] = block.mlp.down  # pyright: ignore
-    peer.load_state_dict({name: tensor.detach() for name, tensor in weights.items()})
-    return peer
