@@ -56,15 +56,14 @@ impl Splitter {
 
     #[inline(never)]
     fn wide(&self, text: &[u8]) -> (u8, usize) {
-        let width = text[0].leading_ones() as usize;
-        match text.get(1..width) {
-            Some(rest) if width <= 4 => {
-                let lead = text[0] as usize & 0x7f >> width;
-                let code = rest.iter().fold(lead, |code, &byte| code << 6 | byte as usize & 0x3f);
-                (self.classes[code], width)
-            }
-            _ => (OTHER, 1), // malformed; Python never sends it
-        }
+        let low = |k: usize| (text[k] & 0x3f) as usize;
+        let (code, width) = match (text[0] as usize, text.len()) {
+            (lead @ 0xc0..=0xdf, 2..) => ((lead & 0x1f) << 6 | low(1), 2),
+            (lead @ 0xe0..=0xef, 3..) => ((lead & 0x0f) << 12 | low(1) << 6 | low(2), 3),
+            (lead @ 0xf0.., 4..) => ((lead & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4),
+            _ => return (OTHER, 1), // malformed; Python never sends it
+        };
+        (self.classes[code], width)
     }
 
     /// Where a run of letters ends, read eight ASCII ones at a time: most words end within one step, which the processor predicts well.
