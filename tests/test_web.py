@@ -598,6 +598,25 @@ def test_an_answer_goes_on_while_another_conversation_is_on_show(page: Any, serv
     expect(page.locator(".prose")).to_have_text("begun and done")
 
 
+def test_a_name_that_is_being_typed_is_kept_when_an_answer_elsewhere_moves_the_list(
+    page: Any, server: ScriptedServer
+) -> None:
+    hold = threading.Event()
+    server.replies.append(Reply(says("begun", " and done"), hold=hold))
+    ask(page, "Slow")
+    expect(page.locator(".prose")).to_have_text("begun")
+    page.keyboard.press("Control+Shift+O")
+    ask(page, "Fast")
+    answered(page)
+    page.locator("#list li").first.hover()
+    page.get_by_role("button", name="Rename “Fast”").click()
+    page.fill("#rename", "Quick")
+    hold.set()
+    expect(page.locator("#list .running")).to_have_count(0)
+    page.locator("#prompt").focus()
+    expect(page.locator("#list .title")).to_have_text(["Slow", "Quick"])
+
+
 # ---- Settings and commands
 
 

@@ -50,12 +50,12 @@ function retry(node, answer) {
 }
 
 export function stop(chat = state.chat) {
-  for (const node of Object.values(chat.nodes)) for (const answer of node.answers ?? []) state.running.get(answer)?.abort();
+  for (const running of state.running.values()) if (running.chat === chat) running.controller.abort();
 }
 
 async function write(chat, node, answer) {
   const controller = new AbortController();
-  state.running.set(answer, controller);
+  state.running.set(answer, { chat, controller });
   const logprobs = state.inspect ? { logprobs: true, top_logprobs: 5 } : {};
   const asked = { model: answer.model, messages: messages(chat, node, answer.model), ...sampling(), ...logprobs };
   const start = performance.now();

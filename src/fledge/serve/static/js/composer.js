@@ -36,6 +36,7 @@ function onInput() {
 }
 
 function offer(some, index = 0) {
+  if (!some.length && !offered.length) return;
   offered = some;
   at = index;
   changed();

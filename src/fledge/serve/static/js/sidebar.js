@@ -73,15 +73,14 @@ export function search() {
   $("#search").select();
 }
 
-export function begin() {
-  show(newChat());
-  closeOnPhone();
-  $("#prompt").focus();
-}
-
 function open(chat) {
   show(chat);
   closeOnPhone();
+}
+
+export function begin() {
+  open(newChat());
+  $("#prompt").focus();
 }
 
 // ---- Drawing

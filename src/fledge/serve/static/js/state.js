@@ -9,7 +9,7 @@ export const state = {
   models: [], // the run's stages, from the server
   stages: remembered("stages", []), // the stage that answers, perhaps a second one beside it
   chat: newChat(),
-  running: new Map(), // answer being written -> its AbortController
+  running: new Map(), // answer being written -> {chat, controller that stops it}
   inspect: remembered("inspect", false),
   sampling: remembered("sampling", {}), // settings the user changed: name -> value
   sidebar: !onPhone() && remembered("sidebar", true), // whether the list of conversations is open
@@ -17,8 +17,19 @@ export const state = {
 };
 
 let draw = () => {};
+let isDrawing = false;
 export const onChange = (view) => (draw = view);
-export const changed = () => draw();
+
+/** Draws the page anew; afterwards, where it is being drawn: an element that goes while it has the focus tells its listeners. */
+export function changed() {
+  if (isDrawing) return queueMicrotask(changed);
+  isDrawing = true;
+  try {
+    draw();
+  } finally {
+    isDrawing = false;
+  }
+}
 
 /** Changes something that survives the page. */
 export function remember(key, value) {
@@ -29,8 +40,7 @@ export function remember(key, value) {
 
 export const model = (id) => state.models.find((known) => known.id === id);
 export const name = () => model(state.stages[0])?.name ?? "The model";
-export const isRunning = (chat = state.chat) =>
-  Object.values(chat.nodes).some((node) => node.answers?.some((answer) => state.running.has(answer)));
+export const isRunning = (chat = state.chat) => [...state.running.values()].some((running) => running.chat === chat);
 
 /** Shows a chat; its address is its id, so that a reload and the back button find it again. */
 export function show(chat) {
