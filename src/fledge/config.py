@@ -32,9 +32,9 @@ def within(name: str, value: Any, *, low: float, high: float) -> Any:
         ValueError: `temperature=9 is not a number from 0.0 to 2.0`.
     """
     is_whole = isinstance(low, int)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    # JSON writers of some languages know no whole numbers: 5.0 is 5.
-    if not is_number or not low <= value <= high or (is_whole and value % 1):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan lies in no range. JSON writers of some languages know no whole numbers: 5.0 is 5.
+    if not is_number or not low <= value <= high or value == math.inf or (is_whole and value % 1):
         allowed = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
         raise ValueError(f"{name}={short(value)} is not a {'whole ' * is_whole}number {allowed}")
     return int(value) if is_whole else float(value)
