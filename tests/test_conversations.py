@@ -53,7 +53,7 @@ def test_what_is_drawn_is_what_the_file_says(tmp_path: Path) -> None:
 
 
 def test_nothing_stored_is_an_empty_sequence() -> None:
-    assert list(Stored([], to_json=str, from_json=str)) == []
+    assert list(Stored([], make=str)) == []
 
 
 def test_loaded_conversations_are_no_objects_and_take_eight_bytes_beside_their_file(tmp_path: Path) -> None:

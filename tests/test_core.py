@@ -232,12 +232,12 @@ def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> N
     place = bundle_of(tmp_path) / "eval_bundle"
     squad = place / "eval_data" / "reading_comprehension/squad.jsonl"
     listed = next(listed for listed in LISTED if listed.label == "squad")
-    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "an object with context, continuation expected")):
+    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "fields query found; expected context, continuation")):
         squad.write_text(json.dumps({"context": "a", "continuation": "b"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=rf"squad\.jsonl line 2: {complaint}"):
             read(listed, place)
     squad.write_text("\n")
-    with pytest.raises(ValueError, match=r"squad\.jsonl holds no item"):
+    with pytest.raises(ValueError, match=r"squad\.jsonl: holds no item"):
         read(listed, place)
     squad.unlink()
     with pytest.raises(FileNotFoundError, match=r"no eval_data/reading_comprehension/squad\.jsonl"):

@@ -16,7 +16,7 @@ from fledge.tasks.mixture import answered
 from fledge.tasks.spelling import words
 from fledge.text.chat import encode_conversation, say
 from fledge.text.conversations import open_conversations
-from fledge.text.hub import read_jsonl
+from fledge.text.files import read_records
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
 
@@ -304,7 +304,7 @@ def test_the_real_files_are_read_whole(name, monkeypatch: pytest.MonkeyPatch) ->
 def test_results_in_gsm8k_are_those_of_our_calculator() -> None:
     """As people wrote them but for a few, which were rounded or written as 05 or .5."""
     path = DATA / "gsm8k" / "test.jsonl.gz"
-    written = [call for record in read_jsonl(path) for call in re.findall(r"<<([^<>]*)>>", record["answer"])]
+    written = [call for record in read_records(path) for call in re.findall(r"<<([^<>]*)>>", record["answer"])]
     agree = 0
     for call in written:
         expression, output = answer_parts(f"<<{call}>>")

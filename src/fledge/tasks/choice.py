@@ -3,31 +3,22 @@
     task = find_task("arc-easy")                  # its files in the data home, else from the hub
     task.load("validation")[0].question
 
-The user is shown lettered choices and the assistant answers with a letter; models are scored by the letters' logits. Where a
-data set has no validation split, a hash of the question takes one out of the training split: nothing is selected on test.
+The user is shown lettered choices and the assistant answers with a letter; models are scored by the letters' logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from fledge.tasks.base import Example, Task
+from fledge.tasks.records import Files, Record, from_records
 from fledge.text.chat import say
-from fledge.text.conversations import Stored
-from fledge.text.hub import locate, read_jsonl
-from fledge.text.split import Split, split_of
 
 LETTERS = "ABCDEFGHIJ"
-HELD_OUT = 20
-"""One in so many training questions is the validation split where the data set has none."""
-
-Record = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """A question as every set has it."""
 
     question: str
@@ -38,7 +29,7 @@ class Asked:
 class Source(NamedTuple):
     """Where the records of a set are, and how one is read."""
 
-    files: dict[Split, str]
+    files: Files
     read: Callable[[Record], Asked]
     chance: float
     default_for: tuple[Literal["chat"], ...] = ()
@@ -59,27 +50,6 @@ def example(asked: Asked) -> Example:
     letters = tuple(LETTERS[: len(asked.choices)])
     messages = (say("user", question(asked)), say("assistant", letters[asked.answer]))
     return Example(messages=messages, choices=letters, answer=asked.answer)
-
-
-def split_records(
-    files: dict[Split, str], split: Split, *, key: Callable[[Record], str], task: str
-) -> Iterator[Record]:
-    """The records of a split; a missing validation split is taken out of train.
-
-    Raises:
-        ValueError: the set has no such split.
-    """
-    if split in files:
-        name = files[split]
-    elif split == "validation" and "train" in files:
-        name = files["train"]
-    else:
-        allowed = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
-        raise ValueError(f"{task}: split {split!r} does not exist; allowed: {', '.join(sorted(allowed))}")
-    carved = split != "test" and "validation" not in files
-    for record in read_jsonl(locate(name)):
-        if not carved or (split_of(key(record), one_in=HELD_OUT) == "validation") == (split == "validation"):
-            yield record
 
 
 def arc(record: Record) -> Asked:
@@ -104,16 +74,16 @@ def winogrande(record: Record) -> Asked:
     return Asked(f"Who or what is _ in: {record['sentence']}", tuple(record["choices"]), int(record["answer"]))
 
 
-def _arc(name: str) -> dict[Split, str]:
+def _arc(name: str) -> Files:
     return {"train": f"arc/{name}/train", "validation": f"arc/{name}/validation", "test": f"arc/{name}/test"}
 
 
-def _extra(name: str, *, test: str = "validation") -> dict[Split, str]:
+def _extra(name: str, *, test: str = "validation") -> Files:
     """Sets of which items are in CORE: what is published as validation is only ever a test here."""
     return {"train": f"mc_extra/{name}/train", "test": f"mc_extra/{name}/{test}"}
 
 
-MMLU_FILES: dict[Split, str] = {"train": "mmlu/auxiliary_train", "validation": "mmlu/validation", "test": "mmlu/test"}
+MMLU_FILES: Files = {"train": "mmlu/auxiliary_train", "validation": "mmlu/validation", "test": "mmlu/test"}
 CHAT = ("chat",)
 SOURCES = {
     "arc-easy": Source(_arc("ARC-Easy"), arc, 0.25, CHAT),  # Clark et al. 2018, arXiv:1803.05457
@@ -129,15 +99,13 @@ SOURCES = {
 
 
 def _task(name: str, source: Source) -> Task:
-    def asked(split: Split) -> Iterator[Asked]:
-        for record in split_records(source.files, split, key=lambda record: source.read(record).question, task=name):
-            one = source.read(record)
-            example(one)  # what is wrong with a record is found when it is loaded, not when it is drawn
-            yield one
+    def read(record: Record) -> Example:
+        return example(source.read(record))
 
-    def load(split: Split) -> Sequence[Example]:
-        return Stored(asked(split), to_json=vars, from_json=lambda fields: example(Asked(**fields)))
+    def key(record: Record) -> str:
+        return source.read(record).question
 
+    load = from_records(name, source.files, read=read, key=key)
     return Task(name=name, load=load, chance=source.chance, max_tokens=8, default_for=source.default_for)
 
 

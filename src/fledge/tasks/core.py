@@ -11,7 +11,6 @@ liberty: where an item has fewer neighbours than shots, all of them are shown (t
 
 from __future__ import annotations
 
-import json
 import random
 import zipfile
 from collections.abc import Sequence
@@ -19,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fledge.tasks.base import Example, Split, Task
-from fledge.text.hub import EVAL_BUNDLE, locate
+from fledge.text.files import read_numbered
+from fledge.text.hub import locate_bundle
 
 SHUFFLE_SEED = 1337
 CHANCE_V2 = {"commonsense_qa": 0.403, "agi_eval_lsat_ar": 0.25, "bigbench_language_identification": 0.25}
@@ -107,28 +107,22 @@ def read(listed: Listed, bundle: Path) -> list[Example]:
     file = zipped / "eval_data" / listed.file
     if not file.is_file():
         raise FileNotFoundError(f"{bundle}: no eval_data/{listed.file}, so it is no whole CORE bundle; fetch it again")
-    lines = enumerate(file.read_text(encoding="utf-8").split("\n"), 1)
-    items = [_item(line, listed, f"{bundle}: {listed.file} line {number}") for number, line in lines if line.strip()]
-    if not items:
-        raise ValueError(f"{bundle}: {listed.file} holds no item; fetch the bundle again")
-    return [example(listed, item) for item in items]
-
-
-def _item(line: str, listed: Listed, where: str) -> dict[str, Any]:
-    try:
-        item = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}); fetch the bundle again") from None
-    if not isinstance(item, dict) or any(name not in item for name in FIELDS[listed.kind]):
-        raise ValueError(f"{where}: an object with {', '.join(FIELDS[listed.kind])} expected; fetch the bundle again")
-    return item
+    examples, fields = [], FIELDS[listed.kind]
+    for number, item in read_numbered(file):
+        if any(name not in item for name in fields):
+            found = f"fields {', '.join(item) or 'none'} found"
+            raise ValueError(f"{file} line {number}: {found}; expected {', '.join(fields)}. Fetch the bundle again")
+        examples.append(example(listed, item))
+    if not examples:
+        raise ValueError(f"{file}: holds no item; fetch the bundle again")
+    return examples
 
 
 def _task(listed: Listed) -> Task:
     def load(split: Split) -> Sequence[Example]:
         if split != "test":
             raise ValueError(f"core/{listed.label}: split {split!r} does not exist; allowed: test")
-        examples = read(listed, locate(EVAL_BUNDLE))
+        examples = read(listed, locate_bundle())
         random.Random(SHUFFLE_SEED).shuffle(examples)
         return examples
 

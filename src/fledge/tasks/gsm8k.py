@@ -7,16 +7,14 @@ model learns to write the one and read the other. The answer that counts stands 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 
 from fledge.sandbox.tools import calculate
 from fledge.tasks.base import Example, Task
-from fledge.tasks.choice import split_records
+from fledge.tasks.records import Files, Record, from_records
 from fledge.text.chat import Part, say
-from fledge.text.split import Split
 
-FILES: dict[Split, str] = {"train": "gsm8k/train", "test": "gsm8k/test"}
+FILES: Files = {"train": "gsm8k/train", "test": "gsm8k/test"}
 CALCULATION = re.compile(r"<<([^<>]*)>>")
 MARKED = re.compile(r"####\s*\$?\s*(-?[\d.,]+)")
 
@@ -51,16 +49,11 @@ def grade(example: Example, answer: str) -> float:
     return float(marked_number(answer) == marked_number(str(example.answer)))
 
 
-def load(split: Split) -> Sequence[Example]:
-    """The examples; validation is taken out of train."""
-    records = split_records(FILES, split, key=lambda record: record["question"], task="gsm8k")
-    return [
-        Example(
-            messages=(say("user", record["question"]), say("assistant", *answer_parts(record["answer"]))),
-            answer="#### " + record["answer"].rpartition("####")[2].strip(),
-        )
-        for record in records
-    ]
+def example(record: Record) -> Example:
+    """{"question", "answer"}"""
+    messages = (say("user", record["question"]), say("assistant", *answer_parts(record["answer"])))
+    return Example(messages=messages, answer="#### " + record["answer"].rpartition("####")[2].strip())
 
 
-TASK = Task(name="gsm8k", load=load, grade=grade, max_tokens=400, default_for=("chat",))
+LOAD = from_records("gsm8k", FILES, read=example)
+TASK = Task(name="gsm8k", load=LOAD, grade=grade, max_tokens=400, default_for=("chat",))

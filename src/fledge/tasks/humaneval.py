@@ -6,16 +6,13 @@ It has 164 problems and all of them are the test split: there is nothing to trai
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from textwrap import dedent
 
 from fledge.sandbox.sandbox import passes
 from fledge.tasks.base import Example, Task
-from fledge.tasks.choice import split_records
+from fledge.tasks.records import Record, from_records
 from fledge.text.chat import say
-from fledge.text.split import Split
 
-FILES: dict[Split, str] = {"test": "humaneval/HumanEval"}
 FENCED = re.compile(r"```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL | re.IGNORECASE)
 CODE = re.compile(
     r"\s|[#@)\]}]|(?:async|def|class|import|from|if|elif|else|for|while|try|except|finally|with|assert|return|del|pass)\b"
@@ -70,20 +67,13 @@ def grade(example: Example, answer: str) -> float:
     return passes(facts["prompt"], code, facts["test"], facts["entry_point"])
 
 
-def load(split: Split) -> Sequence[Example]:
-    """The problems, which are all of the test split."""
-    records = split_records(FILES, split, key=lambda record: record["task_id"], task="humaneval")
-    return [
-        Example(
-            messages=(
-                say("user", f"Complete this function:\n{record['prompt'].rstrip()}"),
-                say("assistant", record["prompt"] + record["canonical_solution"].rstrip()),
-            ),
-            answer=record["task_id"],
-            facts={key: record[key] for key in ("prompt", "test", "entry_point")},
-        )
-        for record in records
-    ]
+def example(record: Record) -> Example:
+    """{"task_id", "prompt", "canonical_solution", "test", "entry_point"}"""
+    asked = say("user", f"Complete this function:\n{record['prompt'].rstrip()}")
+    solved = say("assistant", record["prompt"] + record["canonical_solution"].rstrip())
+    facts = {name: record[name] for name in ("prompt", "test", "entry_point")}
+    return Example(messages=(asked, solved), answer=record["task_id"], facts=facts)
 
 
-TASK = Task(name="humaneval", load=load, grade=grade, max_tokens=512, default_for=("chat",), judged=True)
+LOAD = from_records("humaneval", {"test": "humaneval/HumanEval"}, read=example)
+TASK = Task(name="humaneval", load=LOAD, grade=grade, max_tokens=512, default_for=("chat",), judged=True)

@@ -14,17 +14,17 @@ from typing import Literal
 
 from fledge.tasks import find_task
 from fledge.tasks.base import Example
-from fledge.tasks.choice import split_records
-from fledge.text.chat import Conversation, parse_conversation
-from fledge.text.conversations import open_conversations, stored
+from fledge.tasks.records import Files, split_records
+from fledge.text.chat import Conversation, parse_conversation, to_json
+from fledge.text.conversations import Stored, open_conversations, restore
 from fledge.text.datasets import find_generated
-from fledge.text.hub import data_home, read_jsonl
-from fledge.text.split import Split
+from fledge.text.files import read_records
+from fledge.text.hub import data_home
 
 ChatStage = Literal["midtrain", "sft"]
 Conversations = Callable[[int], Conversation] | Sequence[Conversation]
 """A function of the index, endless, or a sequence that is walked in shuffled epochs."""
-SMOLTALK: dict[Split, str] = {"train": "smoltalk/train", "test": "smoltalk/test"}
+SMOLTALK: Files = {"train": "smoltalk/train", "test": "smoltalk/test"}
 """Allal et al. 2025, arXiv:2502.02737. Nobody can grade such talk, so it is no task."""
 MIXES: dict[ChatStage, dict[str, int]] = {
     "midtrain": {
@@ -108,7 +108,7 @@ def training_examples(name: str, home: Path | None) -> Sequence[Example]:
         return find_task(name).load("train")
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
         return dialogues(home / "chat")
-    records = split_records(SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]), task=name)
+    records = split_records(name, SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]))
     return _examples(parse_conversation(record, name) for record in records)
 
 
@@ -121,7 +121,7 @@ def dialogues(folder: Path) -> Sequence[Example]:
     def read() -> Iterator[Conversation]:
         nonlocal strange
         for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
-            for number, record in enumerate(read_jsonl(path), start=1):
+            for number, record in enumerate(read_records(path), start=1):
                 try:
                     yield parse_conversation(record, f"{path} line {number}")
                 except ValueError:
@@ -139,4 +139,5 @@ def answered(conversation: Conversation) -> Conversation:
 
 
 def _examples(conversations: Iterable[Conversation]) -> Sequence[Example]:
-    return stored(filter(None, map(answered, conversations)), make=lambda messages: Example(messages=messages))
+    kept = map(to_json, filter(None, map(answered, conversations)))
+    return Stored(kept, make=lambda record: Example(messages=restore(record)))

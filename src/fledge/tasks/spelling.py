@@ -20,7 +20,7 @@ from fledge.tasks.base import Example, Grade, Task
 from fledge.tasks.gsm8k import grade as same_number
 from fledge.text.chat import Part, say
 from fledge.text.files import read_lines
-from fledge.text.hub import data_home, locate
+from fledge.text.hub import data_home, find_at_home
 from fledge.text.split import Split, split_of
 
 WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")
@@ -35,11 +35,7 @@ COUNT = ('How many times is "{1}" in {0}?', 'How often does "{1}" appear in {0}?
 @lru_cache
 def words(home: Path | None) -> tuple[str, ...]:
     """The words of the first list there is, in lower case, without names and apostrophes."""
-    for name in WORD_LISTS if home else ():
-        try:
-            path = locate(name)
-        except FileNotFoundError:
-            continue
+    for path in filter(None, map(find_at_home, WORD_LISTS if home else ())):
         return tuple(dict.fromkeys(line.strip() for _, line in read_lines(path) if WORD.fullmatch(line.strip())))
     text = resources.files("fledge.tasks").joinpath("words.txt").read_text(encoding="utf-8")
     return tuple(text.split())

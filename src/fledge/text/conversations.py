@@ -1,7 +1,7 @@
 """Conversations of files, kept on disk and made when they are drawn; and the user's own.
 
     open_conversations("chats.jsonl")[0]          # a Conversation (text/chat.py)
-    Stored(items, to_json=..., from_json=...)     # any sequence of more items than memory should hold
+    Stored(records, make=Example.from_record)     # any sequence of more items than memory should hold
 
 As Python's objects a conversation takes several times the memory of its text, and half a million of them more than a laptop
 has. As JSON in a memory-mapped file they cost the process 8 bytes each; the system keeps in memory what is drawn often.
@@ -16,28 +16,27 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.files import read_numbered
 
 T = TypeVar("T")
-Item = TypeVar("Item")
 
 
-class Stored(Sequence[T], Generic[T]):
-    """`from_json(to_json(item))` for each item: written once into a temporary file (TMPDIR says where), read when asked for.
+class Stored(Sequence[T]):
+    """`make(record)` for each record: written as JSON into a temporary file (TMPDIR says where), read and made when asked for.
 
     The file has no name, so it goes with the process, however that ends.
     """
 
-    def __init__(self, items: Iterable[Item], *, to_json: Callable[[Item], Any], from_json: Callable[[Any], T]) -> None:
-        self.from_json = from_json
+    def __init__(self, records: Iterable[Any], *, make: Callable[[Any], T]) -> None:
+        self.make = make
         self.ends = array("Q", [0])
         with tempfile.TemporaryFile() as file:
             try:
-                for item in items:
-                    size = file.write(json.dumps(to_json(item)).encode())
+                for record in records:
+                    size = file.write(json.dumps(record).encode())
                     self.ends.append(self.ends[-1] + size)
                 file.flush()
             except OSError as error:
@@ -59,7 +58,7 @@ class Stored(Sequence[T], Generic[T]):
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
         index = range(len(self))[place]  # counts from the end, and raises, as a list does
-        return self.from_json(json.loads(self.raw[self.ends[index] : self.ends[index + 1]]))
+        return self.make(json.loads(self.raw[self.ends[index] : self.ends[index + 1]]))
 
 
 def read_conversations(path: str | Path) -> Iterator[Conversation]:
@@ -83,13 +82,9 @@ def read_conversations(path: str | Path) -> Iterator[Conversation]:
 
 def open_conversations(path: str | Path) -> Sequence[Conversation]:
     """The conversations that `read_conversations` reads, each checked now and made again when it is asked for."""
-    return stored(read_conversations(path), make=lambda conversation: conversation)
+    return Stored(map(to_json, read_conversations(path)), make=restore)
 
 
-def stored(conversations: Iterable[Conversation], *, make: Callable[[Conversation], T]) -> Stored[T]:
-    """`make` of each conversation, as a sequence that is not in memory."""
-    return Stored(
-        conversations,
-        to_json=to_json,
-        from_json=lambda record: make(parse_conversation(record, "a stored conversation")),
-    )
+def restore(record: dict[str, Any]) -> Conversation:
+    """The conversation that `to_json` wrote."""
+    return parse_conversation(record, "a stored conversation")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fledge.text.datasets import Generated, find_data
+from fledge.text.datasets import find_data
 from fledge.text.files import check_parquet, read_numbered, read_parquet, read_text_pieces
 from fledge.text.hub import Dataset, Shards
 
@@ -71,7 +71,8 @@ def open_documents(
     if isinstance(found, Path | Dataset):
         files = _list_files(found) if isinstance(found, Path) else Shards(found)
         return _documents(data, files, split=split, seed=seed, cursor=cursor or {})
-    return _generated(found, split, seed=seed, begin=cursor["index"] if cursor else 0)
+    indices = itertools.count(cursor["index"] if cursor else 0)
+    return (Document(found.document(seed, index, split=split), {"index": index + 1}) for index in indices)
 
 
 def validation_documents(data: str, *, bytes_wanted: int = VALIDATION_BYTES, seed: int = 0) -> Pinned:
@@ -112,11 +113,6 @@ def describe(data: str) -> str:
     return f"{data} ({len(paths)} file{'s' * (len(paths) > 1)}, {size / 1e6:,.1f} MB)"
 
 
-def _generated(source: Generated, split: Split, *, seed: int, begin: int) -> Iterator[Document]:
-    for index in itertools.count(begin):
-        yield Document(source.document(seed, index, split=split), {"index": index + 1})
-
-
 def _list_files(path: Path) -> list[Path]:
     if path.is_file():
         if not path.name.endswith(ENDINGS):
@@ -132,8 +128,8 @@ def _list_files(path: Path) -> list[Path]:
 
 def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
     limit = _validation_limit(data, files)
-    epoch, first, begin = cursor.get("epoch", 0), cursor.get("file", 0), cursor.get("row", 0)
-    while True:
+    first, begin = cursor.get("file", 0), cursor.get("row", 0)
+    for epoch in itertools.count(cursor.get("epoch", 0)):
         order = _file_order(len(files), seed=seed, epoch=epoch)
         came = first > 0 or begin > 0
         for place in range(first, len(files)):
@@ -146,7 +142,7 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
             raise ValueError(f"data {data!r}: no document of {split}; add more documents")
         if split == "validation":
             return
-        epoch, first, begin = epoch + 1, 0, 0
+        first, begin = 0, 0
 
 
 def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
@@ -160,7 +156,9 @@ def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
 def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
     """Rows from `begin` on and their texts; rows without text are left out."""
     if path.suffix == ".parquet":
-        texts: Iterator[tuple[int, str | None]] = enumerate(read_parquet(path, column=COLUMN, begin=begin), begin)
+        check_parquet(path, column=COLUMN)
+        rows = read_parquet(path, columns=[COLUMN], begin=begin)
+        texts = enumerate((record[COLUMN] for record in rows), begin)
     elif ".jsonl" in path.name:
         texts = ((number - 1, _text_of(record, path, number)) for number, record in read_numbered(path))
     else:

@@ -1,6 +1,6 @@
 """Data sets by name: found in a local folder, in the cache, or fetched from the Hugging Face hub, whole and checked.
 
-    locate("gsm8k/train")                          # path of a task's records, for read_jsonl
+    locate("gsm8k/train")                          # files of a task's records, for read_records
     Shards(HUB["climbmix"])[0]                     # path of the first shard; the next one is fetched meanwhile
 
 What is fetched is said first: what, how large, where to. A file counts as there when its size and hash are those the hub
@@ -21,14 +21,12 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-from fledge.text.files import read_jsonl as read_jsonl
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")
 EVAL_BUNDLE = "eval_bundle"
@@ -36,6 +34,8 @@ EVAL_BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundl
 """The CORE bundle of DCLM as the reference publishes it; it is not on the hub."""
 BUSY = (429, 500, 502, 503, 504)
 """Answers of a server that mean: ask again."""
+PAUSE_SECONDS = 1.0
+"""Before a busy server is asked again; doubled each time."""
 REMEDY = "Connect to the network, set HF_ENDPOINT to a mirror, or give the files in a folder with --local DIR"
 
 
@@ -81,142 +81,120 @@ class RemoteFile:
         if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.hash):  # a mirror that announces none
             return None
         git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        digest = hashlib.sha256() if len(self.hash) == 64 else git
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return (
-            None if digest.hexdigest() == self.hash else f"hash {digest.hexdigest()[:12]} instead of {self.hash[:12]}"
-        )
+            found = hashlib.file_digest(file, "sha256" if len(self.hash) == 64 else lambda: git).hexdigest()
+        return None if found == self.hash else f"hash {found[:12]} instead of {self.hash[:12]}"
 
 
-@dataclass(frozen=True)
-class Hub:
-    """A hub and the cache for it, each None: as huggingface_hub is set.
+def list_files(dataset: Dataset) -> list[RemoteFile]:
+    """Parquet files whose path begins with the data set's folder, sorted.
 
-    huggingface_hub does the transfers: it asks a busy hub again, and goes on where a connection broke.
+    Raises:
+        ConnectionError: the hub cannot be reached.
+        FileNotFoundError: there is no such repository, or no such file in it.
     """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers
 
-    endpoint: str | None = None
-    cache: str | None = None
-    pause_seconds: float = 1.0
-    """Before a busy hub is asked again; doubled each time."""
+    with _explained(f"list {dataset.repo} from {constants.ENDPOINT}"):
+        url = f"{constants.ENDPOINT}/api/datasets/{dataset.repo}?blobs=true"
+        listing = json.loads(_get(url, headers=build_hf_headers()))
+    found = [file for file in listing["siblings"] if dataset.holds(file["rfilename"])]
+    if not found:
+        raise FileNotFoundError(f"{constants.ENDPOINT}: {dataset.repo} holds no {dataset.folder}*.parquet")
+    hashes = [(file.get("lfs") or {}).get("sha256") or file.get("blobId") or "" for file in found]
+    files = [
+        RemoteFile(dataset.repo, listing["sha"], file["rfilename"], file["size"], hash)
+        for file, hash in zip(found, hashes, strict=True)
+    ]
+    return sorted(files, key=lambda file: file.path)
 
-    @property
-    def address(self) -> str:
-        """For messages, and for what is asked without HfApi."""
-        from huggingface_hub import constants
 
-        return self.endpoint or constants.ENDPOINT
+def cached_files(dataset: Dataset) -> list[RemoteFile]:
+    """What has been fetched of a data set before, as the cache says without asking the hub; of the newest revision there."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
 
-    @property
-    def folder(self) -> Path:
-        """Where files are kept."""
-        from huggingface_hub import constants
+    snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset.repo, repo_type="dataset"), "snapshots")
+    newest = max(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, default=snapshots)
+    paths = [path for path in sorted(newest.rglob("*.parquet")) if path.exists()]
+    # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into a
+    # store with names of another kind: one link alone is followed.
+    blobs = [os.readlink(path) if path.is_symlink() else path for path in paths]
+    return [
+        RemoteFile(dataset.repo, newest.name, name, path.stat().st_size, os.path.basename(blob))
+        for path, blob in zip(paths, blobs, strict=True)
+        if dataset.holds(name := path.relative_to(newest).as_posix())
+    ]
 
-        return Path(self.cache or constants.HF_HUB_CACHE)
 
-    def list_files(self, dataset: Dataset) -> list[RemoteFile]:
-        """Parquet files whose path begins with the data set's folder, sorted.
+def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
+    """The file's path in the cache, where it is put first if it is not there; checked either way.
 
-        Raises:
-            ConnectionError: the hub cannot be reached.
-            FileNotFoundError: there is no such repository, or no such file in it.
-        """
-        from huggingface_hub.utils import build_hf_headers
+    Raises:
+        ConnectionError: it would have to be fetched and cannot be.
+        FileNotFoundError: the hub has no such file.
+        ValueError: what arrives is not what the hub announced.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.utils import silent_tqdm
 
-        with self._explained(f"list {dataset.repo} from {self.address}"):
-            url = f"{self.address}/api/datasets/{dataset.repo}?blobs=true"
-            listing = json.loads(self.get(url, headers=build_hf_headers()))
-        found = [file for file in listing["siblings"] if dataset.holds(file["rfilename"])]
-        if not found:
-            raise FileNotFoundError(f"{self.address}: {dataset.repo} holds no {dataset.folder}*.parquet")
-        hashes = [(file.get("lfs") or {}).get("sha256") or file.get("blobId") or "" for file in found]
-        files = [
-            RemoteFile(dataset.repo, listing["sha"], file["rfilename"], file["size"], hash)
-            for file, hash in zip(found, hashes, strict=True)
-        ]
-        return sorted(files, key=lambda file: file.path)
+    where: dict[str, Any] = {"repo_type": "dataset", "revision": file.revision}
+    cached = try_to_load_from_cache(file.repo, file.path, **where)
+    # A bar of a transfer in the background would write over the run's own line.
+    how: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None, "force_download": isinstance(cached, str)}
+    if isinstance(cached, str):
+        if (damage := file.damage(Path(cached))) is None:
+            return Path(cached)
+        _say(f"{cached} is damaged ({damage}) and is fetched again")
+    name, source = f"{file.repo}/{file.path}", constants.ENDPOINT
+    _say(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
+    began = time.monotonic()
+    damage = None
+    for _ in range(2):
+        with _explained(f"fetch {name} from {source}"):
+            path = Path(hf_hub_download(file.repo, file.path, **where, **how))
+        if (damage := file.damage(path)) is None:
+            seconds = time.monotonic() - began
+            _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / max(seconds, 1e-3):.1f} MB/s)")
+            return path
+        path.resolve().unlink()
+    raise ValueError(
+        f"{name}: arrived twice with {damage}. Expected is what {source} announces; "
+        "try again later, or another mirror (HF_ENDPOINT)"
+    )
 
-    def cached_files(self, dataset: Dataset) -> list[RemoteFile]:
-        """What has been fetched of a data set before, as the cache says without asking the hub; of the newest revision there."""
-        from huggingface_hub.file_download import repo_folder_name
 
-        snapshots = self.folder / repo_folder_name(repo_id=dataset.repo, repo_type="dataset") / "snapshots"
-        newest = max(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, default=snapshots)
-        paths = [path for path in sorted(newest.rglob("*.parquet")) if path.exists()]
-        # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into a
-        # store with names of another kind: one link alone is followed.
-        blobs = [os.readlink(path) if path.is_symlink() else path for path in paths]
-        return [
-            RemoteFile(dataset.repo, newest.name, name, path.stat().st_size, os.path.basename(blob))
-            for path, blob in zip(paths, blobs, strict=True)
-            if dataset.holds(name := path.relative_to(newest).as_posix())
-        ]
+def _get(url: str, *, headers: dict[str, str] | None = None) -> bytes:
+    """What stands at an address. A busy server is asked three times, one that cannot be reached once."""
+    from huggingface_hub.utils import hf_raise_for_status, http_backoff
 
-    def fetch(self, file: RemoteFile, *, quiet: bool = False) -> Path:
-        """The file's path in the cache, where it is put first if it is not there; checked either way.
+    # huggingface_hub would also wait 24 seconds in all for a host whose name nobody knows.
+    patience = {"max_retries": 2, "base_wait_time": PAUSE_SECONDS, "retry_on_exceptions": ()}
+    reply = http_backoff("GET", url, **patience, retry_on_status_codes=BUSY, headers=headers, timeout=30)
+    hf_raise_for_status(reply)
+    return reply.content
 
-        Raises:
-            ConnectionError: it would have to be fetched and cannot be.
-            FileNotFoundError: the hub has no such file.
-            ValueError: what arrives is not what the hub announced.
-        """
-        from huggingface_hub import hf_hub_download, try_to_load_from_cache
-        from huggingface_hub.utils import silent_tqdm
 
-        where: dict[str, Any] = {"repo_type": "dataset", "revision": file.revision, "cache_dir": self.cache}
-        cached = try_to_load_from_cache(file.repo, file.path, **where)
-        # A bar of a transfer in the background would write over the run's own line.
-        how: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None, "force_download": isinstance(cached, str)}
-        if isinstance(cached, str):
-            if (damage := file.damage(Path(cached))) is None:
-                return Path(cached)
-            _say(f"{cached} is damaged ({damage}) and is fetched again")
-        _say(f"fetching {file.repo}/{file.path} ({_megabytes(file.bytes)}) from {self.address} to {self.folder}")
-        began = time.monotonic()
-        damage = None
-        for _ in range(2):
-            with self._explained(f"fetch {file.repo}/{file.path} from {self.address}"):
-                path = Path(hf_hub_download(file.repo, file.path, **where, endpoint=self.endpoint, **how))
-            if (damage := file.damage(path)) is None:
-                seconds = time.monotonic() - began
-                _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / max(seconds, 1e-3):.1f} MB/s)")
-                return path
-            path.resolve().unlink()
-        raise ValueError(
-            f"{file.repo}/{file.path}: arrived twice with {damage}. Expected is what {self.address} announces; "
-            "try again later, or another mirror (HF_ENDPOINT)"
-        )
+@contextmanager
+def _explained(what: str, *, remedy: str = REMEDY) -> Iterator[None]:
+    """Within, errors of huggingface_hub become ours: one sentence, and what to do."""
+    from huggingface_hub import constants, errors
 
-    def get(self, url: str, *, headers: Mapping[str, str] | None = None) -> bytes:
-        """What stands at an address. A busy server is asked three times, one that cannot be reached once."""
-        from huggingface_hub.utils import hf_raise_for_status, http_backoff
-
-        # huggingface_hub would also wait 24 seconds in all for a host whose name nobody knows.
-        patience = {"max_retries": 2, "base_wait_time": self.pause_seconds, "retry_on_exceptions": ()}
-        reply = http_backoff("GET", url, **patience, retry_on_status_codes=BUSY, headers=headers, timeout=30)
-        hf_raise_for_status(reply)
-        return reply.content
-
-    @contextmanager
-    def _explained(self, what: str, *, remedy: str = REMEDY) -> Iterator[None]:
-        """Within, errors of huggingface_hub become ours: one sentence, and what to do."""
-        from huggingface_hub import errors
-
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            raise ConnectionError(f"cannot {what}: access needs an account and consent; {error}") from error
-        except Exception as error:  # which ones depends on the HTTP library that huggingface_hub's version uses
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise OSError(errno.ENOSPC, f"cannot {what}: no space left in {self.folder}; free some") from error
-            missing = isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError)
-            if missing and not isinstance(error, errors.LocalEntryNotFoundError):
-                raise FileNotFoundError(f"cannot {what}, which has no such file ({error})") from error
-            cause = error.__cause__ or error
-            reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-            raise ConnectionError(f"cannot {what}: {reason.rstrip('.')}. {remedy}") from error
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ConnectionError(f"cannot {what}: access needs an account and consent; {error}") from error
+    except Exception as error:  # which ones depends on the HTTP library that huggingface_hub's version uses
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            place = f"no space left in {constants.HF_HUB_CACHE}"
+            raise OSError(errno.ENOSPC, f"cannot {what}: {place}; free some") from error
+        missing = isinstance(error, errors.EntryNotFoundError | errors.RepositoryNotFoundError)
+        if missing and not isinstance(error, errors.LocalEntryNotFoundError):
+            raise FileNotFoundError(f"cannot {what}, which has no such file ({error})") from error
+        cause = error.__cause__ or error
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise ConnectionError(f"cannot {what}: {reason.rstrip('.')}. {remedy}") from error
 
 
 class Shards:
@@ -225,18 +203,20 @@ class Shards:
     Without network it holds what has been fetched before.
     """
 
-    def __init__(self, dataset: Dataset, hub: Hub | None = None) -> None:
-        self.dataset, self.hub = dataset, hub or Hub()
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
         self._ahead: dict[int, threading.Thread] = {}
 
     @cached_property
     def _files(self) -> list[RemoteFile]:
+        from huggingface_hub import constants
+
         try:
-            files = self.hub.list_files(self.dataset)
+            files = list_files(self.dataset)
         except ConnectionError as error:
-            if not (files := self.hub.cached_files(self.dataset)):
+            if not (files := cached_files(self.dataset)):
                 raise
-            _say(f"{error}. Going on with the {len(files)} files of {self.dataset.repo} in {self.hub.folder}")
+            _say(f"{error}. Going on with the {len(files)} files of {self.dataset.repo} in {constants.HF_HUB_CACHE}")
             return files
         size = _megabytes(sum(file.bytes for file in files))
         _say(f"{self.dataset.repo} has {len(files)} files ({size}); fetching only those that the run comes to")
@@ -249,7 +229,7 @@ class Shards:
         file = self._files[index]
         if thread := self._ahead.pop(index, None):
             thread.join()
-        path = self.hub.fetch(file)
+        path = fetch(file)
         if index + 1 < len(self) and index + 1 not in self._ahead:
             # A daemon, so that a run which is stopped does not wait for it.
             thread = threading.Thread(target=self._fetch_ahead, args=(index + 1,), name="fledge-fetch", daemon=True)
@@ -259,7 +239,7 @@ class Shards:
 
     def _fetch_ahead(self, index: int) -> None:
         try:
-            self.hub.fetch(self._files[index], quiet=True)
+            fetch(self._files[index], quiet=True)
         except (OSError, ValueError) as error:
             _say(f"{error}. It is tried again when the run comes to it")
 
@@ -278,44 +258,45 @@ def data_home() -> Path | None:
     return Path(named) if named else None
 
 
-def locate(name: str, *, hub: Hub | None = None) -> Path:
-    """The file of a task's records, or the folder where there are several, fetched if it is not there; for `read_jsonl`.
+def locate(name: str) -> list[Path]:
+    """The files of a task's records, fetched if they are not there; for `read_records`.
 
-        locate("arc/ARC-Easy/test")     # with --local data: data/arc/ARC-Easy/test.jsonl.gz
+        locate("arc/ARC-Easy/test")     # with --local data: [data/arc/ARC-Easy/test.jsonl.gz]
 
     Args:
-        name: `arc/ARC-Easy/test`, `gsm8k/train`, `mmlu/auxiliary_train`, `humaneval/HumanEval`, `smoltalk/train`,
-            `eval_bundle`; an ending such as .jsonl.gz says nothing.
-            In the data home, which is looked into first, it may lie as .jsonl, .jsonl.gz, .jsonl.zst, .parquet or .zip.
+        name: `arc/ARC-Easy/test`, `gsm8k/train`, `mmlu/auxiliary_train`, `humaneval/HumanEval`, `smoltalk/train`.
 
     Raises:
-        FileNotFoundError: neither there nor known to be anywhere else.
+        FileNotFoundError: neither in the data home nor known to be anywhere else.
         ConnectionError: it would have to be fetched and cannot be.
     """
-    for ending in sorted(ENDINGS, key=len, reverse=True):
-        name = name.removesuffix(ending)
-    if path := _find_at_home(name):
-        return path
-    hub = hub or Hub()
-    if name == EVAL_BUNDLE:
-        return _fetch_bundle(hub)
+    if path := find_at_home(name):
+        return sorted(path.iterdir()) if path.is_dir() else [path]
     head, _, split = name.rpartition("/")
     if head not in TASK_FILES:
         raise FileNotFoundError(
             f"{name}: not in {data_home() or 'a local folder (none given: --local DIR)'} as one of "
             f"{', '.join(name.rpartition('/')[2] + ending for ending in ENDINGS)}, "
-            f"and not known on the hub, which has {', '.join([*TASK_FILES, EVAL_BUNDLE])}"
+            f"and not known on the hub, which has {', '.join(TASK_FILES)}"
         )
     source = TASK_FILES[head]
     dataset = Dataset(source.repo, source.folder.format(split=split))
     try:
-        files = hub.list_files(dataset)
+        files = list_files(dataset)
     except ConnectionError:
-        files = hub.cached_files(dataset)
+        files = cached_files(dataset)
         if not _is_whole(files):
             raise
-    paths = [hub.fetch(file) for file in files]
-    return paths[0] if len(paths) == 1 else _linked(paths, hub.folder.parent / "fledge" / name)
+    return [fetch(file) for file in files]
+
+
+def find_at_home(name: str) -> Path | None:
+    """What the data home has of this name, as a file with one of `ENDINGS`, or as it is called; None: it has none."""
+    if (home := data_home()) is None:
+        return None
+    bases = [home / name, home / name.rpartition("/")[2]]
+    candidates = [base.with_name(base.name + ending) for base in bases for ending in (*ENDINGS, "")]
+    return next((path for path in candidates if path.exists()), None)
 
 
 def _is_whole(files: Sequence[RemoteFile]) -> bool:
@@ -324,40 +305,28 @@ def _is_whole(files: Sequence[RemoteFile]) -> bool:
     return bool(files) and (wanted is None or len(files) == int(wanted[1]))
 
 
-def _find_at_home(name: str) -> Path | None:
-    if (home := data_home()) is None:
-        return None
-    bases = [home / name, home / name.rpartition("/")[2]]
-    candidates = [base.with_name(base.name + ending) for base in bases for ending in (*ENDINGS, "")]
-    return next((path for path in candidates if path.exists()), None)
+def locate_bundle() -> Path:
+    """The zip of CORE's tasks, fetched if it is not there, or the folder that it holds, from the data home.
 
+    The zip names no hash, so the check is that of its own sums.
 
-def _linked(paths: list[Path], folder: Path) -> Path:
-    """A folder that holds these files and no others of their repository."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob("*.parquet"):
-        if old.name not in {path.name for path in paths}:  # of another revision, cut into other files
-            old.unlink()
-    for path in paths:
-        link = folder / path.name
-        link.unlink(missing_ok=True)
-        link.symlink_to(path.resolve())
-    return folder
+    Raises:
+        ConnectionError: it would have to be fetched and cannot be.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata
 
-
-def _fetch_bundle(hub: Hub, url: str = EVAL_BUNDLE_URL) -> Path:
-    """The zip of CORE's tasks; it names no hash, so the check is that of its own sums."""
-    path = hub.folder.parent / "fledge" / f"{EVAL_BUNDLE}.zip"
+    if found := find_at_home(EVAL_BUNDLE):
+        return found
+    path = Path(constants.HF_HUB_CACHE).parent / "fledge" / f"{EVAL_BUNDLE}.zip"
     if zipfile.is_zipfile(path):
         return path
     if path.exists():
         _say(f"{path} is damaged and is fetched again")
-    from huggingface_hub import get_hf_file_metadata
-
+    url = EVAL_BUNDLE_URL
     remedy = f"Connect to the network, or put {EVAL_BUNDLE}.zip in a folder and give that with --local DIR"
-    with hub._explained(f"fetch {url}", remedy=remedy):
+    with _explained(f"fetch {url}", remedy=remedy):
         _say(f"fetching {url} ({_megabytes(get_hf_file_metadata(url, token=False).size or 0)}) to {path}")
-        raw = hub.get(url)
+        raw = _get(url)
         if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
             raise ValueError(f"{broken} arrived damaged")
     path.parent.mkdir(parents=True, exist_ok=True)

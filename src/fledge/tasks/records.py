@@ -1,0 +1,61 @@
+"""Examples made of the records of files, one file per split, kept on disk until they are drawn.
+
+    Task(name="gsm8k", load=from_records("gsm8k", {"train": "gsm8k/train", "test": "gsm8k/test"}, read=example), ...)
+
+Where a data set has no validation split, a hash of the question takes one out of the training split: nothing is selected on test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+from fledge.tasks.base import Example
+from fledge.text.conversations import Stored
+from fledge.text.files import read_records
+from fledge.text.hub import locate
+from fledge.text.split import Split, split_of
+
+HELD_OUT = 20
+"""One in so many training questions is the validation split where the data set has none."""
+
+Record = dict[str, Any]
+Files = dict[Split, str]
+"""A name of `text.hub.locate` for each split."""
+Key = Callable[[Record], str]
+"""What tells a record from others, and decides whether it is held out."""
+
+
+def from_records(
+    task: str, files: Files, *, read: Callable[[Record], Example], key: Key = itemgetter("question")
+) -> Callable[[Split], Sequence[Example]]:
+    """`Task.load` of a task whose examples `read` makes; raises as `split_records`, and what `read` raises, when it is called."""
+
+    def load(split: Split) -> Sequence[Example]:
+        return Stored(checked(split_records(task, files, split, key=key)), make=read)
+
+    def checked(records: Iterator[Record]) -> Iterator[Record]:
+        for record in records:
+            read(record)  # what is wrong with a record is found when it is loaded, not when it is drawn
+            yield record
+
+    return load
+
+
+def split_records(task: str, files: Files, split: Split, *, key: Key) -> Iterator[Record]:
+    """The records of a split; a missing validation split is taken out of train.
+
+    Raises:
+        ValueError: the set has no such split.
+    """
+    carved = "train" in files and "validation" not in files
+    allowed = [*files, *(["validation"] if carved else [])]
+    if split not in allowed:
+        raise ValueError(f"{task}: split {split!r} does not exist; allowed: {', '.join(sorted(allowed))}")
+    records = chain.from_iterable(map(read_records, locate(files[split if split in files else "train"])))
+    if split == "test" or not carved:
+        return records
+    held_out = split == "validation"
+    return (record for record in records if (split_of(key(record), one_in=HELD_OUT) == "validation") == held_out)
