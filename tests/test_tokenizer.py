@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.text import bpe, native
-from fledge.text.chat import PartReader, Piece
+from fledge.text.chat import Part, PartReader
 from fledge.text.tokenizer import SPECIAL, Tokenizer, chunks
 
 ENGLISH = (
@@ -161,7 +161,7 @@ def test_every_byte_survives() -> None:
     assert TINY.decode([0xFF, 0x41]) == "\ufffdA"
 
 
-def said(pieces: list[Piece]) -> str:
+def said(pieces: list[Part]) -> str:
     return "".join(text for _, text in pieces)
 
 

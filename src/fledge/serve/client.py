@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fledge.config import Sampling
-from fledge.text.chat import Conversation, Piece, fit_prompt, to_json
+from fledge.text.chat import Conversation, Part, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
@@ -46,7 +46,7 @@ class Client(Protocol):
     name: str
     outcome: Outcome | None
 
-    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]: ...
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]: ...
 
     def close(self) -> None: ...
 
@@ -63,7 +63,7 @@ class LocalModel:
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
-    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]:
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]:
         """Pieces of the answer as they come.
 
         Raises:
@@ -117,7 +117,7 @@ class RemoteServer:
         self.context = listed[self.model].get("context_tokens", 0)
         self.name = f"{self.model} at {self.url}"
 
-    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Piece]:
+    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]:
         """Pieces of the answer as they come.
 
         Raises:
@@ -141,9 +141,9 @@ class RemoteServer:
                         finish = choice.get("finish_reason") or finish
                         delta = choice["delta"]
                         if part := delta.get("fledge"):
-                            yield part["part"], part["text"]
+                            yield Part(part["part"], part["text"])
                         if delta.get("content"):
-                            yield "text", delta["content"]
+                            yield Part("text", delta["content"])
         finally:
             self.outcome = Outcome(
                 finish=finish or "cancelled",

@@ -21,7 +21,7 @@ from fledge.infer.engine import Engine, Request
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import LoadedModel, ModelPool
-from fledge.text.chat import Fitted, PartReader, Piece, fit_prompt, join_pieces
+from fledge.text.chat import Fitted, Part, PartReader, fit_prompt, join_pieces
 from fledge.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("uvicorn.error")
@@ -34,7 +34,7 @@ class Update:
     """What is new in one choice."""
 
     index: int
-    pieces: list[Piece]
+    pieces: list[Part]
     logprobs: list[Json]
     finish: str = ""
 
@@ -55,7 +55,7 @@ class Choice:
         end = len(self.request.mask)
         if self.done or (end == self.sent and not finish):
             return None
-        pieces: list[Piece] = []
+        pieces: list[Part] = []
         entries: list[Json] = []
         for place in range(self.sent, end):
             token = self.request.answer[place]

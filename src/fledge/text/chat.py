@@ -18,22 +18,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from reprlib import repr as short
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
 Kind = Literal["text", "python", "output"]
-Piece = tuple[Kind, str]
-"""Some text of a part that is still arriving."""
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 KINDS: tuple[Kind, ...] = ("text", "python", "output")
 
 
-@dataclass(frozen=True)
-class Part:
-    """A piece of a message: prose, code the model asks to run, or what running it printed."""
+class Part(NamedTuple):
+    """A part of a message: prose, code the model asks to run, or what running it printed. Or a piece of one that is arriving."""
 
     kind: Kind
     text: str
@@ -148,16 +145,17 @@ def encode_conversation(
     Args:
         max_tokens: keep whole exchanges (user and answer) while they fit; 0 targets are left when not even the first does.
     """
-    special = tokenizer.special
-    rendered = Rendered([special["<|bos|>"]], [0])
+    ids, mask = [tokenizer.special["<|bos|>"]], [0]
     end = 1
     for message in _fold_system(conversation):
-        _add_message(tokenizer, message, rendered)
+        rendered = _render(tokenizer, message)
+        ids += rendered.ids
+        mask += rendered.mask
         if message.role == "assistant":
-            if max_tokens is not None and len(rendered.ids) > max_tokens:
+            if max_tokens is not None and len(ids) > max_tokens:
                 break
-            end = len(rendered.ids)
-    return Rendered(rendered.ids[:end], rendered.mask[:end])
+            end = len(ids)
+    return Rendered(ids[:end], mask[:end])
 
 
 def encode_prompt(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list[int]:
@@ -168,10 +166,8 @@ def encode_prompt(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list
     """
     if not conversation or conversation[-1].role != "user":
         raise ValueError("the last message of a prompt must be by the user")
-    rendered = Rendered([tokenizer.special["<|bos|>"]], [0])
-    for message in _fold_system(conversation):
-        _add_message(tokenizer, message, rendered)
-    return [*rendered.ids, tokenizer.special["<|assistant_start|>"]]
+    # As if the answer were empty, without the mark of its end.
+    return encode_conversation(tokenizer, [*conversation, say("assistant")]).ids[:-1]
 
 
 @dataclass(frozen=True)
@@ -193,9 +189,9 @@ def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int
     """
     system = conversation[:1] if conversation and conversation[0].role == "system" else ()
     turns = conversation[len(system) :]
-    sizes = [_size(tokenizer, message) for message in turns]
+    sizes = [len(_render(tokenizer, message).ids) for message in turns]
     # 2: <|bos|> and the mark after which the answer begins.
-    first = sum(_size(tokenizer, message) for message in system) + 2
+    first = sum(len(_render(tokenizer, message).ids) for message in system) + 2
     # Every text is encoded once to find where to cut, and the winner once more: a long history costs no more than its length.
     dropped = 0
     while dropped + 2 < len(turns) and first + sum(sizes[dropped:]) + room > context:
@@ -209,11 +205,6 @@ def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int
     return Fitted(ids, dropped // 2)
 
 
-def _size(tokenizer: Tokenizer, message: Message) -> int:
-    """Tokens of one message, its marks included."""
-    return 2 + sum(len(tokenizer.encode(part.text)) + 2 * (part.kind != "text") for part in message.parts)
-
-
 def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     """The system prompt becomes the first paragraph of the first user message, as in the article's template."""
     if not conversation or conversation[0].role != "system":
@@ -222,24 +213,20 @@ def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     return [say("user", f"{system.text}\n\n{user.text}"), *rest]
 
 
-def _add_message(tokenizer: Tokenizer, message: Message, rendered: Rendered) -> None:
+def _render(tokenizer: Tokenizer, message: Message) -> Rendered:
+    """The tokens of one message, its marks included."""
     special = tokenizer.special
-
-    def add(ids: list[int], learned: bool) -> None:
-        rendered.ids.extend(ids)
-        rendered.mask.extend([int(learned)] * len(ids))
-
-    if message.role == "user":
-        add([special["<|user_start|>"], *tokenizer.encode(message.text), special["<|user_end|>"]], False)
-        return
-    add([special["<|assistant_start|>"]], False)
+    if message.role != "assistant":
+        ids = [special["<|user_start|>"], *tokenizer.encode(message.text), special["<|user_end|>"]]
+        return Rendered(ids, [0] * len(ids))
+    ids, mask = [special["<|assistant_start|>"]], [0]
     for part in message.parts:
-        ids = tokenizer.encode(part.text)
-        if part.kind == "text":
-            add(ids, True)
-        else:
-            add([special[f"<|{part.kind}_start|>"], *ids, special[f"<|{part.kind}_end|>"]], part.kind == "python")
-    add([special["<|assistant_end|>"]], True)
+        said = tokenizer.encode(part.text)
+        if part.kind != "text":
+            said = [special[f"<|{part.kind}_start|>"], *said, special[f"<|{part.kind}_end|>"]]
+        ids += said
+        mask += [int(part.kind != "output")] * len(said)
+    return Rendered([*ids, special["<|assistant_end|>"]], [*mask, 1])
 
 
 class PartReader:
@@ -263,10 +250,10 @@ class PartReader:
         self.utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self.silent = frozenset(special.values())
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}
-        self.opens: dict[int, Kind] = {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
-        self.closes = {special["<|python_end|>"], special["<|output_end|>"]}
+        self.begins: dict[int, Kind] = {special["<|python_end|>"]: "text", special["<|output_end|>"]: "text"}
+        self.begins |= {special["<|python_start|>"]: "python", special["<|output_start|>"]: "output"}
 
-    def feed(self, token: int) -> list[Piece]:
+    def feed(self, token: int) -> list[Part]:
         """The text that is certain now, in whole characters. A tool part begins with an empty piece of its kind."""
         if self.ended or self.stopped:
             return []
@@ -274,30 +261,26 @@ class PartReader:
             return self._piece(self.utf8.decode(self.tokenizer.decode_bytes([token])))
         if token in self.ends:
             self.ended = True
-        elif token in self.opens:
+        elif token in self.begins:
             rest = self.flush()
-            self.kind = self.opens[token]
-            return [*rest, (self.kind, "")]
-        elif token in self.closes:
-            rest = self.flush()
-            self.kind = "text"
-            return rest
+            self.kind = self.begins[token]
+            return rest if self.kind == "text" else [*rest, Part(self.kind, "")]
         return []
 
-    def flush(self) -> list[Piece]:
+    def flush(self) -> list[Part]:
         """What was held back and what is left of a character that was never completed, at the end of a part."""
         pieces = self._piece(self.utf8.decode(b"", final=True))
         held, self.held = self.held, ""
-        return [*pieces, ("text", held)] if held and not self.stopped else pieces
+        return [*pieces, Part("text", held)] if held and not self.stopped else pieces
 
-    def _piece(self, text: str) -> list[Piece]:
+    def _piece(self, text: str) -> list[Part]:
         if self.kind == "text" and self.stop:
             self.held += text
             found = [place for place in map(self.held.find, self.stop) if place >= 0]
             self.stopped |= bool(found)
             text = self.held[: min(found) if found else len(self.held) - held_back(self.held, self.stop)]
             self.held = self.held[len(text) :]
-        return [(self.kind, text)] if text else []
+        return [Part(self.kind, text)] if text else []
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
@@ -306,17 +289,17 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     return max(chain.from_iterable(lengths), default=0)
 
 
-def join_pieces(pieces: Iterable[Piece], *, marks: bool = False) -> list[Piece]:
+def join_pieces(pieces: Iterable[Part], *, marks: bool = False) -> list[Part]:
     """Neighbours of one kind become one. An empty piece marks where a tool part begins: it joins nothing before it.
 
     With `marks` nothing joins it either, so that what is joined in stretches can be joined again.
     """
-    joined: list[Piece] = []
+    joined: list[Part] = []
     for kind, text in pieces:
-        if joined and joined[-1][0] == kind and text and (joined[-1][1] or not marks):
-            joined[-1] = (kind, joined[-1][1] + text)
+        if joined and joined[-1].kind == kind and text and (joined[-1].text or not marks):
+            joined[-1] = Part(kind, joined[-1].text + text)
         else:
-            joined.append((kind, text))
+            joined.append(Part(kind, text))
     return joined
 
 
@@ -324,4 +307,4 @@ def decode_answer(tokenizer: Tokenizer, ids: Iterable[int]) -> tuple[Part, ...]:
     """Parts of an answer as the engine returns it: tokens after assistant_start, with or without assistant_end."""
     reader = PartReader(tokenizer)
     pieces = [piece for token in ids for piece in reader.feed(token)]
-    return tuple(Part(kind, text) for kind, text in join_pieces([*pieces, *reader.flush()]))
+    return tuple(join_pieces([*pieces, *reader.flush()]))
