@@ -102,7 +102,7 @@ def test_every_command_is_known_explained_and_completed(chat: Terminal) -> None:
     assert complete("/te") == ["/temperature "]
     assert complete("hello") == []
     assert "context left" in run(chat, "Hello", "/stats")
-    assert chat.command("/exit") == "exit"
+    assert "TEXT" not in run(chat, "/exit", "/help").split("context left")[-1]
 
 
 def test_tool_use_is_shown_apart_from_prose() -> None:

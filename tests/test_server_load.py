@@ -50,7 +50,7 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
     assert max(health) < burst / 2  # nobody waits for the whole burst, however busy the machine
     alone = tiny_engine(endless_model(1), slots=1, context=256)
     for body, text in zip(bodies, texts, strict=True):
-        prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, room=TOKENS).ids
+        prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, max_tokens=TOKENS).ids
         request = asking(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
         answer = alone.generate([request])[0].answer
         assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")

@@ -312,12 +312,12 @@ class Engine:
         tokens_R = draw(logits_RV, settings, row_keys_R2)
         if any(request.top_logprobs is not None for request in ready):
             self._report(ready, logits_RV, tokens_R)
+        self.counts["sampled_tokens"] += len(ready)  # before anyone hears of them: who then asks finds them counted
         now = time.perf_counter()
         for request, token in zip(ready, tokens_R.tolist(), strict=True):
             if not request.answer:
                 request.first_token = now
             self._push(request, token)
-        self.counts["sampled_tokens"] += len(ready)
 
     def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor) -> None:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""

@@ -100,7 +100,9 @@ def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
     """What the body says of each field, under the name that `Ask` has for it; the default where it is missing or null."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
-    numbers = {row["name"]: Field(_number(row["low"], row["high"]), row["default"]) for row in limits.table()}
+    numbers = {
+        row["name"]: Field(partial(within, low=row["low"], high=row["high"]), row["default"]) for row in limits.table()
+    }
     if body.get("max_completion_tokens") is not None:  # the newer name
         numbers["max_completion_tokens"] = replace(numbers.pop("max_tokens"), name="max_tokens")
     found: Json = {}
@@ -114,10 +116,6 @@ def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
 
 
 # How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
-
-
-def _number(low: float, high: float) -> Read:
-    return partial(within, low=low, high=high)
 
 
 def _anything(_: str, value: Any) -> Any:
@@ -213,7 +211,7 @@ class Field:
 
 FIELDS = {
     "model": Field(_text),
-    "n": Field(_number(1, CHOICES), 1),
+    "n": Field(partial(within, low=1, high=CHOICES), 1),
     "stop": Field(_stops, ()),
     "stream": Field(_flag, False),
     "stream_options": Field(_include_usage, False),
@@ -221,22 +219,16 @@ FIELDS = {
 CHAT_FIELDS = FIELDS | {
     "messages": Field(_conversation, name="prompts", is_needed=True),
     "logprobs": Field(_flag, False),
-    "top_logprobs": Field(_number(0, ALTERNATIVES), 0),
+    "top_logprobs": Field(partial(within, low=0, high=ALTERNATIVES), 0),
     "tool_choice": Field(_anything, "auto"),
 }
 COMPLETION_FIELDS = FIELDS | {
     "prompt": Field(_prompts, ("",), name="prompts"),
-    "logprobs": Field(_number(0, ALTERNATIVES)),
+    "logprobs": Field(partial(within, low=0, high=ALTERNATIVES)),
 }
 
 
 # Answers
-
-
-def usage(prompt: int, completion: int, cached: int) -> Json:
-    details = {"cached_tokens": cached}
-    totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return totals | {"prompt_tokens_details": details}
 
 
 def token_logprob(token: bytes, logprob: float, best: Sequence[tuple[bytes, float]]) -> Json:

@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Outcome:
-    """What is known after an answer."""
+    """What is known of an answer, all of it when that has ended."""
 
-    finish: str
-    prompt_tokens: int
-    cached_tokens: int
-    tokens: int
-    seconds: float
-    dropped: int
     context: int
+    finish: str = "cancelled"
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    dropped: int = 0
 
 
 class Client(Protocol):
@@ -73,10 +73,10 @@ class LocalModel:
         from fledge.serve.stream import Choice
 
         context, news = self.engine.context, queue.SimpleQueue[None]()
-        fitted = fit_prompt(self.tokenizer, conversation, context=context, room=min(sampling.max_tokens, context // 4))
+        fitted = fit_prompt(self.tokenizer, conversation, context=context, max_tokens=sampling.max_tokens)
         request = Request(prompt=fitted.ids, sampling=sampling)
         choice = Choice(0, request, self.tokenizer)
-        self.outcome = None
+        outcome = self.outcome = Outcome(context=context, prompt_tokens=len(fitted.ids), dropped=fitted.dropped)
         self.engine.submit(request, lambda _: news.put(None))
         try:
             while not choice.done:
@@ -87,15 +87,9 @@ class LocalModel:
                 raise request.error
         finally:
             self.engine.cancel(request)
-            self.outcome = Outcome(
-                finish=request.finish or "cancelled",
-                prompt_tokens=len(request.prompt),
-                cached_tokens=request.cached,
-                tokens=len(request.answer),
-                seconds=time.perf_counter() - request.submitted,
-                dropped=fitted.dropped,
-                context=context,
-            )
+            outcome.finish = request.finish or outcome.finish
+            outcome.cached_tokens, outcome.tokens = request.cached, len(request.answer)
+            outcome.seconds = time.perf_counter() - request.submitted
 
     def close(self) -> None:
         self.engine.close()
@@ -125,8 +119,8 @@ class RemoteServer:
         """
         body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}}
         body |= to_json(conversation) | {name: value for name, value in vars(sampling).items() if value is not None}
-        begin, usage, finish, dropped = time.perf_counter(), {}, "", 0
-        self.outcome = None
+        begin, outcome = time.perf_counter(), Outcome(context=self.context)
+        self.outcome = outcome
         try:
             with closing(self._open("/v1/chat/completions", body)) as response:
                 for line in response:
@@ -135,25 +129,19 @@ class RemoteServer:
                     event = json.loads(line[len(b"data: ") :])
                     if "error" in event:
                         raise ValueError(f"{self.url}: {event['error']['message']}")
-                    usage = event.get("usage") or usage
-                    dropped = event.get("fledge", {}).get("dropped_turns", dropped)
+                    if usage := event.get("usage"):
+                        outcome.prompt_tokens, outcome.tokens = usage["prompt_tokens"], usage["completion_tokens"]
+                        outcome.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+                    outcome.dropped = event.get("fledge", {}).get("dropped_turns", outcome.dropped)
                     for choice in event["choices"]:
-                        finish = choice.get("finish_reason") or finish
+                        outcome.finish = choice.get("finish_reason") or outcome.finish
                         delta = choice["delta"]
                         if part := delta.get("fledge"):
                             yield Part(part["part"], part["text"])
                         if delta.get("content"):
                             yield Part("text", delta["content"])
         finally:
-            self.outcome = Outcome(
-                finish=finish or "cancelled",
-                prompt_tokens=usage.get("prompt_tokens", 0),
-                cached_tokens=(usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-                tokens=usage.get("completion_tokens", 0),
-                seconds=time.perf_counter() - begin,
-                dropped=dropped,
-                context=self.context,
-            )
+            outcome.seconds = time.perf_counter() - begin
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

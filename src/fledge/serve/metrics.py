@@ -1,35 +1,34 @@
-"""Counters and histograms in Prometheus' text format."""
+"""Prometheus' text format."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import accumulate
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Histogram:
-    """How often a value fell below each bound."""
+    """How many values fell below each of `SECONDS`, and their sum."""
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float] = SECONDS) -> None:
-        self.name, self.text, self.bounds = name, text, bounds
-        self.counts = [0] * (len(bounds) + 1)
+    def __init__(self) -> None:
+        self.counts = [0] * (len(SECONDS) + 1)
         self.total = 0.0
 
     def observe(self, value: float, *, times: int = 1) -> None:
-        self.counts[bisect_left(self.bounds, value)] += times
+        self.counts[bisect_left(SECONDS, value)] += times
         self.total += value * times
 
-    def lines(self) -> list[str]:
-        lines, below = [f"# HELP {self.name} {self.text}", f"# TYPE {self.name} histogram"], 0
-        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
-            below += count
-            lines.append(f'{self.name}_bucket{{le="{bound}"}} {below}')
-        return [*lines, f"{self.name}_sum {self.total:.6f}", f"{self.name}_count {below}"]
+    def samples(self) -> dict[str, float]:
+        below = [*accumulate(self.counts)]
+        buckets = zip((*SECONDS, "+Inf"), below, strict=True)
+        rows: dict[str, float] = {f'_bucket{{le="{bound}"}}': count for bound, count in buckets}
+        return rows | {"_sum": round(self.total, 6), "_count": below[-1]}
 
 
-def scalar(name: str, kind: str, text: str, values: Mapping[str, float] | float) -> list[str]:
-    """A counter or gauge; `values` by label set, as in {'finish="stop"': 3}."""
-    rows = values if isinstance(values, Mapping) else {"": values}
-    labelled = [f"{name}{{{labels}}} {value}" if labels else f"{name} {value}" for labels, value in rows.items()]
-    return [f"# HELP {name} {text}", f"# TYPE {name} {kind}", *labelled]
+def metric(name: str, kind: str, text: str, samples: Mapping[str, float] | float) -> str:
+    """One metric; `samples` by what follows the name, as in {'{finish="stop"}': 3}, where it is not one number."""
+    rows = samples if isinstance(samples, Mapping) else {"": samples}
+    head = f"# HELP fledge_{name} {text}\n# TYPE fledge_{name} {kind}\n"
+    return head + "".join(f"fledge_{name}{suffix} {value}\n" for suffix, value in rows.items())

@@ -25,7 +25,7 @@ from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
 from fledge.runs import choose_stage, model_name, settings_of, trained_stages
 from fledge.serve.api import ApiError
-from fledge.text.datasets import Generated, find_generated
+from fledge.text.datasets import find_generated
 from fledge.text.tokenizer import Tokenizer
 
 SUGGESTIONS = (
@@ -54,13 +54,12 @@ class Entry:
 class Run:
     """What a run offers to talk to."""
 
-    path: Path
     tokenizer: Tokenizer
     entries: list[Entry]
     """Its stages that have weights, in the order of training."""
     name: str
     """What the model calls itself."""
-    suggestions: tuple[str, ...]
+    suggestions: Sequence[str]
 
 
 def open_run(path: Path, *, stage: str | None = None) -> Run:
@@ -75,9 +74,12 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     last = choose_stage(path, stage)
     tokenizer = Tokenizer.load(path / "tokenizer")
     entries = [_entry(path / name) for name in ([last] if stage else trained_stages(path))]
-    if (source := chat_source(path)) is None:
-        return Run(path, tokenizer, entries, path.name, SUGGESTIONS)
-    return Run(path, tokenizer, entries, source.NAME, tuple(source.SUGGESTIONS))
+    # A model speaks as the data did that it learned to converse from, where that says who speaks.
+    begun = [path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()]
+    for source in (find_generated(str(settings_of(folder).get("data"))) for folder in begun):
+        if source is not None:
+            return Run(tokenizer, entries, source.NAME, source.SUGGESTIONS)
+    return Run(tokenizer, entries, path.name, SUGGESTIONS)
 
 
 def _entry(folder: Path) -> Entry:
@@ -91,16 +93,6 @@ def _entry(folder: Path) -> Entry:
     return Entry(
         name=model_name(folder.name), context=context, bytes=size, load=lambda device: load_model(folder, device=device)
     )
-
-
-def chat_source(path: Path) -> Generated | None:
-    """The generated data set that the run learned to converse from; None: from other data."""
-    for stage in ("sft", "midtrain", "pretrain"):
-        if (path / stage / "config.json").exists():
-            source = find_generated(str(settings_of(path / stage).get("data")))
-            if source is not None:
-                return source
-    return None
 
 
 @dataclass
@@ -183,12 +175,14 @@ class ModelPool:
 
     async def _make_room(self, wanted: int) -> None:
         """Unload the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""
+
+        def is_short() -> bool:
+            return sum(model.bytes for model in self.loaded.values()) + wanted > self.memory_bytes
+
         for name, model in list(self.loaded.items()):
-            if sum(other.bytes for other in self.loaded.values()) + wanted <= self.memory_bytes:
-                return
-            if model.users == 0:
+            if is_short() and model.users == 0:
                 await self._unload(name)
-        if self.loaded and sum(other.bytes for other in self.loaded.values()) + wanted > self.memory_bytes:
+        if self.loaded and is_short():
             raise ApiError("every model in memory is in use; try again later", status=503, retry_after=5)
 
     async def _unload(self, name: str) -> None:

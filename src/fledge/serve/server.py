@@ -20,15 +20,16 @@ from typing import Any, TypeVar
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion, usage
-from fledge.serve.metrics import scalar
+from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion
+from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.stream import Dispatcher, Generation
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
@@ -98,41 +99,22 @@ def create_app(
     return app
 
 
-def error_response(error: ApiError) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
+    """The response for whatever an endpoint raised, in OpenAI's format."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=499)  # as nginx notes it; nobody reads it
+    if isinstance(error, HTTPException):  # starlette's: no route, or not by this method
+        what = f"does not answer {request.method}" if error.status_code == 405 else "does not exist here"
+        error = ApiError(f"{request.url.path} {what}", status=error.status_code)
+    if not isinstance(error, ApiError):
+        error = ApiError(FAILED, status=500)  # starlette raises what it was again, and uvicorn logs it
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.status in (408, 413):
         headers["Connection"] = "close"  # the rest of the body is not read
     return JSONResponse(error.to_json(), error.status, headers=headers)
 
 
-async def _no_route(request: Request, _: Exception) -> Response:
-    return error_response(ApiError(f"there is no {request.url.path} here", status=404))
-
-
-async def _wrong_method(request: Request, _: Exception) -> Response:
-    return error_response(ApiError(f"{request.url.path} does not answer {request.method}", status=405))
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error_response(error)
-
-
-async def _hung_up(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # as nginx notes it; nobody reads it
-
-
-async def _failed(_: Request, __: Exception) -> Response:
-    return error_response(ApiError(FAILED, status=500))  # starlette raises it again, and uvicorn logs it
-
-
-ERRORS: Any = {
-    404: _no_route,
-    405: _wrong_method,
-    ApiError: _refused,
-    ClientDisconnect: _hung_up,
-    Exception: _failed,
-}
+ERRORS: Any = dict.fromkeys((HTTPException, ApiError, ClientDisconnect, Exception), answer_error)
 
 
 class TimeoutProtocol(H11Protocol):
@@ -148,18 +130,11 @@ class TimeoutProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._relax()
-
     def _watch(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._relax()
-        elif self.late is None:
-            self.late = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _relax(self) -> None:
-        if self.late is not None:
+        if self.cycle is None or self.cycle.response_complete:
+            # Left to run where the client hangs up by itself: to close twice is to close once.
+            self.late = self.late or self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self.late is not None:
             self.late.cancel()
             self.late = None
 
@@ -225,23 +200,24 @@ class Api:
         return JSONResponse(state, 503 if self.dispatcher.closing else 200)
 
     async def metrics(self, _: Request) -> Response:
-        engines, counts = self.pool.engines, self.pool.counts
-        finished = {f'finish="{key[9:]}"': n for key, n in sorted(counts.items()) if key.startswith("finished_")}
-        lines = [
-            *scalar("fledge_running", "gauge", "Requests in a slot.", sum(len(e.running) for e in engines)),
-            *scalar("fledge_waiting", "gauge", "Requests without a slot.", sum(len(e.waiting) for e in engines)),
-            *scalar("fledge_finished_total", "counter", "Requests by finish reason.", finished),
-            *scalar("fledge_rejected_total", "counter", "Requests answered 429.", self.dispatcher.rejected),
-            *scalar("fledge_prompt_tokens_total", "counter", "Tokens of prompts.", counts["prompt_tokens"]),
-            *scalar("fledge_prefix_cache_hit_tokens_total", "counter", "Of these, reused.", counts["cached_tokens"]),
-            *scalar("fledge_sampled_tokens_total", "counter", "Tokens sampled.", counts["sampled_tokens"]),
-            *scalar("fledge_tool_tokens_total", "counter", "Tokens of tool results.", counts["forced_tokens"]),
-            *scalar("fledge_steps_total", "counter", "Forward passes.", counts["steps"]),
-            *scalar("fledge_memory_bytes", "gauge", "Weights and caches.", sum(engine.bytes for engine in engines)),
-            *self.dispatcher.first_token.lines(),
-            *self.dispatcher.between.lines(),
-        ]
-        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+        engines, counts, dispatcher = self.pool.engines, self.pool.counts, self.dispatcher
+        ends = {f'{{finish="{key[9:]}"}}': n for key, n in sorted(counts.items()) if key.startswith("finished_")}
+        table = (
+            ("running", "gauge", "Requests in a slot.", sum(len(engine.running) for engine in engines)),
+            ("waiting", "gauge", "Requests without a slot.", sum(len(engine.waiting) for engine in engines)),
+            ("finished_total", "counter", "Requests by finish reason.", ends),
+            ("rejected_total", "counter", "Requests answered 429.", dispatcher.rejected),
+            ("prompt_tokens_total", "counter", "Tokens of prompts.", counts["prompt_tokens"]),
+            ("prefix_cache_hit_tokens_total", "counter", "Of these, reused.", counts["cached_tokens"]),
+            ("sampled_tokens_total", "counter", "Tokens sampled.", counts["sampled_tokens"]),
+            ("tool_tokens_total", "counter", "Tokens of tool results.", counts["forced_tokens"]),
+            ("steps_total", "counter", "Forward passes.", counts["steps"]),
+            ("memory_bytes", "gauge", "Weights and caches.", sum(engine.bytes for engine in engines)),
+            ("time_to_first_token_seconds", "histogram", "From arrival.", dispatcher.first_token.samples()),
+            ("inter_token_seconds", "histogram", "Per token after the first.", dispatcher.between.samples()),
+        )
+        text = "".join(metric(*row) for row in table)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def _body(self, request: Request) -> Any:
         most, body = self.limits.body_bytes, bytearray()
@@ -270,7 +246,7 @@ class Api:
         async with held:
             whole = await _unless_hung_up(generation.complete(), request.receive)
             body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
-            return JSONResponse(body | {"usage": usage(*generation.usage())} | _dropped(generation))
+            return JSONResponse(body | {"usage": generation.usage()} | _dropped(generation))
 
 
 async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -310,7 +286,7 @@ async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGe
                     events[-1] |= _dropped(generation)
                 yield b"".join(map(_event, events))
         if ask.include_usage:
-            yield _event(head | {"choices": [], "usage": usage(*generation.usage())})
+            yield _event(head | {"choices": [], "usage": generation.usage()})
         yield b"data: [DONE]\n\n"
     except ApiError as error:
         yield _event(error.to_json())
@@ -324,28 +300,18 @@ def _event(event: Json) -> bytes:
     return f"data: {COMPACT.encode(event)}\n\n".encode()
 
 
-class EventStream(Response):
-    """Server-sent events; stops the source and releases what is `held` at once when the client hangs up."""
-
-    media_type = "text/event-stream"
+class EventStream(StreamingResponse):
+    """Server-sent events. Where the client hangs up the source is stopped, and what is `held` released at once."""
 
     def __init__(self, events: AsyncGenerator[bytes], held: contextlib.AsyncExitStack) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers, media_type="text/event-stream")
         self.events, self.held = events, held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self.held:
-            with contextlib.suppress(ClientDisconnect):
-                await _unless_hung_up(self._send_all(send), receive)
-
-    async def _send_all(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        async with contextlib.aclosing(self.events) as events:
-            async for body in events:
-                if body:
-                    await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        async with self.held, contextlib.aclosing(self.events):
+            with contextlib.suppress(ClientDisconnect):  # nobody is left to be told
+                await super().__call__(scope, receive, send)
 
 
 class _Page(StaticFiles):

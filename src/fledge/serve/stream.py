@@ -13,11 +13,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Request
 from fledge.serve.api import ApiError, Ask, Json, token_logprob
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import LoadedModel, ModelPool
@@ -26,10 +26,9 @@ from fledge.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("uvicorn.error")
 TURN = 16  # streams that go on in one turn of the event loop; who else has something to say waits for no more of them
-ANSWER_SHARE = 0.25  # of the context is kept free for the answer where the client does not say how long it may get
 
 
-@dataclass(frozen=True)
+@dataclass
 class Update:
     """What is new in one choice."""
 
@@ -86,8 +85,8 @@ class Dispatcher:
         self.active: set[asyncio.Event] = set()
         self.stopping = False
         self.rejected = 0
-        self.first_token = Histogram("fledge_time_to_first_token_seconds", "From arrival to the first token.")
-        self.between = Histogram("fledge_inter_token_seconds", "Time per token after the first.")
+        self.first_token = Histogram()
+        self.between = Histogram()
         self._fresh: deque[asyncio.Event] = deque()
         self._scheduled = False
         self._logged: BaseException | None = None
@@ -135,8 +134,7 @@ class Dispatcher:
                 return _short_enough([bos, *prompt], context)
             if isinstance(prompt, str):
                 return _short_enough([bos, *tokenizer.encode(prompt)], context)
-            room = min(ask.sampling.max_tokens, int(context * ANSWER_SHARE))
-            return fit_prompt(tokenizer, prompt, context=context, room=room)
+            return fit_prompt(tokenizer, prompt, context=context, max_tokens=ask.sampling.max_tokens)
         except ValueError as problem:
             raise ApiError(str(problem), param="messages", code="context_length_exceeded") from problem
 
@@ -184,20 +182,21 @@ class Generation:
     model: LoadedModel
     fitted: list[Fitted]
     choices: list[Choice]
-    engines: list[Engine] = field(default_factory=list)
 
     @property
     def dropped(self) -> int:
         """Exchanges left out of the prompt."""
         return self.fitted[0].dropped
 
-    def usage(self) -> tuple[int, int, int]:
-        """Prompt, completion and cached tokens."""
+    def usage(self) -> Json:
+        """Counts of tokens, as clients get them."""
         prompt = sum(len(fit.ids) for fit in self.fitted)
         completion = sum(len(choice.request.answer) for choice in self.choices)
+        totals = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         # Of the copies of one prompt the first pays; what the others reuse is no saving of the client's.
         copies = len(self.choices) // len(self.fitted)
-        return prompt, completion, sum(choice.request.cached for choice in self.choices[::copies])
+        cached = sum(choice.request.cached for choice in self.choices[::copies])
+        return totals | {"prompt_tokens_details": {"cached_tokens": cached}}
 
     async def follow(self) -> AsyncGenerator[Update]:
         """Run the request; yields what is new in each choice until all have finished.
@@ -207,10 +206,11 @@ class Generation:
         """
         dispatcher, event, loop = self.dispatcher, asyncio.Event(), asyncio.get_running_loop()
         dispatcher.active.add(event)
-        try:
+        with ExitStack() as later:
+            later.callback(dispatcher.active.discard, event)
             for choice in self.choices:
                 engine = self.model.engine()
-                self.engines.append(engine)
+                later.callback(engine.cancel, choice.request)  # which does nothing to one that has finished
                 engine.submit(choice.request, lambda _: dispatcher.on_event(event, loop))
             while not all(choice.done for choice in self.choices):
                 await event.wait()
@@ -224,11 +224,6 @@ class Generation:
                     if update.finish:
                         self._check(choice.request)
                     yield update
-        finally:
-            dispatcher.active.discard(event)
-            for engine, choice in zip(self.engines, self.choices, strict=False):
-                if not choice.request.finish:
-                    engine.cancel(choice.request)
 
     def _check(self, request: Request) -> None:
         self.dispatcher.measure(request)
@@ -244,12 +239,11 @@ class Generation:
         whole = [Update(choice.index, [], []) for choice in self.choices]
         async with aclosing(self.follow()) as stream:
             async for new in stream:
-                whole[new.index].pieces.extend(new.pieces)
-                whole[new.index].logprobs.extend(new.logprobs)
-        ends = [choice.request.finish for choice in self.choices]
-        return [
-            replace(said, pieces=join_pieces(said.pieces), finish=end) for said, end in zip(whole, ends, strict=True)
-        ]
+                said = whole[new.index]
+                said.pieces += new.pieces
+                said.logprobs += new.logprobs
+                said.finish = new.finish
+        return whole
 
 
 def _short_enough(ids: list[int], context: int) -> Fitted:

@@ -62,7 +62,7 @@ class Terminal:
     """One conversation in a terminal."""
 
     def __init__(self, client: Client, sampling: Sampling, *, system: str | None, console: Console) -> None:
-        self.client, self.sampling, self.system, self.console = client, sampling, system, console
+        self.client, self.sampling, self.instructions, self.console = client, sampling, system, console
         self.turns: list[Message] = []
         self.tries = 0
         """How often the last question was retried: every try has a seed of its own."""
@@ -90,47 +90,42 @@ class Terminal:
                 self.console.print("[dim]Ctrl-D or /exit leaves[/]")
                 continue
             try:
+                if line.partition(" ")[0] in ("/exit", "/quit"):
+                    return
                 if line.startswith("/"):
-                    if self.command(line) == "exit":
-                        return
+                    self.command(line)
                 elif line:
                     self.tries = 0
                     self.ask(line)
             except (ValueError, OSError) as error:
                 self.say(str(error), "red")
 
-    def command(self, line: str) -> str | None:
-        """Do what a line with a slash says; "exit" when it says to leave.
+    def command(self, line: str) -> None:
+        """Do what a line with a slash says: each of `COMMANDS` is a setting of sampling or a method of this class.
 
         Raises:
             ValueError: there is no such command, or it cannot be done; nothing has changed.
         """
-        name, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if name in ("/exit", "/quit"):
-            return "exit"
-        if (setting := name[1:].replace("-", "_")) in help_of(Sampling):
-            self.set(setting, rest)
-        elif name in ("/help", "/clear", "/retry", "/undo", "/stats"):
-            getattr(self, name[1:])()
-        elif name == "/system":
-            self.system = rest or None
-            self.say(f"system prompt: {self.system or 'none'}")
-        elif name in ("/save", "/load"):
-            if not rest:
-                raise ValueError(f"{name} needs the name of a file")
-            getattr(self, name[1:])(Path(rest).expanduser())
+        command, _, rest = line.partition(" ")
+        name = command[1:].replace("-", "_")
+        if command not in COMMANDS:
+            raise ValueError(f"{command} is not a command; /help lists them.{nearest(command, tuple(COMMANDS))}")
+        if name in help_of(Sampling):
+            self.set(name, rest.strip())
         else:
-            raise ValueError(f"{name} is not a command; /help lists them.{nearest(name, tuple(COMMANDS))}")
-        return None
+            getattr(self, name)(rest.strip())
 
-    def help(self) -> None:
+    def help(self, _: str = "") -> None:
         for name, text in COMMANDS.items():
             self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
 
-    def clear(self) -> None:
+    def clear(self, _: str = "") -> None:
         self.turns = []
         self.say("a new conversation")
+
+    def system(self, text: str) -> None:
+        self.instructions = text or None
+        self.say(f"system prompt: {text or 'none'}")
 
     def set(self, name: str, text: str) -> None:
         """Change a sampling setting."""
@@ -145,13 +140,13 @@ class Terminal:
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
         self.say(f"{name} {value}")
 
-    def retry(self) -> None:
+    def retry(self, _: str = "") -> None:
         question = self._last_question()
         self.turns = self.turns[:-2]
         self.tries += 1
         self.ask(question)
 
-    def undo(self) -> None:
+    def undo(self, _: str = "") -> None:
         self.say(f"taken back: {self._last_question()}")
         self.turns = self.turns[:-2]
 
@@ -160,7 +155,8 @@ class Terminal:
             raise ValueError("nothing has been asked yet")
         return self.turns[-2].text
 
-    def save(self, path: Path) -> None:
+    def save(self, name: str) -> None:
+        path = _path("/save", name)
         text = json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False)
         try:
             path.write_text(text, encoding="utf-8")
@@ -168,7 +164,8 @@ class Terminal:
             raise ValueError(f"{path}: cannot be written ({error.strerror}); name another file") from None
         self.say(f"{len(self.turns)} messages in {path}")
 
-    def load(self, path: Path) -> None:
+    def load(self, name: str) -> None:
+        path = _path("/load", name)
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -180,11 +177,11 @@ class Terminal:
         turns = list(conversation[has_system:])
         if len(turns) % 2:
             raise ValueError(f"{path}: the last message is by the user; a saved conversation ends with an answer")
-        self.system = conversation[0].text if has_system else None
+        self.instructions = conversation[0].text if has_system else None
         self.turns = turns
         self.say(f"{len(turns)} messages; the last: {turns[-1].text}")
 
-    def stats(self) -> None:
+    def stats(self, _: str = "") -> None:
         outcome = self.client.outcome
         if outcome is None:
             raise ValueError("nothing has been answered yet")
@@ -216,29 +213,31 @@ class Terminal:
                     pass
             live.update(render(parts))
         self.turns += [asked, Message("assistant", tuple(parts))]
-        self._explain()
-
-    def _explain(self) -> None:
-        outcome = self.client.outcome
-        if outcome is not None and outcome.finish in ENDS:
+        if (outcome := self.client.outcome) is None:
+            return  # stopped before it began
+        if outcome.finish in ENDS:
             self.say(ENDS[outcome.finish])
-        if outcome is not None and outcome.dropped:
-            self.say(
-                f"the conversation is longer than the context: the first {outcome.dropped} exchanges were left out"
-            )
+        if outcome.dropped:
+            left_out = f"the first {outcome.dropped} exchanges were left out"
+            self.say(f"the conversation is longer than the context: {left_out}")
 
     def _conversation(self, *more: Message) -> tuple[Message, ...]:
-        return (*([say("system", self.system)] if self.system else []), *self.turns, *more)
+        return (*([say("system", self.instructions)] if self.instructions else []), *self.turns, *more)
+
+
+def _path(command: str, name: str) -> Path:
+    if not name:
+        raise ValueError(f"{command} needs the name of a file")
+    return Path(name).expanduser()
 
 
 def render(parts: Sequence[Part]) -> RenderableType:
     """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
-    shown: list[RenderableType] = []
-    for part in parts:
-        if part.kind == "text":
-            if part.text.strip():
-                shown.append(Markdown(part.text))
-        else:
-            sign = "⚙ " if part.kind == "python" else "= "
-            shown.append(Text(sign + part.text, style="cyan"))
-    return Group(*shown)
+    signs = {"python": "⚙ ", "output": "= "}
+    return Group(
+        *(
+            Markdown(part.text) if part.kind == "text" else Text(signs[part.kind] + part.text, style="cyan")
+            for part in parts
+            if part.kind != "text" or part.text.strip()
+        )
+    )

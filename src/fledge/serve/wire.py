@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from fledge.serve.api import Ask, Json
 from fledge.serve.stream import Update
+from fledge.text.chat import join_pieces
 
 
 class WireFormat(ABC):
@@ -67,7 +68,7 @@ class ChatFormat(WireFormat):
         return [*chunks, _choice(update.index, "delta", {}, finish=update.finish)] if update.finish else chunks
 
     def whole(self, update: Update) -> Json:
-        parts = [{"type": kind, "text": text} for kind, text in update.pieces]
+        parts = [{"type": kind, "text": text} for kind, text in join_pieces(update.pieces)]
         content = "".join(part["text"] for part in parts if part["type"] == "text")
         message: Json = {"role": "assistant", "content": content}
         if any(part["type"] != "text" for part in parts):

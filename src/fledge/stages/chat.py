@@ -44,4 +44,4 @@ def open_client(config: Chat) -> Client:
     threads(config.threads)
     model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return LocalModel(model, run.tokenizer, name=f"{run.name} ({run.path}, {entry.name})", run_tool=tool)
+    return LocalModel(model, run.tokenizer, name=f"{run.name} ({config.run}, {entry.name})", run_tool=tool)

@@ -2,7 +2,7 @@
 
     ids, mask = encode_conversation(tokenizer, conversation)      # training: mask 1 = the assistant's own tokens
     prompt = encode_prompt(tokenizer, conversation)               # inference: ends where the assistant speaks
-    fitted = fit_prompt(tokenizer, conversation, context=512, room=128)     # the same, shortened until an answer fits
+    fitted = fit_prompt(tokenizer, conversation, context=512, max_tokens=128)    # the same, shortened until an answer fits
     parts = decode_answer(tokenizer, answer_ids)                  # text, python, output parts of an answer
     for kind, text in PartReader(tokenizer).feed(token): ...      # the same while it arrives
 
@@ -179,14 +179,16 @@ class Fitted:
     """Exchanges (a question and its answer) left out at the beginning."""
 
 
-def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int, room: int) -> Fitted:
-    """Prompt ids of the longest end of `conversation` that leaves `room` tokens to answer; the system prompt stays.
+def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int, max_tokens: int) -> Fitted:
+    """Prompt ids of the longest end of `conversation` that leaves room to answer; the system prompt stays.
 
-    Where the last question alone does not leave that room, it is kept as long as one token can be answered.
+    That is `max_tokens`, or a quarter of the context where they are more: most answers are far shorter than the longest
+    allowed. Where the last question alone does not leave that room, it is kept as long as one token can be answered.
 
     Raises:
         ValueError: the last question alone fills the context, or the conversation does not end with the user.
     """
+    room = min(max_tokens, context // 4)
     system = conversation[:1] if conversation and conversation[0].role == "system" else ()
     turns = conversation[len(system) :]
     sizes = [len(_render(tokenizer, message).ids) for message in turns]
