@@ -8,13 +8,13 @@ ignored. Tool use travels beside the text under the key `fledge`, which foreign 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from fledge.config import Sampling, Serve, within
-from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message, say
+from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
 
 CHOICES = 16
 MESSAGES = 500
@@ -79,21 +79,16 @@ class Ask:
 def parse_chat(body: Any, limits: Limits) -> Ask:
     """The request of POST /v1/chat/completions."""
     found = _read(body, CHAT_FIELDS, limits)
-    if found["top_logprobs"] and not found["logprobs"]:
-        raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
-    return _ask(found, tools=found["tool_choice"] != "none", top=found["top_logprobs"] if found["logprobs"] else None)
+    if not found.pop("logprobs"):
+        if found["top_logprobs"]:
+            raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
+        found["top_logprobs"] = None
+    return Ask(**found)
 
 
 def parse_completion(body: Any, limits: Limits) -> Ask:
     """The request of POST /v1/completions: plain text to go on with, no roles and no tools."""
-    found = _read(body, COMPLETION_FIELDS, limits)
-    return _ask(found, tools=False, top=found["logprobs"])
-
-
-def _ask(found: Json, *, tools: bool, top: int | None) -> Ask:
-    sampling = Sampling(**{name: found[name] for name in Sampling.__dataclass_fields__})
-    same = {name: found[name] for name in ("prompts", "model", "n", "stop", "stream")}
-    return Ask(**same, sampling=sampling, include_usage=found["stream_options"], tools=tools, top_logprobs=top)
+    return Ask(**_read(body, COMPLETION_FIELDS, limits), tools=False)
 
 
 def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
@@ -112,14 +107,15 @@ def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
             found[one.name or name] = one.default if value is None and not one.is_needed else one.read(name, value)
         except ValueError as problem:
             raise ApiError(str(problem), param=name) from None
-    return found
+    sampling = Sampling(**{name: found.pop(name) for name in Sampling.__dataclass_fields__})
+    return found | {"sampling": sampling}
 
 
 # How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
 
 
-def _anything(_: str, value: Any) -> Any:
-    return value
+def _tools(_: str, value: Any) -> bool:
+    return value != "none"
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -169,12 +165,9 @@ def _conversation(name: str, value: Any) -> tuple[Conversation]:
     if len(value) > MESSAGES:
         raise ValueError(f"{name} has {len(value)} entries; allowed: {MESSAGES}")
     parsed = [_message(message, f"{name}[{place}]") for place, message in enumerate(value)]
-    system = [message for message in parsed if message.role == "system"]
-    conversation: list[Message] = [say("system", "\n\n".join(message.text for message in system))] if system else []
-    for message in parsed:
-        if message.role == "system":
-            continue
-        # Some clients send a message in several pieces: neighbours by the same side are one turn.
+    conversation: list[Message] = []
+    # Some clients send a message in several pieces: neighbours by the same side are one turn, and so is all of the system.
+    for message in sorted(parsed, key=lambda message: message.role != "system"):
         if conversation and conversation[-1].role == message.role:
             gap = (Part("text", "\n\n"),)
             conversation[-1] = Message(message.role, conversation[-1].parts + gap + message.parts)
@@ -214,28 +207,15 @@ FIELDS = {
     "n": Field(partial(within, low=1, high=CHOICES), 1),
     "stop": Field(_stops, ()),
     "stream": Field(_flag, False),
-    "stream_options": Field(_include_usage, False),
+    "stream_options": Field(_include_usage, False, name="include_usage"),
 }
 CHAT_FIELDS = FIELDS | {
     "messages": Field(_conversation, name="prompts", is_needed=True),
     "logprobs": Field(_flag, False),
     "top_logprobs": Field(partial(within, low=0, high=ALTERNATIVES), 0),
-    "tool_choice": Field(_anything, "auto"),
+    "tool_choice": Field(_tools, True, name="tools"),
 }
 COMPLETION_FIELDS = FIELDS | {
     "prompt": Field(_prompts, ("",), name="prompts"),
-    "logprobs": Field(partial(within, low=0, high=ALTERNATIVES)),
+    "logprobs": Field(partial(within, low=0, high=ALTERNATIVES), name="top_logprobs"),
 }
-
-
-# Answers
-
-
-def token_logprob(token: bytes, logprob: float, best: Sequence[tuple[bytes, float]]) -> Json:
-    """One entry of `logprobs.content`. `bytes` is exact where `token` had to replace half a character."""
-
-    def entry(raw: bytes, value: float) -> Json:
-        # JSON knows no -inf: what is impossible is about as impossible as this.
-        return {"token": raw.decode("utf-8", "replace"), "logprob": max(value, -9999.0), "bytes": list(raw)}
-
-    return entry(token, logprob) | {"top_logprobs": [entry(*pair) for pair in best]}

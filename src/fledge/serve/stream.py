@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.infer.engine import Request
-from fledge.serve.api import ApiError, Ask, Json, token_logprob
+from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import LoadedModel, ModelPool
 from fledge.text.chat import Fitted, Part, PartReader, fit_prompt, join_pieces
@@ -71,9 +71,15 @@ class Choice:
         return Update(self.index, join_pieces(pieces, marks=True), entries, finish)
 
     def _logprob(self, token: int, place: int) -> Json:
-        raw = self.tokenizer.decode_bytes
-        best = [(raw([other]), value) for other, value in self.request.alternatives[place]]
-        return token_logprob(raw([token]), self.request.logprobs[place], best)
+        """One entry of `logprobs.content`. `bytes` is exact where `token` had to replace half a character."""
+
+        def entry(token: int, logprob: float) -> Json:
+            raw = self.tokenizer.decode_bytes([token])
+            # JSON knows no -inf: what is impossible is about as impossible as this.
+            return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
+
+        best = [entry(*pair) for pair in self.request.alternatives[place]]
+        return entry(token, self.request.logprobs[place]) | {"top_logprobs": best}
 
 
 class Dispatcher:
@@ -101,7 +107,8 @@ class Dispatcher:
         if self.closing:
             raise ApiError("the server is shutting down", status=503, retry_after=5)
         waiting = sum(len(engine.waiting) for engine in self.pool.engines)
-        if waiting + ask.n * len(ask.prompts) > self.queue + self._free():
+        free = sum(len(engine.cache.slots.free) for engine in self.pool.engines)
+        if waiting + ask.n * len(ask.prompts) > self.queue + free:
             self.rejected += 1
             raise ApiError(f"{waiting} requests are waiting; allowed: {self.queue}", status=429, retry_after=1)
         async with self.pool.borrow(ask.model) as model:
@@ -119,9 +126,6 @@ class Dispatcher:
             ]
             choices = [Choice(index, request, self.pool.tokenizer) for index, request in enumerate(requests)]
             yield Generation(self, model, fitted, choices)
-
-    def _free(self) -> int:
-        return sum(len(engine.cache.slots.free) for engine in self.pool.engines)
 
     def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
         tokenizer, context = self.pool.tokenizer, model.entry.context

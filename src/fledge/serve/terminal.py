@@ -20,7 +20,7 @@ from rich.text import Text
 
 from fledge.config import Sampling, help_of, nearest, within
 from fledge.serve.client import Client
-from fledge.text.chat import Message, Part, parse_conversation, say, to_json
+from fledge.text.chat import Message, Part, join_pieces, parse_conversation, say, to_json
 
 COMMANDS = {
     "/help": "show this",
@@ -198,21 +198,18 @@ class Terminal:
 
     def ask(self, question: str) -> None:
         """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
-        parts: list[Part] = []
+        said: list[Part] = []
         asked = say("user", question)
         with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
             with closing(self.client.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
                 try:
-                    for kind, text in pieces:
-                        if parts and parts[-1].kind == kind and text:
-                            parts[-1] = Part(kind, parts[-1].text + text)
-                        else:
-                            parts.append(Part(kind, text))
-                        live.update(render(parts))
+                    for piece in pieces:
+                        said = join_pieces([*said, piece])
+                        live.update(render(said))
                 except KeyboardInterrupt:
                     pass
-            live.update(render(parts))
-        self.turns += [asked, Message("assistant", tuple(parts))]
+            live.update(render(said))
+        self.turns += [asked, Message("assistant", tuple(said))]
         if (outcome := self.client.outcome) is None:
             return  # stopped before it began
         if outcome.finish in ENDS:
@@ -231,13 +228,13 @@ def _path(command: str, name: str) -> Path:
     return Path(name).expanduser()
 
 
-def render(parts: Sequence[Part]) -> RenderableType:
+def render(said: Sequence[Part]) -> RenderableType:
     """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
     signs = {"python": "⚙ ", "output": "= "}
     return Group(
         *(
-            Markdown(part.text) if part.kind == "text" else Text(signs[part.kind] + part.text, style="cyan")
-            for part in parts
-            if part.kind != "text" or part.text.strip()
+            Markdown(text) if kind == "text" else Text(signs[kind] + text, style="cyan")
+            for kind, text in said
+            if kind != "text" or text.strip()
         )
     )
