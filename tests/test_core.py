@@ -232,7 +232,7 @@ def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> N
     place = bundle_of(tmp_path) / "eval_bundle"
     squad = place / "eval_data" / "reading_comprehension/squad.jsonl"
     listed = next(listed for listed in LISTED if listed.label == "squad")
-    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "fields query found; expected context, continuation")):
+    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "fields query found, but no 'con")):
         squad.write_text(json.dumps({"context": "a", "continuation": "b"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=rf"squad\.jsonl line 2: {complaint}"):
             read(listed, place)

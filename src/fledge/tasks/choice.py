@@ -35,20 +35,16 @@ class Source(NamedTuple):
     default_for: tuple[Literal["chat"], ...] = ()
 
 
-def question(asked: Asked) -> str:
-    """What the user says.
+def example(asked: Asked) -> Example:
+    """A conversation whose answer is a letter.
 
     "Multiple choice: Which is a fruit?\\n- pear=A\\n- stone=B\\nAnswer with the letter alone.": the letter directly behind its
     choice, where a model that reads the choice finds it next.
     """
-    lines = [f"- {choice}={letter}" for choice, letter in zip(asked.choices, LETTERS, strict=False)]
-    return "\n".join((f"Multiple choice: {asked.question}", *lines, "Answer with the letter alone."))
-
-
-def example(asked: Asked) -> Example:
-    """A conversation whose answer is a letter."""
     letters = tuple(LETTERS[: len(asked.choices)])
-    messages = (say("user", question(asked)), say("assistant", letters[asked.answer]))
+    lines = [f"- {choice}={letter}" for choice, letter in zip(asked.choices, letters, strict=False)]
+    question = "\n".join((f"Multiple choice: {asked.question}", *lines, "Answer with the letter alone."))
+    messages = (say("user", question), say("assistant", letters[asked.answer]))
     return Example(messages=messages, choices=letters, answer=asked.answer)
 
 
@@ -99,13 +95,12 @@ SOURCES = {
 
 
 def _task(name: str, source: Source) -> Task:
-    def read(record: Record) -> Example:
-        return example(source.read(record))
-
-    def key(record: Record) -> str:
-        return source.read(record).question
-
-    load = from_records(name, source.files, read=read, key=key)
+    load = from_records(
+        name,
+        source.files,
+        read=lambda record: example(source.read(record)),
+        key=lambda record: source.read(record).question,
+    )
     return Task(name=name, load=load, chance=source.chance, max_tokens=8, default_for=source.default_for)
 
 

@@ -71,12 +71,6 @@ LISTED = (
 )
 """As in the bundle's core.yaml and eval_meta_data.csv; a test compares them."""
 
-FIELDS: dict[Kind, tuple[str, ...]] = {
-    "choice": ("query", "choices", "gold"),
-    "schema": ("context_options", "continuation", "gold"),
-    "text": ("context", "continuation"),
-}
-
 
 def example(listed: Listed, item: dict[str, Any]) -> Example:
     """An item of the bundle as what is shown of it."""
@@ -107,12 +101,13 @@ def read(listed: Listed, bundle: Path) -> list[Example]:
     file = zipped / "eval_data" / listed.file
     if not file.is_file():
         raise FileNotFoundError(f"{bundle}: no eval_data/{listed.file}, so it is no whole CORE bundle; fetch it again")
-    examples, fields = [], FIELDS[listed.kind]
+    examples = []
     for number, item in read_numbered(file):
-        if any(name not in item for name in fields):
+        try:
+            examples.append(example(listed, item))
+        except KeyError as field:
             found = f"fields {', '.join(item) or 'none'} found"
-            raise ValueError(f"{file} line {number}: {found}; expected {', '.join(fields)}. Fetch the bundle again")
-        examples.append(example(listed, item))
+            raise ValueError(f"{file} line {number}: {found}, but no {field}; fetch the bundle again") from None
     if not examples:
         raise ValueError(f"{file}: holds no item; fetch the bundle again")
     return examples

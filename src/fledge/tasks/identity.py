@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
@@ -25,12 +26,11 @@ ENDS = ("?", "? I am curious.", ", please?", "? Thanks!", "??", "? Just wonderin
 FORM = "expected `key = value`, `? question`, `! answer`, or a comment that begins with #"
 
 
-@dataclass(frozen=True)
-class Subject:
+class Subject(NamedTuple):
     """Ways to ask one thing, and ways to answer it."""
 
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
+    questions: list[str]
+    answers: list[str]
 
 
 def read_subjects(text: str, *, where: str = "identity.txt") -> list[Subject]:
@@ -40,25 +40,25 @@ def read_subjects(text: str, *, where: str = "identity.txt") -> list[Subject]:
         ValueError: a line has no known form, a {key} no value, a subject no question or no answer.
     """
     keys: dict[str, str] = {}
-    blocks: list[tuple[list[str], list[str]]] = [([], [])]
+    blocks = [Subject([], [])]
     for number, line in enumerate(text.split("\n"), 1):
         line, here = line.strip(), f"{where} line {number}"
         if line.startswith(("?", "!")):
             kind = "?!".index(line[0])
-            if kind == 0 and blocks[-1][1]:
+            if kind == 0 and blocks[-1].answers:
                 raise ValueError(f"{here}: a question after an answer; part subjects by a blank line")
             blocks[-1][kind].append(fill(line[1:].strip(), keys, here))
         elif not line:
-            blocks.append(([], []))
+            blocks.append(Subject([], []))
         elif found := re.fullmatch(r"(\w+)\s*=\s*(.+)", line):
             keys[found[1]] = found[2]
         elif not line.startswith("#"):
             raise ValueError(f"{here}: {line!r} found; {FORM}")
-    for questions, answers in blocks:
-        if bool(questions) != bool(answers):
+    subjects = [block for block in blocks if any(block)]
+    for questions, answers in subjects:
+        if not (questions and answers):
             given = (questions or answers)[0]
             raise ValueError(f"{where}: the subject with {given!r} needs both `?` lines and `!` lines")
-    subjects = [Subject(tuple(questions), tuple(answers)) for questions, answers in blocks if questions]
     if not subjects:
         raise ValueError(f"{where}: no subject found; write `? question` lines and `! answer` lines")
     return subjects
@@ -77,17 +77,14 @@ def fill(text: str, keys: dict[str, str], where: str) -> str:
 
 def examples(subjects: Sequence[Subject], split: Split) -> Iterator[Example]:
     """Every way to ask of the split, with one of the answers."""
-    for subject in subjects:
-        for question in subject.questions:
-            for hello in HELLOS:
-                for end in ENDS:
-                    if split_of("\0".join((hello, question, end)), one_in=10) != split:
-                        continue
-                    asked = hello + question.removesuffix("?") + end
-                    asked = asked[0].upper() + asked[1:] if not hello else asked
-                    answer = Random(asked).choice(subject.answers)
-                    messages = (say("user", asked), say("assistant", answer))
-                    yield Example(messages=messages, answer=answer, facts={"answers": subject.answers})
+    for questions, answers in subjects:
+        for question, hello, end in product(questions, HELLOS, ENDS):
+            if split_of("\0".join((hello, question, end)), one_in=10) == split:
+                asked = hello + question.removesuffix("?") + end
+                asked = asked[0].upper() + asked[1:] if not hello else asked
+                answer = Random(asked).choice(answers)
+                messages = (say("user", asked), say("assistant", answer))
+                yield Example(messages=messages, answer=answer, facts={"answers": answers})
 
 
 def grade(example: Example, answer: str) -> float:

@@ -121,9 +121,9 @@ def dialogues(folder: Path) -> Sequence[Example]:
     def read() -> Iterator[Conversation]:
         nonlocal strange
         for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
-            for number, record in enumerate(read_records(path), start=1):
+            for record in read_records(path):
                 try:
-                    yield parse_conversation(record, f"{path} line {number}")
+                    yield parse_conversation(record, str(path))
                 except ValueError:
                     strange += 1
 
