@@ -30,8 +30,6 @@ Files = Sequence[Path] | Shards
 COLUMN = "text"
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
 VALIDATION_SHARE = 0.005
-VALIDATION_BYTES = 2_000_000
-"""Default size of the pinned set: at 3.5 bytes a token, about 570,000 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ def open_documents(
     return (Document(found.document(seed, index, split=split), {"index": index + 1}) for index in indices)
 
 
-def validation_documents(data: str, *, bytes_wanted: int = VALIDATION_BYTES, seed: int = 0) -> Pinned:
+def validation_documents(data: str, *, bytes_wanted: int, seed: int = 0) -> Pinned:
     """The first validation documents, in the order of the files, until they hold so many UTF-8 bytes; at least one.
 
     More files behind the first ones change nothing once these suffice.

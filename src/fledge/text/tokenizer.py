@@ -103,7 +103,7 @@ class Tokenizer:
             least = 256 + len(special)
             raise ValueError(f"vocab={vocab}: at least {least} are needed, 256 bytes and {len(special)} special tokens")
         bpe.pattern(digits)  # raises where digits are not allowed
-        trainer = backend().Trainer(digits=digits, threads=threads or cores())
+        trainer = backend(os.environ.get("FLEDGE_BPE", "")).Trainer(digits=digits, threads=threads or cores())
         report = progress or (lambda phase, done, total: None)
         count = chars = 0
         for chunk in chunks(documents, max_chars=max_chars, doc_cap=doc_cap):
@@ -134,7 +134,7 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":
-        return backend().Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
+        return backend(os.environ.get("FLEDGE_BPE", "")).Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. Names of special tokens in it are ordinary text.
@@ -254,9 +254,9 @@ def naming_the_document(texts: Sequence[str], *, first: int = 0) -> Iterator[Non
         ) from None
 
 
-def backend() -> Any:
-    """The module that does the work: `native`, or `bpe` where the library is missing or FLEDGE_BPE=python."""
-    choice = os.environ.get("FLEDGE_BPE", "")
+@cache
+def backend(choice: str) -> Any:
+    """The module that does the work: `native`, or `bpe` where FLEDGE_BPE=python or the library is missing, which is said once."""
     if choice not in ("", "rust", "python"):
         raise ValueError(f"FLEDGE_BPE={choice} is not one of rust, python; unset it to take rust where it is built")
     if choice == "python":
@@ -267,18 +267,12 @@ def backend() -> Any:
         raise FileNotFoundError(
             f"FLEDGE_BPE=rust, but {native.LIBRARY} was not built; install Rust (rustup.rs), then fledge again"
         )
-    say_it_is_slow()
-    return bpe
-
-
-@cache
-def say_it_is_slow() -> None:
-    """Once per process."""
     print(
         "fledge: the tokenizer's Rust library was not built; plain Python gives the same tokens, about twenty times slower. "
         "To have it, install Rust (rustup.rs), then fledge again",
         file=sys.stderr,
     )
+    return bpe
 
 
 def cores() -> int:
