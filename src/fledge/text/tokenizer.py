@@ -134,7 +134,8 @@ class Tokenizer:
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":
-        return backend(os.environ.get("FLEDGE_BPE", "")).Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
+        library = backend(os.environ.get("FLEDGE_BPE", ""))
+        return library.Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
 
     def encode(self, text: str) -> list[int]:
         """The ids of one text. Names of special tokens in it are ordinary text.
