@@ -101,7 +101,6 @@ class LoadedModel:
 
     entry: Entry
     engines: list[Engine]
-    bytes: int
     users: int = 0
 
     def engine(self) -> Engine:
@@ -164,11 +163,10 @@ class ModelPool:
     async def _load(self, entry: Entry) -> LoadedModel:
         await self._make_room(entry.bytes * len(self.devices))
         engines = await asyncio.to_thread(self._build, entry)
-        used = sum(engine.bytes for engine in engines)
-        await self._make_room(used)
+        await self._make_room(sum(engine.bytes for engine in engines))
         for engine in engines:
             engine.start()
-        return LoadedModel(entry, engines, used)
+        return LoadedModel(entry, engines)
 
     def _build(self, entry: Entry) -> list[Engine]:
         return [Engine(entry.load(device), self.tokenizer, **self.engine_settings) for device in self.devices]
@@ -177,7 +175,7 @@ class ModelPool:
         """Unload the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""
 
         def is_short() -> bool:
-            return sum(model.bytes for model in self.loaded.values()) + wanted > self.memory_bytes
+            return sum(engine.bytes for engine in self.engines) + wanted > self.memory_bytes
 
         for name, model in list(self.loaded.items()):
             if is_short() and model.users == 0:

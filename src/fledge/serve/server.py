@@ -15,6 +15,7 @@ import hmac
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,14 +29,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.serve.api import ApiError, Ask, Json, Limits, parse_chat, parse_completion
+from fledge.config import Serve
+from fledge.serve.api import ApiError, Ask, Json, Limits
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.stream import Dispatcher, Generation
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
-GRACE_SECONDS = 10.0
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -50,7 +51,12 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    pool: ModelPool, *, api_key: str | None = None, limits: Limits | None = None, queue: int = 256, root_path: str = ""
+    pool: ModelPool,
+    *,
+    api_key: str | None = None,
+    limits: Limits | None = None,
+    queue: int = Serve.queue,
+    root_path: str = "",
 ) -> Starlette:
     """The ASGI application.
 
@@ -78,8 +84,8 @@ def create_app(
         await pool.close()
 
     v1 = [
-        Route("/chat/completions", guarded(api.chat), methods=["POST"]),
-        Route("/completions", guarded(api.completions), methods=["POST"]),
+        Route("/chat/completions", guarded(partial(api.answer, form=ChatFormat)), methods=["POST"]),
+        Route("/completions", guarded(partial(api.answer, form=CompletionFormat)), methods=["POST"]),
         Route("/models", guarded(api.models)),
         Route("/models/{name}", guarded(api.model)),
     ]
@@ -142,7 +148,7 @@ class TimeoutProtocol(H11Protocol):
 class Server(uvicorn.Server):
     """uvicorn's server that lets running answers finish for a while before it stops."""
 
-    def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = Serve.grace_seconds) -> None:
         self.dispatcher: Dispatcher = app.state.dispatcher
         self.grace_seconds = grace_seconds
         super().__init__(
@@ -169,14 +175,6 @@ class Api:
     def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
         self.dispatcher, self.pool, self.limits = dispatcher, dispatcher.pool, limits
         self.turn = asyncio.Lock()
-
-    async def chat(self, request: Request) -> Response:
-        ask = parse_chat(await self._body(request), self.limits)
-        return await self._answer(request, ask, ChatFormat(ask))
-
-    async def completions(self, request: Request) -> Response:
-        ask = parse_completion(await self._body(request), self.limits)
-        return await self._answer(request, ask, CompletionFormat(ask))
 
     async def models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.pool.entries]})
@@ -237,7 +235,9 @@ class Api:
         except (ValueError, RecursionError) as problem:
             raise ApiError(f"the body is not JSON: {problem}") from problem
 
-    async def _answer(self, request: Request, ask: Ask, wire: WireFormat) -> Response:
+    async def answer(self, request: Request, form: type[WireFormat]) -> Response:
+        ask = form.parse(await self._body(request), self.limits)
+        wire = form(ask)
         # The model stays borrowed until the answer is out, which for a stream is after this function.
         held = contextlib.AsyncExitStack()
         generation = await held.enter_async_context(self.dispatcher.open(ask))
@@ -246,7 +246,7 @@ class Api:
         async with held:
             whole = await _unless_hung_up(generation.complete(), request.receive)
             body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
-            return JSONResponse(body | {"usage": generation.usage()} | _dropped(generation))
+            return JSONResponse(body | {"usage": generation.usage()} | generation.dropped())
 
 
 async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
@@ -268,10 +268,6 @@ async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
         await asyncio.gather(working, gone, return_exceptions=True)
 
 
-def _dropped(generation: Generation) -> Json:
-    return {"fledge": {"dropped_turns": generation.dropped}} if generation.dropped else {}
-
-
 async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGenerator[bytes]:
     """What is sent of a stream. Its last event is [DONE], or an error."""
     head = wire.head(generation.model.entry.name, whole=False)
@@ -283,16 +279,16 @@ async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGe
                 left -= bool(update.finish)
                 events = [head | {"choices": [choice]} for choice in wire.chunks(update)]
                 if not left:
-                    events[-1] |= _dropped(generation)
+                    events[-1] |= generation.dropped()
                 yield b"".join(map(_event, events))
         if ask.include_usage:
             yield _event(head | {"choices": [], "usage": generation.usage()})
         yield b"data: [DONE]\n\n"
-    except ApiError as error:
-        yield _event(error.to_json())
     except Exception as error:
-        generation.dispatcher.log(error)
-        yield _event(ApiError(FAILED, status=500).to_json())
+        if not isinstance(error, ApiError):
+            generation.dispatcher.log(error)
+            error = ApiError(FAILED, status=500)
+        yield _event(error.to_json())
 
 
 def _event(event: Json) -> bytes:

@@ -128,19 +128,24 @@ class Dispatcher:
             yield Generation(self, model, fitted, choices)
 
     def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
-        tokenizer, context = self.pool.tokenizer, model.entry.context
-        bos = tokenizer.special["<|bos|>"]
-        try:
-            if isinstance(prompt, tuple) and prompt and isinstance(prompt[0], int):
-                # Ids of ordinary tokens only: a client cannot speak for the engine.
-                if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in prompt):
-                    raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
-                return _short_enough([bos, *prompt], context)
-            if isinstance(prompt, str):
-                return _short_enough([bos, *tokenizer.encode(prompt)], context)
-            return fit_prompt(tokenizer, prompt, context=context, max_tokens=ask.sampling.max_tokens)
-        except ValueError as problem:
-            raise ApiError(str(problem), param="messages", code="context_length_exceeded") from problem
+        tokenizer, context, code = self.pool.tokenizer, model.entry.context, "context_length_exceeded"
+        if isinstance(prompt, str):
+            ids = tokenizer.encode(prompt)
+        elif isinstance(prompt[0], int):
+            # Ids of ordinary tokens only: a client cannot speak for the engine.
+            if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in prompt):
+                raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
+            ids = prompt
+        else:
+            try:
+                return fit_prompt(tokenizer, prompt, context=context, max_tokens=ask.sampling.max_tokens)
+            except ValueError as problem:
+                raise ApiError(str(problem), param="messages", code=code) from problem
+        ids = [tokenizer.special["<|bos|>"], *ids]
+        if len(ids) >= context:
+            what = f"the prompt has {len(ids)} tokens, the context holds {context} for prompt and answer"
+            raise ApiError(what, param="prompt", code=code)
+        return Fitted(ids, 0)
 
     def on_event(self, event: asyncio.Event, loop: asyncio.AbstractEventLoop) -> None:
         """Called in an engine's thread; wakes the loop once for all that is new until it looks."""
@@ -187,10 +192,10 @@ class Generation:
     fitted: list[Fitted]
     choices: list[Choice]
 
-    @property
-    def dropped(self) -> int:
-        """Exchanges left out of the prompt."""
-        return self.fitted[0].dropped
+    def dropped(self) -> Json:
+        """How many exchanges were left out of the prompt, where any were, as clients are told."""
+        left_out = self.fitted[0].dropped
+        return {"fledge": {"dropped_turns": left_out}} if left_out else {}
 
     def usage(self) -> Json:
         """Counts of tokens, as clients get them."""
@@ -248,9 +253,3 @@ class Generation:
                 said.logprobs += new.logprobs
                 said.finish = new.finish
         return whole
-
-
-def _short_enough(ids: list[int], context: int) -> Fitted:
-    if len(ids) >= context:
-        raise ValueError(f"the prompt has {len(ids)} tokens, the context holds {context} for prompt and answer")
-    return Fitted(ids, 0)

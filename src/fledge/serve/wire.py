@@ -1,4 +1,4 @@
-"""How answers look on the wire: the chunks of a stream and the choices of a whole answer, for both endpoints.
+"""The two endpoints that answer: how each reads a request, and how its chunks and whole choices look on the wire.
 
 wire = ChatFormat(ask)                              # or CompletionFormat, for /v1/completions
 wire.head(model, whole=False) | {"choices": wire.chunks(update)}
@@ -9,16 +9,21 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
+from itertools import accumulate
+from typing import Any
 
-from fledge.serve.api import Ask, Json
+from fledge.serve.api import Ask, Json, Limits, parse_chat, parse_completion
 from fledge.serve.stream import Update
 from fledge.text.chat import join_pieces
 
 
 class WireFormat(ABC):
-    """How answers look on the wire."""
+    """An endpoint that answers."""
 
+    parse: Callable[[Any, Limits], Ask]
+    """The body of a request -> what is asked."""
     prefix: str
     """Of the ids of answers."""
     names: tuple[str, str]
@@ -47,6 +52,7 @@ class WireFormat(ABC):
 class ChatFormat(WireFormat):
     """/v1/chat/completions. Tool use travels beside the text."""
 
+    parse = staticmethod(parse_chat)
     prefix = "chatcmpl"
     names = ("chat.completion.chunk", "chat.completion")
 
@@ -80,38 +86,36 @@ class ChatFormat(WireFormat):
 class CompletionFormat(WireFormat):
     """/v1/completions: everything is text."""
 
+    parse = staticmethod(parse_completion)
     prefix = "cmpl"
     names = ("text_completion", "text_completion")
 
     def __init__(self, ask: Ask) -> None:
         super().__init__(ask)
-        self.offsets: dict[int, int] = {}
+        self.written: Counter[int] = Counter()
+        """Characters of each choice so far."""
 
     def chunks(self, update: Update) -> list[Json]:
         return [self.whole(update)] if update.pieces or update.logprobs or update.finish else []
 
     def whole(self, update: Update) -> Json:
         text = "".join(text for _, text in update.pieces)
-        logprobs = None
-        if self.ask.top_logprobs is not None:
-            logprobs = _old_logprobs(update.logprobs, self.offsets.get(update.index, 0))
-            self.offsets[update.index] = self.offsets.get(update.index, 0) + sum(map(len, logprobs["tokens"]))
+        logprobs = None if self.ask.top_logprobs is None else self._logprobs(update)
         return _choice(update.index, "text", text, logprobs=logprobs, finish=update.finish or None)
+
+    def _logprobs(self, update: Update) -> Json:
+        """What `ChatFormat` sends as a list of tokens, here as a list of each thing that is known of them."""
+        entries = update.logprobs
+        tokens = [entry["token"] for entry in entries]
+        places = [*accumulate(map(len, tokens), initial=self.written[update.index])]
+        self.written[update.index] = places.pop()
+        return {
+            "tokens": tokens,
+            "token_logprobs": [entry["logprob"] for entry in entries],
+            "top_logprobs": [{best["token"]: best["logprob"] for best in entry["top_logprobs"]} for entry in entries],
+            "text_offset": places,
+        }
 
 
 def _choice(index: int, key: str, said: Json | str, *, logprobs: Json | None = None, finish: str | None = None) -> Json:
     return {"index": index, key: said, "logprobs": logprobs, "finish_reason": finish}
-
-
-def _old_logprobs(entries: Sequence[Json], offset: int) -> Json:
-    """Log-probabilities as /v1/completions lists them; `offset` characters of the text came before."""
-    offsets = []
-    for entry in entries:
-        offsets.append(offset)
-        offset += len(entry["token"])
-    return {
-        "tokens": [entry["token"] for entry in entries],
-        "token_logprobs": [entry["logprob"] for entry in entries],
-        "top_logprobs": [{best["token"]: best["logprob"] for best in entry["top_logprobs"]} for entry in entries],
-        "text_offset": offsets,
-    }

@@ -47,11 +47,7 @@ def make_app(config: Serve) -> Starlette:
         run.tokenizer,
         memory_bytes=config.memory_bytes or most_memory(places),
         devices=places,
-        about={
-            "tools": [] if tool is None else [config.tools],
-            "suggestions": list(run.suggestions),
-            "name": run.name,
-        },
+        about={"tools": [config.tools] if tool else [], "suggestions": run.suggestions, "name": run.name},
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
     limits = Limits(sampling=Sampling.of(config))
