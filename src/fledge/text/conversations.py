@@ -14,7 +14,7 @@ import json
 import mmap
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -61,8 +61,8 @@ class Stored(Sequence[T]):
         return self.make(json.loads(self.raw[self.ends[index] : self.ends[index + 1]]))
 
 
-def read_conversations(path: str | Path) -> Iterator[Conversation]:
-    """`{"messages": [...]}` per line of a .jsonl(.gz, .zst) file, or of all in a folder.
+def open_conversations(path: str | Path) -> Sequence[Conversation]:
+    """`{"messages": [...]}` per line of a .jsonl(.gz, .zst) file, or of all in a folder; checked now, made when asked for.
 
     Raises:
         FileNotFoundError, ValueError: what is wrong, with file and line.
@@ -71,18 +71,11 @@ def read_conversations(path: str | Path) -> Iterator[Conversation]:
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file; expected a .jsonl with one {{"messages": [...]}} per line')
     paths = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if ".jsonl" in file.name]
-    count = 0
-    for file in paths:
-        for number, record in read_numbered(file):
-            yield parse_conversation(record, f"{file} line {number}")
-            count += 1
-    if not count:
+    records = ((f"{file} line {number}", record) for file in paths for number, record in read_numbered(file))
+    found = Stored((to_json(parse_conversation(record, where)) for where, record in records), make=restore)
+    if not found:
         raise ValueError(f'{path}: no conversation found; expected .jsonl with one {{"messages": [...]}} per line')
-
-
-def open_conversations(path: str | Path) -> Sequence[Conversation]:
-    """The conversations that `read_conversations` reads, each checked now and made again when it is asked for."""
-    return Stored(map(to_json, read_conversations(path)), make=restore)
+    return found
 
 
 def restore(record: dict[str, Any]) -> Conversation:
