@@ -198,21 +198,22 @@ class Api:
         return JSONResponse(state, 503 if self.dispatcher.closing else 200)
 
     async def metrics(self, _: Request) -> Response:
-        engines, counts, dispatcher = self.pool.engines, self.pool.counts, self.dispatcher
+        engines, counts = self.pool.engines, self.pool.counts
+        first, between = self.dispatcher.first_token, self.dispatcher.between
         ends = {f'{{finish="{key[9:]}"}}': n for key, n in sorted(counts.items()) if key.startswith("finished_")}
         table = (
             ("running", "gauge", "Requests in a slot.", sum(len(engine.running) for engine in engines)),
             ("waiting", "gauge", "Requests without a slot.", sum(len(engine.waiting) for engine in engines)),
             ("finished_total", "counter", "Requests by finish reason.", ends),
-            ("rejected_total", "counter", "Requests answered 429.", dispatcher.rejected),
+            ("rejected_total", "counter", "Requests answered 429.", self.dispatcher.rejected),
             ("prompt_tokens_total", "counter", "Tokens of prompts.", counts["prompt_tokens"]),
             ("prefix_cache_hit_tokens_total", "counter", "Of these, reused.", counts["cached_tokens"]),
             ("sampled_tokens_total", "counter", "Tokens sampled.", counts["sampled_tokens"]),
             ("tool_tokens_total", "counter", "Tokens of tool results.", counts["forced_tokens"]),
             ("steps_total", "counter", "Forward passes.", counts["steps"]),
             ("memory_bytes", "gauge", "Weights and caches.", sum(engine.bytes for engine in engines)),
-            ("time_to_first_token_seconds", "histogram", "From arrival.", dispatcher.first_token.samples()),
-            ("inter_token_seconds", "histogram", "Per token after the first.", dispatcher.between.samples()),
+            ("time_to_first_token_seconds", "histogram", "From arrival to the first token.", first.samples()),
+            ("inter_token_seconds", "histogram", "Time per token after the first.", between.samples()),
         )
         text = "".join(metric(*row) for row in table)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
@@ -236,6 +237,7 @@ class Api:
             raise ApiError(f"the body is not JSON: {problem}") from problem
 
     async def answer(self, request: Request, form: type[WireFormat]) -> Response:
+        """A stream or a whole answer, as the request says."""
         ask = form.parse(await self._body(request), self.limits)
         wire = form(ask)
         # The model stays borrowed until the answer is out, which for a stream is after this function.

@@ -101,7 +101,7 @@ class Terminal:
                 self.say(str(error), "red")
 
     def command(self, line: str) -> None:
-        """Do what a line with a slash says: each of `COMMANDS` is a setting of sampling or a method of this class.
+        """Do what a line with a slash says: each of `COMMANDS` is a setting of sampling or a method; `loop` itself knows /exit.
 
         Raises:
             ValueError: there is no such command, or it cannot be done; nothing has changed.
