@@ -24,6 +24,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "grouped": {"heads": 4, "kv_heads": 2},
     "windows": {"windows": "SSL", "layers": 4},
+    "narrow heads": {"heads": 8, "kv_heads": 8, "width": 32, "smear": True},
     "all": {"smear": True, "key_filter": True, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
 }
 CPU = torch.device("cpu")

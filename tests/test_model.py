@@ -186,6 +186,7 @@ def test_settings_become_the_shape_they_name() -> None:
         ({"heads": 5}, "width=32 does not divide into 5 heads"),
         ({"kv_heads": 3}, "heads=4 is not a multiple of kv_heads=3"),
         ({"windows": "SXL"}, "windows='SXL' is not a pattern of L and S"),
+        ({"width": 16, "smear": True}, "width=16 is too narrow for smear, .* 24 or more, or leave smear off"),
         ({"windows": ""}, "windows='' is not a pattern of L and S"),
     ],
 )

@@ -18,7 +18,7 @@ import torch
 
 from fledge.infer.cache import SlotCache
 from fledge.model.forward import Flat, InferenceModel
-from fledge.model.transformer import ModelConfig, Transformer
+from fledge.model.transformer import SMEAR_CHANNELS, ModelConfig, Transformer
 
 STEPS = (7, 4, 1)  # a prompt, a chunk, a single token; they leave the window of a context of 16 tokens, which is 4
 TOLERANCE = {torch.float32: 0.01, torch.float16: 0.05, torch.bfloat16: 0.2}
@@ -78,8 +78,9 @@ def difference(kind: type[Transformer], config: ModelConfig, dtype: torch.dtype,
 
 def small_twin(kind: type[Transformer], config: ModelConfig) -> Transformer:
     """A model of the same class and features with few, narrow layers and random weights."""
-    keys = min(2, config.kv_heads)
-    heads = config.heads // config.kv_heads * keys
+    per, wide = config.heads // config.kv_heads, min(config.width, SMEAR_CHANNELS)  # as wide as the smear gate reads
+    keys = next(k for k in range(min(2, config.kv_heads), config.kv_heads + 1) if k * per * config.channels >= wide)
+    heads = per * keys
     small = replace(
         config,
         vocab=64,

@@ -55,27 +55,17 @@ class PagedCache(SlotCache):
         shape = (config.layers, slots + 1, self.page, config.kv_heads, config.channels)
         return torch.zeros(shape, device=self.device, dtype=self.dtype).transpose(2, 3)
 
-    def room_for_raw(self, slots: int) -> Tensor:
-        return super().room_for_raw(slots + 1)
-
     def plan(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
-        first = counts.cumsum() - counts
-        positions = np.arange(counts.sum()) - np.repeat(first - starts, counts)
-        self._place(self._tensor(np.repeat(slots, counts)), self._tensor(positions))
-        begins = self._tensor(np.append(first, counts.sum()))
+        self.place(slots, starts, counts)
+        begins = self._tensor(np.append(0, counts.cumsum()))
         self._rows(self._tensor(slots), self._tensor(starts + counts), begins, most=int(counts.max()))
-        self.note_progress(slots, starts, counts)
 
     def plan_decoding(self, slots_R: Tensor, positions_R: Tensor) -> None:
         """Every row adds one token. Computed on the device alone, so that it can be recorded."""
-        self._place(slots_R, positions_R)
+        self.position_N = positions_R
+        self.write = self.index(slots_R, positions_R, torch.arange(self.config.kv_heads, device=self.device))
         rows = torch.arange(len(slots_R) + 1, device=self.device)
         self._rows(slots_R, positions_R + 1, rows, most=1)
-
-    def _place(self, slot_N: Tensor, position_N: Tensor) -> None:
-        self.position_N, self.write_N = position_N, slot_N * self.page + position_N
-        if self.raw is not None:
-            self.raw_N = slot_N * (self.context + 1) + position_N
 
     def _rows(self, slots_R: Tensor, ends_R: Tensor, begins: Tensor, *, most: int) -> None:
         self.begins, self.most_queries = begins.int(), most
@@ -84,9 +74,8 @@ class PagedCache(SlotCache):
         self.page_begins = torch.arange(len(begins), device=self.device, dtype=torch.int32) * self.page
 
     def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
+        self.store(layer, k_NKC, v_NKC)
         keys, values = (part[layer].transpose(1, 2) for part in (self.keys, self.values))
-        keys.flatten(0, 1).index_copy_(0, self.write_N, k_NKC)
-        values.flatten(0, 1).index_copy_(0, self.write_N, v_NKC)
         window = self.windows[layer]
         return self.kernel(
             q_NHC, keys, values, self.begins, self.page_begins, self.most_queries, self.page,
@@ -179,7 +168,7 @@ class DecodingSteps:
         filled = idle_rows(size, spare=self.cache.keys.size(1) - 1)
         filled[:, :rows] = tokens, previous, slots, positions
         step.inputs.copy_(torch.from_numpy(filled))
-        self.cache.note_progress(slots, positions, np.ones_like(positions))
+        self.cache.slots.note_progress(slots, positions + 1)
         if step.graph is None or step.logits is None:
             return self._compute(step.inputs)[:rows]
         step.graph.replay()

@@ -58,6 +58,11 @@ class ModelConfig:
             raise ValueError(f"width={self.width} does not divide into {self.heads} heads of even size")
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}")
+        if self.smear and self.width < SMEAR_CHANNELS:
+            raise ValueError(
+                f"width={self.width} is too narrow for smear, whose gate reads {SMEAR_CHANNELS} channels; "
+                f"make it {SMEAR_CHANNELS} or more, or leave smear off"
+            )
         if not self.windows or set(self.windows) - set("LS"):
             raise ValueError(f"windows={self.windows!r} is not a pattern of L and S, as in 'SSSL'")
 
