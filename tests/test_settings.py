@@ -1,0 +1,226 @@
+"""Every setting that help shows changes something: each is set to another value, and what the command does must differ.
+
+What a command does: what it says, what it writes (numbers, weights, names of files; no times), how it ends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+
+from fernhollow.asked import TASKS
+from fledge import cli
+from fledge.config import (
+    SETTINGS,
+    Evaluate,
+    Midtrain,
+    ModelSettings,
+    OptimSettings,
+    Pretrain,
+    Report,
+    Rl,
+    Sft,
+    Tokenizer,
+)
+from fledge.runs import begin_again
+from processes import letters
+
+TINY = ModelSettings(depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, windows="SL")
+COMMON: dict[str, Any] = {"run": "run", "threads": 1}
+FAST: dict[str, Any] = {
+    **COMMON,
+    "compile": "no",
+    "batch_tokens": 64,
+    "device_tokens": 32,
+    "optim": OptimSettings(warmdown=0.7, clip=100.0),
+}
+CHATS: dict[str, Any] = {**FAST, "data": "chats.jsonl", "tokens": 256}
+BASE: dict[str, Any] = {
+    "tokenizer": Tokenizer(run="run", vocab=320, max_chars=40_000),
+    "pretrain": Pretrain(**FAST, model=TINY, tokens=256, eval_tokens=100),
+    "midtrain": Midtrain(**CHATS, replay=0.0),
+    "sft": Sft(**CHATS),
+    "rl": Rl(
+        **COMMON,
+        task="world/vowels",
+        optim=FAST["optim"],
+        device_tokens=32,
+        steps=3,
+        prompts=2,
+        samples=3,
+        max_tokens=6,
+        eval_examples=2,
+    ),
+    "evaluate": Evaluate(**COMMON, stage="sft", tasks="world/facts", limit=3),
+    "report": Report(run="run"),
+}
+OTHER: dict[str, Any] = {
+    "run": "elsewhere",
+    "device": "cuda:7",  # which no test machine has: refused
+    "dtype": "bfloat16",
+    "doc_cap": 20,
+    "tokenizer.data": "text.txt",
+    "pretrain.data": "text.txt",
+    "rl.eval_examples": 40,
+    "data": "other.jsonl",
+    "model.windows": "L",
+    "model.context": 16,
+    "context": 16,
+    "optim.clip": 1e-3,
+    "pretrain.eval_every": 0,
+    "midtrain.start": "sft",
+    "sft.start": "pretrain",
+    "rl.start": "pretrain",
+    "task": "world/counting",
+    "stage": "pretrain",
+    "tasks": "world/counting",
+    "hourly_cost": 3.0,
+}
+"""Values that are not simply another number, another choice or the opposite: of a setting everywhere, or in one command."""
+NEEDS: dict[str, dict[str, Any]] = {
+    "optim.adamw_matrix_rate": {"optim.matrices": "adamw"},
+    "keep": {"save_every": 1},
+    "ratio": {"tokens": None, "ratio": 0.1},
+    "evaluate.samples": {"temperature": 1.0},
+    "evaluate.seed": {"temperature": 1.0},
+}
+"""What else must be set for a setting to matter."""
+ELSEWHERE = {
+    "compile": "the compiled step equals the eager one (tests/test_loop.py): only time differs",
+    "unsafe_exec": "walls of the sandbox: tests/test_sandbox.py",
+    "tokenizer.threads": "how many threads of the library count words cannot be seen from here",
+}
+"""What is shown by other tests, or shows in the time it takes alone."""
+TIMES = re.compile(r"[\d.,]+ ?(?:tokens/s|seconds|MB/s|ms|s|m)\b|\S*seconds\S*: [\d.]+")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of every stage, in which each command can be given again."""
+    TASKS["world/vowels"] = replace(TASKS["world/spelling"], name="world/vowels", grade=letters, max_tokens=24)
+    home = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        (home / "text.txt").write_text("\n\n".join(f"The number {n} is followed by {n + 1}. " * 40 for n in range(60)))
+        for name, word in (("chats", "eau"), ("other", "io")):
+            talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": word}] for asked in "abcdef"]
+            (home / f"{name}.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+        for command, config in BASE.items():
+            importlib.import_module(cli.module_of(command)).main(config)
+    return home
+
+
+def settings(kind: type[Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all settings, and what their values may be."""
+    hints = get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings(hints[field.name], f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name]
+
+
+def value_of(config: Any, name: str) -> Any:
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def changed(config: Any, values: dict[str, Any]) -> Any:
+    """The config with dotted settings replaced."""
+    for name, value in values.items():
+        first, _, rest = name.partition(".")
+        config = replace(config, **{first: changed(getattr(config, first), {rest: value}) if rest else value})
+    return config
+
+
+def another(command: str, name: str, kind: Any, value: Any) -> Any:
+    """Another allowed value of a setting."""
+    for key in (f"{command}.{name}", name, name.rpartition(".")[2]):
+        if key in OTHER:
+            return OTHER[key]
+    if get_origin(kind) is Literal:
+        return next(choice for choice in get_args(kind) if choice not in (value, "auto"))
+    if isinstance(value, bool):
+        return not value
+    if value is None or value == 0:
+        return 1 if int in (kind, *get_args(kind)) else 0.5
+    return value * 2 if isinstance(value, int) else value / 2
+
+
+def observed(command: str, config: Any, home: Path, capsys: pytest.CaptureFixture[str]) -> list[Any]:
+    """What the command does in `home`."""
+    capsys.readouterr()
+    ended: object = None
+    try:
+        importlib.import_module(cli.module_of(command)).main(config)
+    except (ValueError, OSError, RuntimeError) as error:
+        ended = str(error)
+    said = [TIMES.sub("", line) for line in capsys.readouterr().out.splitlines() if "tokens/s" not in line]
+    return [ended, said, torch.get_num_threads(), *(facts(path, home) for path in sorted(home.rglob("*")))]
+
+
+def facts(path: Path, home: Path) -> tuple[str, Any]:
+    """A file's name and what is in it, without times, paths and the settings themselves."""
+    name = str(path.relative_to(home))
+    if path.is_dir() or path.name in ("config.json", "lock", "state.json") or path.suffix in (".html", ".svg"):
+        return name, None
+    if path.suffix == ".safetensors":
+        return name, hashlib.sha256(path.read_bytes()).hexdigest()
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix in (".json", ".jsonl") and path.name != "tokenizer.json":
+        lines = [json.loads(line) for line in ([text] if path.suffix == ".json" else text.splitlines())]
+        return name, [timeless(line) for line in lines]
+    return name, TIMES.sub("", text)
+
+
+def timeless(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: timeless(inner)
+            for key, inner in value.items()
+            if not re.search("second|memory|finished|prov|mfu", key)
+        }
+    return [timeless(inner) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("command", BASE)
+def test_every_setting_changes_something(
+    command: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inert = []
+    seen: dict[str, list[Any]] = {}
+
+    def run(values: dict[str, Any]) -> list[Any]:
+        if (key := repr(values)) not in seen:
+            home = tmp_path / str(len(seen))
+            shutil.copytree(finished, home)
+            begin_again(home / "run", command)
+            torch.set_num_threads(1)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(home)
+                seen[key] = observed(command, changed(BASE[command], values), home, capsys)
+            shutil.rmtree(home)
+        return seen[key]
+
+    for name, kind in settings(SETTINGS[command]):
+        # midtrain and sft are one main(config) and one class: what sft does not declare anew is walked for midtrain.
+        is_inherited = command == "sft" and name not in vars(Sft)["__annotations__"]
+        if is_inherited or {name, f"{command}.{name}"} & ELSEWHERE.keys():
+            continue
+        needed = NEEDS.get(f"{command}.{name}", NEEDS.get(name, {}))
+        value = another(command, name, kind, value_of(changed(BASE[command], needed), name))
+        if run(needed) == run({**needed, name: value}):
+            inert.append(f"{name}={value!r}")
+    assert not inert, f"{command}: set to another value these change nothing: {', '.join(inert)}"
