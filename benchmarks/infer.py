@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.harness import compare, show
 from fledge.bench.infer import make_engine, make_model
-from fledge.config import InferBench
+from fledge.config import InferBench, Sampling
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import Transformer
@@ -83,8 +83,8 @@ def main(settings: Settings) -> None:
 def works(new: int) -> list[Work]:
     """One request, 32 of one length, 32 of mixed lengths."""
     rng = random.Random(1)
-    mixed = [[rng.randint(8, 2 * new) for _ in range(32)] for _ in range(2)]
-    lengths = {"1": ([32], [new]), "32": ([32] * 32, [new] * 32), f"32 of 8-{2 * new}": mixed}
+    mixed = [[rng.randint(min(8, new), 2 * new) for _ in range(32)] for _ in range(2)]
+    lengths = {"1": ([32], [new]), "32": ([32] * 32, [new] * 32), f"32 of {min(8, new)}-{2 * new}": mixed}
     return [
         Work(name, [[rng.randrange(256) for _ in range(length)] for length in prompts], wanted)
         for name, (prompts, wanted) in lengths.items()
