@@ -80,10 +80,11 @@ def demo(ask: RunRecipe) -> list[Item]:
         (Tokenizer(data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
         (
             Pretrain(
-                **shape | {"batch_tokens": 4096},
+                **shape,
                 data=data,
                 model=model,
                 tokens=1_800_000,
+                batch_tokens=4096,
                 optim=rates,
                 eval_tokens=32_768,
             ),

@@ -163,7 +163,7 @@ def _differ(found: Any, wanted: Any) -> bool:
     """Whether a setting was changed. None and auto are no change: they stand for what is derived."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         return any(_differ(found.get(key), value) for key, value in wanted.items())
-    return found != wanted and not {None, "auto"} & {found, wanted}
+    return found != wanted and not any(value in (None, "auto") for value in (found, wanted))
 
 
 def settings_of(stage: Path) -> dict[str, Any]:
