@@ -1,7 +1,7 @@
 """Any causal language model of Hugging Face transformers from a local folder, to check our numbers against known models.
 
     model, tokenizer = load("models/gpt2")
-    report = evaluate_core(Scorer(model, tokenizer), open_bundle("eval_bundle.zip"))      # fledge evaluate hf:models/gpt2
+    score = Scorer(model, tokenizer).score(find_task("core/copa"))      # fledge evaluate hf:models/gpt2 --tasks core/copa
 
 Needs the optional extra `hf`. Nothing is downloaded, and code that comes with a model is not run. Prompts are cut to the last
 tokens that the model has positions for, as the reference does for GPT-2. Likelihoods alone: free answers need our own engine.

@@ -52,15 +52,6 @@ BATCH_TOKENS = 2**21
 """Prompt tokens prepared at a time for ranking; bounds memory."""
 SHUFFLE_SEED = 1337
 """`limit` keeps the first examples of this shuffle, as the public CORE code does."""
-PROMPTS = (
-    "The capital of France is",
-    "The opposite of hot is",
-    "If yesterday was Friday, then tomorrow will be",
-    "The planets of the solar system are:",
-    "My favorite color is",
-    "Once upon a time",
-)
-"""What base models are asked to continue for the report when nobody chose other prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +70,6 @@ class Scorer:
     Args:
         model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
         tokenizer: a `Tokenizer`, or that of evals/hf.py.
-        engine: an engine over the same weights; None: one is made when a task needs answers.
         device_tokens: tokens per forward pass for likelihoods. Results do not change.
         slots: answers generated at a time; None: the engine's choice. Results do not change.
         out: folder of the JSON lines; None: none are written.
@@ -91,14 +81,14 @@ class Scorer:
         model: Any,
         tokenizer: Any,
         *,
-        engine: Engine | None = None,
         device_tokens: int = DEVICE_TOKENS,
         slots: int | None = None,
         out: Path | None = None,
         stage: str = "model",
     ) -> None:
-        self.model, self.tokenizer, self.engine = model, tokenizer, engine
+        self.model, self.tokenizer = model, tokenizer
         self.device_tokens, self.slots, self.out, self.stage = device_tokens, slots, out, stage
+        self.engine: Engine | None = None  # made when a task needs answers
 
     def score(
         self,
@@ -108,7 +98,6 @@ class Scorer:
         limit: int | None = None,
         samples: int = 1,
         temperature: float = 0.0,
-        top_k: int = 0,
         seed: int = 0,
     ) -> Score:
         """Ask the task's examples and grade the answers.
@@ -117,7 +106,6 @@ class Scorer:
             limit: only the first so many of the seeded shuffle.
             samples: answers per example, for pass@k; examples ranked by likelihood have one.
             temperature: 0 takes the likeliest token; several samples need more than 0.
-            top_k: draw from the k likeliest tokens; 0: from all.
             seed: answer `n` to example `i` is drawn with a seed made of `seed`, `i` and `n` alone.
 
         Raises:
@@ -134,7 +122,8 @@ class Scorer:
         ranked = {index: example for index, example in examples.items() if example.form != "chat"}
         outcomes = self.rank(task, ranked)
         if free:
-            outcomes |= self._answer(task, free, samples=samples, temperature=temperature, top_k=top_k, seed=seed)
+            sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
+            outcomes |= self._answer(task, free, samples, sampling)
         ordered = [outcomes[index] for index in sorted(outcomes)]
         self._write(task.name, [outcome.record for outcome in ordered])
         accuracy, error = mean_and_error([outcome.grade for outcome in ordered])
@@ -222,19 +211,11 @@ class Scorer:
         return own_format(example.question) if own_format else encode_prompt(self.tokenizer, example.question)
 
     def _answer(
-        self,
-        task: Task,
-        examples: Mapping[int, Example],
-        *,
-        samples: int,
-        temperature: float,
-        top_k: int,
-        seed: int,
+        self, task: Task, examples: Mapping[int, Example], samples: int, sampling: Sampling
     ) -> dict[int, Outcome]:
         """Examples answered freely, all of them in one flow through the engine, and graded."""
-        sampling = Sampling(temperature=temperature, top_k=top_k, max_tokens=task.max_tokens)
         asked = [
-            (prompt, replace(sampling, seed=draw_seed(seed, index, number)))
+            (prompt, replace(sampling, seed=draw_seed(sampling.seed, index, number)))
             for index, example in examples.items()
             for prompt in (self._prompt(example),)
             for number in range(samples)
@@ -289,7 +270,7 @@ def choose(examples: Sequence[Example], limit: int | None, *, shuffled: bool = F
     return {index: examples[index] for index in indices}
 
 
-def draw_seed(seed: int, index: int, number: int) -> int:
+def draw_seed(seed: int | None, index: int, number: int) -> int:
     """A seed for one sample of one example, the same in whatever company it is drawn."""
     return random.Random(f"{seed}/{index}/{number}").getrandbits(62)
 
@@ -381,43 +362,29 @@ def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
     return nats / (math.log(2) * count)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Text a base model wrote: after `prompt`, or from nothing where that is empty."""
+def samples(model: Any, tokenizer: Tokenizer, *, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
+    """What a base model writes, for the report: `prompt` and `text` of each.
 
-    prompt: str
-    text: str
-
-
-def samples(
-    model: Any,
-    tokenizer: Tokenizer,
-    *,
-    prompts: Sequence[str] = PROMPTS,
-    unconditioned: int = 4,
-    max_tokens: int = 64,
-    seed: int = 0,
-    engine: Engine | None = None,
-) -> list[Sample]:
-    """Text for the report: the likeliest continuation of each prompt, and texts drawn at temperature 1 from nothing."""
+    After each prompt the likeliest continuation; then, as `prompt` "", two texts drawn at temperature 1 from nothing.
+    """
     from fledge.infer.engine import Engine, Request
 
     bos = tokenizer.special["<|bos|>"]
-    asked = [(prompt, 0.0) for prompt in prompts] + [("", 1.0)] * unconditioned
+    asked = [(prompt, 0.0) for prompt in prompts] + [("", 1.0)] * 2
     requests = [
         Request(
             prompt=[bos, *tokenizer.encode(prompt)],
-            sampling=Sampling(max_tokens=max_tokens, temperature=temperature, top_k=0, seed=draw_seed(seed, place, 0)),
+            sampling=Sampling(max_tokens=64, temperature=temperature, top_k=0, seed=draw_seed(seed, place, 0)),
             tools=False,
         )
         for place, (prompt, temperature) in enumerate(asked)
     ]
     with evaluating(model):
-        (engine or Engine(model, tokenizer, slots=len(requests))).generate(requests)
+        Engine(model, tokenizer, slots=len(requests)).generate(requests)
     special = set(tokenizer.special.values())
     written = []
     for (prompt, _), request in zip(asked, requests, strict=True):
         ids = list(request.answer)
         end = next((place for place, token in enumerate(ids) if token in special), len(ids))
-        written.append(Sample(prompt, tokenizer.decode(ids[:end])))
+        written.append({"prompt": prompt, "text": tokenizer.decode(ids[:end])})
     return written

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +60,7 @@ def main(config: Pretrain) -> None:
         def write() -> list[dict[str, str]]:
             source = find_generated(config.data)
             prompts = source.PROMPTS if source else TEXT_PROMPTS
-            return [
-                asdict(sample)
-                for sample in samples(model, tokenizer, prompts=prompts, seed=config.seed, unconditioned=2)
-            ]
+            return samples(model, tokenizer, prompts=prompts, seed=config.seed)
 
         plan = session.plan(shape.steps, shape.micro)
         for step in session.train(batches, plan):
