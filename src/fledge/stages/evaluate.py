@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,44 +23,24 @@ FOREIGN = "hf:"
 
 
 def main(config: Evaluate) -> None:
-    """Score one or several stages of a run; tasks already scored with these weights and settings are not scored again."""
+    """Score one or several stages of a run; tasks already scored with these weights and settings are not scored again.
+
+    `hf:PATH` in place of a run is a Hugging Face model; its results stand under runs/hf-<folder>/eval/.
+    """
     named = find_named(config)
     if config.run.startswith(FOREIGN):
-        evaluate_foreign(config, named or find_tasks(["core"]))
+        from fledge.evals import hf
+
+        path = Path(config.run.removeprefix(FOREIGN))
+        hf.check(path)
+        tasks = named or find_tasks(["core"])
+        measure(tasks, config, Path("runs") / f"hf-{path.name}", "model", weights=folder_hash(path), title=config.run)
         return
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
         tasks = named or without_sandbox(default_tasks(run, stage), config)
-        results = Results(run / "eval" / f"{stage}.json", weights=weights_hash(run / stage), settings=asked(config))
-
-        def load(stage: str = stage) -> Scorer:
-            from fledge.checkpoint import load_model
-            from fledge.evals.score import Scorer
-            from fledge.model.device import find_device
-            from fledge.text.tokenizer import Tokenizer
-
-            model = load_model(run / stage, device=find_device(config.device))
-            return Scorer(model, Tokenizer.load(run / "tokenizer"), out=run / "eval", stage=stage)
-
-        measure(load, tasks, results, config, title=stage)
-
-
-def evaluate_foreign(config: Evaluate, tasks: Mapping[str, Task]) -> None:
-    """`hf:PATH` in place of a run: a Hugging Face model, its results under runs/hf-<folder>/eval/."""
-    from fledge.evals import hf
-    from fledge.evals.score import Scorer
-
-    path = Path(config.run.removeprefix(FOREIGN))
-    hf.check(path)
-    out = Path("runs") / f"hf-{path.name}" / "eval"
-    results = Results(out / "model.json", weights=folder_hash(path), settings=asked(config))
-
-    def load() -> Scorer:
-        model, tokenizer = hf.load(str(path), device=config.device)
-        return Scorer(model, tokenizer, out=out)
-
-    measure(load, tasks, results, config, title=config.run)
+        measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
 
 
 def prepare(config: Evaluate) -> None:
@@ -109,23 +89,36 @@ def asked(config: Evaluate) -> dict[str, int | float | str | None]:
     return {name: getattr(config, name) for name in ("split", "limit", "samples", "temperature", "seed")}
 
 
-def measure(
-    load: Callable[[], Scorer], tasks: Mapping[str, Task], results: Results, config: Evaluate, *, title: str
-) -> None:
+def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str) -> None:
     """Score what has no result yet, and print all."""
+    results = Results(run / "eval" / f"{stage}.json", weights=weights, settings=asked(config))
     # Read first, so that missing files and splits are found before torch is imported and a model loaded.
     wanted = [with_examples(task, config.split) for name, task in tasks.items() if not results.holds(name)]
     if wanted:
-        from fledge.model.device import threads
-
-        threads(config.threads)
-        scorer = load()
+        scorer = load(config, run, stage)
         with console.Live(f"evaluate {title}", total=len(wanted)) as live:
             for count, task in enumerate(wanted):
                 live.show(count, task.name)
                 results.add(task.name, scorer.score(task, **results.settings))
                 live.show(count + 1, task.name)
     show(tasks, results, title=f"{title} on the {config.split} split")
+
+
+def load(config: Evaluate, run: Path, stage: str) -> Scorer:
+    """A scorer of the model of a stage, or of the foreign one that stands in place of the run."""
+    from fledge.checkpoint import load_model
+    from fledge.evals import hf
+    from fledge.evals.score import Scorer
+    from fledge.model.device import find_device, threads
+    from fledge.text.tokenizer import Tokenizer
+
+    threads(config.threads)
+    if config.run.startswith(FOREIGN):
+        model, tokenizer = hf.load(config.run.removeprefix(FOREIGN), device=config.device)
+    else:
+        model = load_model(run / stage, device=find_device(config.device))
+        tokenizer = Tokenizer.load(run / "tokenizer")
+    return Scorer(model, tokenizer, out=run / "eval", stage=stage)
 
 
 def with_examples(task: Task, split: Split) -> Task:
