@@ -1,29 +1,24 @@
 """Line plots as SVG text: no drawing library, readable in light and dark, small enough to stand inside an HTML page.
 
-svg = line_plot("pretrain: loss", {"loss": [(1, 7.2), (2, 6.9)]}, x="step", y="nats")
+svg = line_plot("pretrain: loss", [(1, 7.2), (2, 6.9)], x="step", y="nats")
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 260, 56, 38, 30, 14
-COLOURS = ("#2f6fde", "#d9622b", "#2a9d62", "#8a5cd1")
 Points = Sequence[tuple[float, float]]
 
 
-def line_plot(title: str, series: Mapping[str, Points], *, x: str, y: str) -> str:
-    """An SVG of one line per series; empty text when there are no finite points."""
-    kept = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
-    points = [point for some in kept.values() for point in some]
+def line_plot(title: str, points: Points, *, x: str, y: str) -> str:
+    """An SVG of a line through the points that are finite; empty text when there are none."""
+    points = [point for point in points if math.isfinite(point[1])]
     if not points:
         return ""
-    xs, ys = (
-        ticks(min(p[0] for p in points), max(p[0] for p in points)),
-        ticks(min(p[1] for p in points), max(p[1] for p in points)),
-    )
+    xs, ys = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
 
     def place(point: tuple[float, float]) -> str:
         across = LEFT + (point[0] - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT)
@@ -45,14 +40,8 @@ def line_plot(title: str, series: Mapping[str, Points], *, x: str, y: str) -> st
         parts.append(f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
-    for number, (name, some) in enumerate(kept.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        line = " ".join(place(point) for point in thinned(some))
-        parts.append(
-            f'<polyline points="{line}" stroke="{colour}" stroke-width="1.8" fill="none" stroke-linejoin="round"/>'
-        )
-        if len(kept) > 1:
-            parts.append(f'<text x="{LEFT + 90 * number}" y="{HEIGHT - 6}" fill="{colour}">{escape(name)}</text>')
+    line = " ".join(place(point) for point in thinned(points))
+    parts.append(f'<polyline points="{line}" stroke="#2f6fde" stroke-width="1.8" fill="none" stroke-linejoin="round"/>')
     return "\n".join([*parts, "</svg>"])
 
 

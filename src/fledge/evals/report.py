@@ -82,18 +82,16 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
 
 def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     """Where the numbers come from: commit, seed, machine, hashes of tokenizer and held-out text."""
-    last = next(name for name in reversed(stages))
-    settings, config = settings_of(run / last), read_json(run / last / "config.json")
-    pretrain = stages.get("pretrain", {})
-    machine = next((stages[name]["machine"] for name in reversed(stages) if "machine" in stages[name]), {})
+    last = run / list(stages)[-1]
+    machines = [found["machine"] for found in stages.values() if "machine" in found]
     return (
         {"commit": "unknown", "started": "unknown"}
-        | config.get("provenance", {})
+        | read_json(last / "config.json").get("provenance", {})
         | {
-            "seed": settings.get("seed"),
+            "seed": settings_of(last).get("seed"),
             "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
-            "held_out": pretrain.get("held_out"),
-            "machine": machine,
+            "held_out": stages.get("pretrain", {}).get("held_out"),
+            "machine": machines[-1] if machines else {},
         }
     )
 
@@ -165,7 +163,7 @@ def plots(card: dict[str, Any]) -> dict[str, str]:
         for name, points in lines.items():
             line = smoothed(points) if name in ("loss_nats", "reward") and len(points) > 20 else points
             title = f"{stage}: {name.replace('_', ' ')}"
-            drawn[f"{stage}-{name}"] = line_plot(title, {name: line}, x="step", y=UNITS[name])
+            drawn[f"{stage}-{name}"] = line_plot(title, line, x="step", y=UNITS[name])
     return {name: svg for name, svg in drawn.items() if svg}
 
 
@@ -208,29 +206,27 @@ def time_rows(card: dict[str, Any]) -> Table:
     return columns, [*rows, row("all", {}, card["total_seconds"])]
 
 
-def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """The head of the report."""
-    origin, pretrain = card["provenance"], card["stages"].get("pretrain", {})
-    machine = origin["machine"]
-    found = [
-        ("rank", f"{card['rank']['title']} ({card['rank']['points']} of 1000 points)"),
-        ("time", console.duration(card["total_seconds"])),
-        ("cost", f"${card['cost_dollars']}" if card["cost_dollars"] is not None else ""),
-        (
-            "machine",
-            f"{machine.get('name', '')}, {machine.get('threads', '')} threads, torch {machine.get('torch', '')}",
-        ),
-        ("parameters", f"{pretrain['parameters']['total']:,}" if pretrain else ""),
-        ("pretraining", f"{pretrain['tokens']:,} tokens" if pretrain else ""),
-        (
-            "bits per byte",
-            f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}" if pretrain else "",
-        ),
-        ("code judged behind", card["isolation"] or ""),
-        ("commit", f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"),
-        ("tokenizer", f"{str(origin['tokenizer_hash'])[:16]}"),
-    ]
-    return [(name, text) for name, text in found if text]
+def facts(card: dict[str, Any]) -> dict[str, str]:
+    """The head of the report, name -> text."""
+    origin, machine = card["provenance"], card["provenance"]["machine"]
+    found = {
+        "rank": f"{card['rank']['title']} ({card['rank']['points']} of 1000 points)",
+        "time": console.duration(card["total_seconds"]),
+    }
+    if card["cost_dollars"] is not None:
+        found["cost"] = f"${card['cost_dollars']}"
+    found["machine"] = (
+        f"{machine.get('name', '')}, {machine.get('threads', '')} threads, torch {machine.get('torch', '')}"
+    )
+    if pretrain := card["stages"].get("pretrain"):
+        found["parameters"] = f"{pretrain['parameters']['total']:,}"
+        found["pretraining"] = f"{pretrain['tokens']:,} tokens"
+        found["bits per byte"] = f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}"
+    if card["isolation"]:
+        found["code judged behind"] = card["isolation"]
+    found["commit"] = f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"
+    found["tokenizer"] = str(origin["tokenizer_hash"])[:16]
+    return found
 
 
 def sentences(card: dict[str, Any]) -> list[str]:
@@ -253,7 +249,7 @@ def sentences(card: dict[str, Any]) -> list[str]:
 def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     """The report as Markdown."""
     bars = ", ".join(f"{letter} {bar:.2f}".replace(" 0", " ") for bar, letter in GRADES if math.isfinite(bar))
-    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card)), ""]
+    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card).items()), ""]
     lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
     lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
     lines += [*sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
@@ -333,7 +329,7 @@ blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockqu
 def show(card: dict[str, Any]) -> None:
     """The summary in the terminal."""
     console.table(f"Report card: {card['run']}", *summary_rows(card, errors=False))
-    for name, text in facts(card)[:2]:
-        console.say(f"{name}: {text}")
+    for name in ("rank", "time"):
+        console.say(f"{name}: {facts(card)[name]}")
     for text in sentences(card):
         console.say(text)
