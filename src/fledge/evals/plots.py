@@ -20,10 +20,11 @@ def line_plot(title: str, points: Points, *, x: str, y: str) -> str:
         return ""
     xs, ys = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
 
-    def place(point: tuple[float, float]) -> str:
-        across = LEFT + (point[0] - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT)
-        up = HEIGHT - BOTTOM - (point[1] - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - BOTTOM - TOP)
-        return f"{across:.1f},{up:.1f}"
+    def across(value: float) -> str:
+        return f"{LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT):.1f}"
+
+    def down(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - BOTTOM - TOP)
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -31,16 +32,14 @@ def line_plot(title: str, points: Points, *, x: str, y: str) -> str:
         f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
     ]
     for value in ys:
-        left, right = place((xs[0], value)), place((xs[-1], value))
-        up = float(left.split(",")[1])
-        parts.append(f'<polyline points="{left} {right}" stroke="#7a7f87" stroke-opacity=".22" fill="none"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{up + 4:.1f}" text-anchor="end">{value:g}</text>')
+        ends = " ".join(f"{across(end)},{down(value):.1f}" for end in (xs[0], xs[-1]))
+        parts.append(f'<polyline points="{ends}" stroke="#7a7f87" stroke-opacity=".22" fill="none"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in xs:
-        across = float(place((value, ys[0])).split(",")[0])
-        parts.append(f'<text x="{across:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
+        parts.append(f'<text x="{across(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
-    line = " ".join(place(point) for point in thinned(points))
+    line = " ".join(f"{across(step)},{down(value):.1f}" for step, value in thinned(points))
     parts.append(f'<polyline points="{line}" stroke="#2f6fde" stroke-width="1.8" fill="none" stroke-linejoin="round"/>')
     return "\n".join([*parts, "</svg>"])
 
