@@ -36,6 +36,7 @@ from fledge.config import (
     Tokenizer,
 )
 from fledge.runs import begin_again
+from fledge.train import batches
 
 TINY = ModelSettings(depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, windows="SL")
 COMMON: dict[str, Any] = {"run": "run", "threads": 1}
@@ -116,6 +117,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TASKS, "world/reward", replace(TASKS["world/spelling"], name="world/reward", grade=reward))
+        patch.setattr(batches, "WINDOW_CHARACTERS", 1 << 10)  # few steps need few documents
         patch.chdir(home)
         (home / "text.txt").write_text("\n\n".join(f"The number {n} is followed by {n + 1}. " * 40 for n in range(60)))
         for name, word in (("chats", "eau"), ("other", "io")):
