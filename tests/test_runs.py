@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check, nearest
+from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check
 from fledge.runs import (
     begin_again,
     choose_stage,
@@ -28,6 +28,7 @@ from fledge.runs import (
     trained_stages,
     write_atomic,
 )
+from fledge.settings import nearest
 
 HOLD = """
 import sys, time

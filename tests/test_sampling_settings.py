@@ -13,11 +13,12 @@ from rich.console import Console
 
 from fledge.checkpoint import Progress, save
 from fledge.cli import parse, run
-from fledge.config import Chat, Sampling, Serve, check, help_of
+from fledge.config import Chat, Sampling, Serve, check
 from fledge.infer.engine import Request
 from fledge.serve.api import ApiError, Limits, parse_chat
 from fledge.serve.client import LocalModel
 from fledge.serve.terminal import COMMANDS, Terminal
+from fledge.settings import help_of
 from fledge.stages.serve import make_app
 from test_server import HELLO, endless_model, serving
 from tiny_engine import BYTES, tiny_model

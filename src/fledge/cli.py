@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__
-from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage, nearest, to_json
+from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage, to_json
 from fledge.runs import begin_again, newest_run
+from fledge.settings import nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}

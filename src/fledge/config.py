@@ -9,51 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from reprlib import repr as short
 from typing import Any, Literal, Self
+
+from fledge.settings import bounded, check_bounds, check_multiple, help_of
 
 Device = str
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
-
-
-def bounded(default: Any, low: float, high: float = math.inf) -> Any:
-    """A field from `low` to `high`; where `low` is an int, whole numbers alone."""
-    return field(default=default, metadata={"low": low, "high": high})
-
-
-def within(name: str, value: Any, *, low: float, high: float) -> Any:
-    """`value`, which a user gave for the setting `name`: an int where `low` is one, else a float.
-
-    Raises:
-        ValueError: `temperature=9 is not a number from 0.0 to 2.0`.
-    """
-    is_whole = isinstance(low, int)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    # nan lies in no range. JSON writers of some languages know no whole numbers: 5.0 is 5.
-    if not is_number or not low <= value <= high or value == math.inf or (is_whole and value % 1):
-        allowed = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
-        raise ValueError(f"{name}={short(value)} is not a {'whole ' * is_whole}number {allowed}")
-    return int(value) if is_whole else float(value)
-
-
-@cache
-def help_of(kind: type[Any]) -> Mapping[str, str]:
-    """Field -> the docstring under it, which tyro shows as the help of the command line."""
-    import ast
-    import inspect
-
-    found: dict[str, str] = {}
-    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
-        (tree,) = ast.parse(inspect.getsource(base)).body
-        assert isinstance(tree, ast.ClassDef)
-        for line, below in zip(tree.body, tree.body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
-                found[ast.unparse(line.target)] = ast.literal_eval(below.value)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,23 +435,9 @@ def to_json(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
-    """` Did you mean 'x'?` for the allowed value most like `value`, or nothing when none is."""
-    import difflib
-
-    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
-    return f" Did you mean {close[0]!r}?" if close else ""
-
-
 def check(config: Any) -> None:
     """Raise ValueError for what can be known to be wrong before anything expensive starts."""
-    for declared in dataclasses.fields(config):
-        value = getattr(config, declared.name)
-        if dataclasses.is_dataclass(value):
-            check(value)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            # Where nothing is declared any number from 0 on is allowed: no rate, share or count here can be negative.
-            within(declared.name, value, **(declared.metadata or {"low": type(value)(0), "high": math.inf}))
+    check_bounds(config)
     if isinstance(config, Midtrain) and not config.replay < 1:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
@@ -496,10 +445,3 @@ def check(config: Any) -> None:
     if isinstance(config, RowStage):
         check_multiple(config.batch_tokens, "context", getattr(getattr(config, "model", config), "context", None))
         check_multiple(config.batch_tokens, "device_tokens", config.device_tokens)
-
-
-def check_multiple(batch_tokens: int, name: str, part: int | None) -> None:
-    """Raise ValueError, with the nearest value that is allowed, unless a step divides into whole parts."""
-    if part and batch_tokens % part:
-        near = max(1, round(batch_tokens / part)) * part
-        raise ValueError(f"batch_tokens={batch_tokens} is not a multiple of {name}={part}; nearest that is: {near}")

@@ -30,9 +30,9 @@ from fledge.config import (
     Sft,
     Stage,
     Tokenizer,
-    nearest,
 )
 from fledge.runs import begin_again, has_result, open_stage, stage_name
+from fledge.settings import nearest
 
 
 @dataclass(frozen=True)

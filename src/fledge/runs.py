@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.config import STAGES, TRAINED, Stage, nearest, to_json
+from fledge.config import STAGES, TRAINED, Stage, to_json
+from fledge.settings import nearest
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what.
 FREE = {"run", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every"}

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from fledge.config import Sampling, Serve, within
+from fledge.config import Sampling, Serve
+from fledge.settings import within
 from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
 
 CHOICES = 16

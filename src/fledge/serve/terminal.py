@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.markdown import Markdown
 from rich.text import Text
 
-from fledge.config import Sampling, help_of, nearest, within
+from fledge.config import Sampling
 from fledge.serve.client import Client
+from fledge.settings import help_of, nearest, within
 from fledge.text.chat import Message, Part, join_pieces, parse_conversation, say, to_json
 
 COMMANDS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fledge.config import nearest
+from fledge.settings import nearest
 from fledge.tasks.base import Task
 from fledge.text.datasets import find_generated, generated
 

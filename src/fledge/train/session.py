@@ -27,10 +27,11 @@ from typing import Any, TypeVar
 import torch
 
 from fledge import checkpoint, console
-from fledge.config import Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage, check_multiple
+from fledge.config import Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import StageFolder
+from fledge.settings import check_multiple
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch, Plan, Step, nll_sum, train
 from fledge.train.optim import build

@@ -1,0 +1,77 @@
+"""How a setting is declared: its default with bounds, its help, and what a wrong value is told.
+
+temperature: float = bounded(0.6, 0.0, 2.0)            # a field of a dataclass in config.py
+within("temperature", 9, low=0.0, high=2.0)            # ValueError: temperature=9 is not a number from 0.0 to 2.0
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import field
+from functools import cache
+from reprlib import repr as short
+from typing import Any
+
+
+def bounded(default: Any, low: float, high: float = math.inf) -> Any:
+    """A field from `low` to `high`; where `low` is an int, whole numbers alone."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def within(name: str, value: Any, *, low: float, high: float) -> Any:
+    """`value`, which a user gave for the setting `name`: an int where `low` is one, else a float.
+
+    Raises:
+        ValueError: `temperature=9 is not a number from 0.0 to 2.0`.
+    """
+    is_whole = isinstance(low, int)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan lies in no range. JSON writers of some languages know no whole numbers: 5.0 is 5.
+    if not is_number or not low <= value <= high or value == math.inf or (is_whole and value % 1):
+        allowed = f"from {low} to {high}" if high < math.inf else f"of {low} or more"
+        raise ValueError(f"{name}={short(value)} is not a {'whole ' * is_whole}number {allowed}")
+    return int(value) if is_whole else float(value)
+
+
+def check_bounds(config: Any) -> None:
+    """Raise ValueError for a number of a config, or of a config in it, that is not within its bounds."""
+    for declared in dataclasses.fields(config):
+        value = getattr(config, declared.name)
+        if dataclasses.is_dataclass(value):
+            check_bounds(value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            # Where nothing is declared any number from 0 on is allowed: no rate, share or count here can be negative.
+            within(declared.name, value, **(declared.metadata or {"low": type(value)(0), "high": math.inf}))
+
+
+def check_multiple(batch_tokens: int, name: str, part: int | None) -> None:
+    """Raise ValueError, with the nearest value that is allowed, unless a step divides into whole parts."""
+    if part and batch_tokens % part:
+        near = max(1, round(batch_tokens / part)) * part
+        raise ValueError(f"batch_tokens={batch_tokens} is not a multiple of {name}={part}; nearest that is: {near}")
+
+
+@cache
+def help_of(kind: type[Any]) -> Mapping[str, str]:
+    """Field -> the docstring under it, which tyro shows as the help of the command line."""
+    import ast
+    import inspect
+
+    found: dict[str, str] = {}
+    for base in reversed([base for base in kind.__mro__ if dataclasses.is_dataclass(base)]):
+        (tree,) = ast.parse(inspect.getsource(base)).body
+        assert isinstance(tree, ast.ClassDef)
+        for line, below in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+                found[ast.unparse(line.target)] = ast.literal_eval(below.value)
+    return found
+
+
+def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
+    """` Did you mean 'x'?` for the allowed value most like `value`, or nothing when none is."""
+    import difflib
+
+    close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
