@@ -15,11 +15,9 @@ import tyro
 BENCHMARKS = {
     "compression": "bytes per token beside the vocabularies of GPT-2, GPT-4 and GPT-4o",
     "contamination": "how much of the evaluation sets stands in the training text",
-    "conversations": "memory and time of conversations in files",
-    "core": "CORE with shared prefixes beside one item at a time",
-    "data": "from files to training batches, and packing beside cropping",
+    "data": "from files to training batches",
     "infer": "the engine beside full forward passes and transformers",
-    "sandbox": "calculator and judge: speed, and what many programs leave behind",
+    "sandbox": "calculator and judge: how fast they are",
     "tokenizer": "training and encoding beside rustbpe, tokenizers, tiktoken and gigatoken",
 }
 

@@ -56,7 +56,6 @@ def main(settings: Settings) -> None:
         rows.append([name, f"{len(text.encode()):,}", f"{ours:.2f}", *beside])
     show("bytes per token (ours has so much more)", ["text", "bytes", *ratios], rows)
     say(f"not found and left out: {', '.join(sorted(set(FOREIGN) - set(ratios))) or 'none'}")
-    say(f"every byte comes back as it went in: {'yes' if survives_every_byte(tokenizer) else 'NO'}")
 
 
 def compare(
@@ -81,11 +80,3 @@ def foreign(name: str, folder: str | Path | None) -> tiktoken.Encoding | None:
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in raw.splitlines() if line)}
     pattern = "|".join(_DATA["vocabularies"][name]["split"])
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-
-
-def survives_every_byte(tokenizer: Tokenizer) -> bool:
-    """Whether each of the 256 byte values, and each that can occur in UTF-8 text, comes back as it went in."""
-    bytes_back = tokenizer.decode_bytes(range(256)) == bytes(range(256))
-    leads = [chr(code) for code in (*range(0x800), *range(0x800, 0xD800, 0x100), *range(0xE000, 0x110000, 0x1000))]
-    text = "".join(leads)
-    return bytes_back and tokenizer.decode(tokenizer.encode(text)) == text

@@ -1,19 +1,16 @@
-"""How fast text becomes tensors, and what packing does to documents.
+"""How fast text becomes tensors.
 
     python -m benchmarks data                                   # on text of the embedded world, written to parquet first
     python -m benchmarks data --data DIR --tokenizer runs/demo/tokenizer
 
-Reading, tokenizing and packing are measured one by one and together. Packing is compared with cropping as nanochat does it: a
-document that does not fit is cut to the row and its remainder dropped.
+Reading, tokenizing and packing are measured one by one and together.
 """
 
 from __future__ import annotations
 
 import tempfile
-from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +28,7 @@ from fledge.train.batches import batched, document_rows
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """From files to training batches, and packing beside cropping."""
+    """From files to training batches."""
 
     data: str = "world"
     """"world", a name, a folder or a file."""
@@ -50,11 +47,11 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    """Measure and print two tables."""
+    """Measure and print a table."""
     with tempfile.TemporaryDirectory() as folder:
         data = settings.data
         if data == "world":
-            data = write_world(Path(folder), characters=min(8_000_000, 4 * settings.tokens))
+            data = write_world(Path(folder), documents=settings.tokens // 200)  # read three times over
         tokenizer = tokenizer_for(settings, data)
         texts, sizes = texts_of(tokenizer, data, settings.tokens)
         tokens = sum(sizes)
@@ -80,49 +77,6 @@ def main(settings: Settings) -> None:
     moved = dict.fromkeys(ways, tokens) | {"all, from file to tensors": batches * settings.rows * settings.length}
     rows = [[name, one.time.rate(moved[name] / 1e6), str(one.time)] for name, one in done.items()]
     show("from files to tensors", ["part", "million tokens per second", "seconds"], rows)
-    packed, cropped = packing_shares(sizes, settings.length + 1), cropping_share(sizes, settings.length + 1)
-    unavoidable = sum(max(0, size - settings.length) for size in sizes) / tokens
-    rows = [
-        ["cut and go on (ours)", f"{packed[0]:.1%}", f"{packed[1]:.1%}"],
-        ["cut and drop (nanochat)", f"{cropped:.1%}", f"{0:.1%}"],
-        ["unavoidable: documents longer than a row", "", f"{unavoidable:.1%}"],
-    ]
-    columns = ["policy", "tokens dropped", "tokens without their beginning"]
-    show(f"packing into rows of {settings.length}", columns, rows)
-
-
-def packing_shares(sizes: list[int], capacity: int) -> tuple[float, float]:
-    """Shares of tokens that our packing drops, and puts into a row without the beginning of their document."""
-    ends = np.cumsum([0, *sizes]).tolist()
-    rows, rest = pack_spans(pairwise(ends), capacity)
-    beginnings, total = set(ends), ends[-1]
-    spans = [span for row in [*rows, rest] for span in row]
-    used = sum(stop - start for start, stop in spans)
-    severed = sum(stop - start for start, stop in spans if start not in beginnings)
-    return 1 - used / total, severed / total
-
-
-def cropping_share(sizes: Iterable[int], capacity: int, *, buffer: int = 1000) -> float:
-    """Share of tokens lost by cropping: the longest of `buffer` documents that fits goes in; else the shortest is cut.
-
-    What a row has no room for is dropped. Rows are filled until the documents run out.
-    """
-    source = iter(sizes)
-    waiting = sorted(islice(source, buffer))
-    total, dropped = sum(waiting), 0
-    room = capacity
-    while waiting:
-        fit = bisect_right(waiting, room - 1) - 1
-        size = waiting.pop(max(0, fit))
-        kept = min(size, room - 1)
-        dropped += size - kept
-        room -= kept + 1
-        if room < 2:
-            room = capacity
-        if (following := next(source, None)) is not None:
-            waiting.insert(bisect_right(waiting, following), following)
-            total += following
-    return dropped / max(1, total)
 
 
 def tokenizer_for(settings: Settings, data: str) -> Tokenizer:
@@ -143,13 +97,8 @@ def texts_of(tokenizer: Tokenizer, data: str, tokens: int) -> tuple[list[str], l
     return texts, sizes
 
 
-def write_world(folder: Path, *, characters: int) -> str:
-    """Text of the embedded world as a parquet file, repeated when more is wanted."""
-    texts: list[str] = []
-    for index in count():
-        if characters <= 0:
-            break
-        texts.append(fernhollow.document(0, index))
-        characters -= len(texts[-1])
+def write_world(folder: Path, *, documents: int) -> str:
+    """Text of the embedded world as a parquet file."""
+    texts = list(islice(fernhollow.documents(0), documents))
     pq.write_table(pa.table({"text": texts}), folder / "world.parquet", row_group_size=1024)
     return str(folder)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import data
-from benchmarks.data import cropping_share, packing_shares
 from fledge.text.chat import Conversation, say
 from fledge.text.documents import Document
 from fledge.train.batches import (
@@ -305,16 +304,7 @@ def test_the_background_thread_stays_close_and_ends_with_its_reader() -> None:
     assert threading.active_count() == before
 
 
-def test_cropping_loses_what_the_rows_have_no_room_for_and_packing_nothing() -> None:
-    # Rows of 8: bos and 5, then bos and 1 of the other 5.
-    assert cropping_share([5, 5], 8) == 4 / 10
-    assert packing_shares([5, 5], 8) == (0, 4 / 10)
-    assert cropping_share([7, 3, 3], 8) == 0
-    assert packing_shares([7, 3, 3], 8) == (0, 0)
-
-
 def test_the_bench_measures_from_files_to_tensors(capsys: pytest.CaptureFixture[str]) -> None:
     data.main(data.Settings(tokens=20_000, vocab=300, rows=4, length=64))
     printed = capsys.readouterr().out
     assert "all, from file to tensors" in printed
-    assert "cut and go on (ours)" in printed

@@ -1,11 +1,11 @@
-"""The comparison of vocabularies counts what tiktoken counts, and every byte survives ours."""
+"""The comparison of vocabularies counts what tiktoken counts."""
 
 import base64
 from pathlib import Path
 
 import pytest
 
-from benchmarks.compression import FOREIGN, SAMPLES, Settings, compare, foreign, main, survives_every_byte
+from benchmarks.compression import FOREIGN, SAMPLES, Settings, compare, foreign, main
 from fledge.text.tokenizer import Tokenizer
 
 VOCABULARIES = Path(__file__).resolve().parents[2].joinpath("shared/data/tokenizers")
@@ -41,7 +41,3 @@ def test_a_vocabulary_in_the_folder_becomes_a_column(tmp_path: Path) -> None:
     (tmp_path / "r50k_base.tiktoken").write_bytes(b"\n".join(lines))
     ratios = compare(Tokenizer([]), {"some": "the the"}, vocabularies=tmp_path)
     assert ratios == {"ours": {"some": 1.0}, "GPT-2": {"some": 7 / 3}}
-
-
-def test_every_byte_value_survives() -> None:
-    assert survives_every_byte(Tokenizer.train(SAMPLES.values(), vocab=400))

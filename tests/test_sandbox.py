@@ -206,7 +206,6 @@ def test_workers_die_with_their_caller() -> None:
 
 
 def test_many_jobs_leave_nothing_behind() -> None:
-    """500 here; `python -m benchmarks sandbox` does the same with 10,000."""
     with Sandbox(workers=2) as sandbox:
         before = None
         for n in range(500):
