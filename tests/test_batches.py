@@ -14,6 +14,7 @@ from benchmarks import data
 from fledge.text.chat import Conversation, say
 from fledge.text.documents import Document
 from fledge.train.batches import (
+    Row,
     batched,
     conversation_rows,
     document_rows,
@@ -60,17 +61,12 @@ def conversation(index: int, turns: int = 2) -> Conversation:
     return tuple(say(role, f"{role[0]}{index}" * size) for _ in range(turns) for role in ("user", "assistant"))  # type: ignore[arg-type]
 
 
-def document_batches(
-    source: Iterator[Document], tokenizer: Any, *, rows: int, background: bool = True, **settings: Any
-) -> Iterator[Batch]:
-    packed = document_rows(source, tokenizer, background=background, **settings)
-    return batched(packed, rows=rows, background=background)
+def document_batches(source: Iterator[Document], tokenizer: Any, *, rows: int, **settings: Any) -> Iterator[Batch]:
+    return batched(document_rows(source, tokenizer, **settings), rows=rows)
 
 
-def conversation_batches(
-    source: Any, tokenizer: Any, *, rows: int, background: bool = True, **settings: Any
-) -> Iterator[Batch]:
-    return batched(conversation_rows(source, tokenizer, **settings), rows=rows, background=background)
+def conversation_batches(source: Any, tokenizer: Any, *, rows: int, **settings: Any) -> Iterator[Batch]:
+    return batched(conversation_rows(source, tokenizer, **settings), rows=rows)
 
 
 def take(batches: Iterator[Batch], count: int) -> list[Batch]:
@@ -156,24 +152,20 @@ def test_resuming_with_other_documents_than_the_cursor_says_is_refused() -> None
         next(document_batches(documents(), TOKENIZER, rows=3, length=48, cursor=cursor))
 
 
-def test_the_background_thread_changes_nothing() -> None:
-    ahead, plain = (
-        take(document_batches(documents(), TOKENIZER, rows=2, length=32, background=background), 25)
-        for background in (True, False)
-    )
-    assert_equal(ahead, plain)
-    assert [batch.cursor for batch in ahead] == [batch.cursor for batch in plain]
+@pytest.mark.parametrize("ahead", [1, 4, 40])
+def test_the_background_thread_changes_nothing(ahead: int) -> None:
+    assert list(in_background(iter(range(25)), ahead=ahead)) == list(range(25))
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 9))
 def test_rows_do_not_depend_on_how_many_make_a_batch(rows: int) -> None:
     for make in (
-        lambda rows: document_batches(documents(), TOKENIZER, rows=rows, length=40, background=False),
-        lambda rows: conversation_batches(conversation, TOKENIZER, rows=rows, length=200, background=False),
+        lambda rows: document_batches(documents(), TOKENIZER, rows=rows, length=40),
+        lambda rows: conversation_batches(conversation, TOKENIZER, rows=rows, length=200),
     ):
-        one_by_one = [batch.targets_BT for batch in itertools.islice(make(1), 4 * rows)]
-        together = [batch.targets_BT for batch in itertools.islice(make(rows), 4)]
+        one_by_one = [batch.targets_BT for batch in take(make(1), 4 * rows)]
+        together = [batch.targets_BT for batch in take(make(rows), 4)]
         assert torch.equal(torch.cat(one_by_one), torch.cat(together))
 
 
@@ -241,12 +233,12 @@ def test_conversations_without_an_answer_that_fits_are_dropped_and_counted() -> 
         asked.append(index)
         return (say("user", "?"), say("assistant", "a" * (500 if index % 3 == 0 else 10)))
 
-    def stream(cursor: dict[str, Any] | None) -> Iterator[Batch]:
-        return conversation_batches(some_too_long, TOKENIZER, rows=2, length=64, cursor=cursor, background=False)
+    def stream(cursor: dict[str, Any] | None) -> Iterator[Row]:
+        return conversation_rows(some_too_long, TOKENIZER, length=64, cursor=cursor)
 
-    batches = take(stream(None), 20)
-    assert batches[-1].cursor["dropped"] == sum(index % 3 == 0 for index in set(asked)) > 0
-    assert take(stream(batches[9].cursor), 10)[-1].cursor == batches[-1].cursor
+    rows = list(itertools.islice(stream(None), 40))
+    assert rows[-1].cursor["dropped"] == sum(index % 3 == 0 for index in set(asked)) > 0
+    assert list(itertools.islice(stream(rows[19].cursor), 20))[-1].cursor == rows[-1].cursor
 
 
 def test_conversations_that_never_fit_raise_instead_of_hanging() -> None:
@@ -265,13 +257,13 @@ def test_validation_scores_every_byte_once_whatever_the_rows(length: int) -> Non
     rows_of = {}
     for rows in (1, 7):
         batches = list(validation_batches(pinned, TOKENIZER, rows=rows, length=length))
-        assert sum(int(batch.bytes_BT.sum()) for batch in batches) == expected
+        assert sum(int(batch.weights_BT.sum()) for batch in batches) == expected
         assert all((batch.inputs_BT[:, 0] == BOS).all() for batch in batches)
         assert all(batch.inputs_BT.shape[1] <= length for batch in batches)
         rows_of[rows] = [
             [(i, t) for i, t, b in zip(*row, strict=True) if b]
             for batch in batches
-            for row in zip(batch.inputs_BT.tolist(), batch.targets_BT.tolist(), batch.bytes_BT.tolist(), strict=True)
+            for row in zip(batch.inputs_BT.tolist(), batch.targets_BT.tolist(), batch.weights_BT.tolist(), strict=True)
         ]
     assert rows_of[1] == rows_of[7]
 

@@ -61,7 +61,7 @@ def test_a_quarter_of_text_is_every_fourth_row() -> None:
 def test_neither_the_rows_of_a_batch_nor_reading_ahead_change_the_mixture(share: float, rows: int, ahead: int) -> None:
     whole = taken(mixed(CHATS, TEXTS, share=share), 12 * rows)
     stream = in_background(mixed(CHATS, TEXTS, share=share), ahead=ahead)
-    batches = list(islice(batched(stream, rows=rows, background=False), 12))
+    batches = list(islice(batched(stream, rows=rows), 12))
     stream.close()  # type: ignore[attr-defined]
     found = [pair for one in batches for pair in torch.cat([one.inputs_BT, one.targets_BT], 1).tolist()]
     assert found == [ids for ids, _ in whole]

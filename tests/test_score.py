@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,6 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import encode_prompt, say
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.batches import ByteBatch
 from fledge.train.loop import Batch
 
 TOKENIZER = Tokenizer([])
@@ -160,7 +160,7 @@ def test_guessing_one_of_v_bytes_scores_log2_v_bits_and_special_tokens_do_not_co
     bits, ids = math.log2(TOKENIZER.vocab), torch.zeros(2, 3, dtype=torch.long)
 
     def measured(bytes_BT: torch.Tensor) -> float:
-        part = ByteBatch(inputs_BT=ids, targets_BT=ids, bytes_BT=bytes_BT)
+        part = Batch(inputs_BT=ids, targets_BT=ids, weights_BT=bytes_BT.float(), tokens=0, cursor={})
         return validation_bits_per_byte(tiny(Guessing), [part])
 
     assert measured(torch.ones_like(ids)) == pytest.approx(bits)
@@ -190,16 +190,13 @@ class Narrow(Transformer):
 @pytest.mark.parametrize("kind", [Transformer, Narrow])
 def test_validation_bits_per_byte_is_that_of_all_tokens_together(kind) -> None:
     sizes = torch.as_tensor(TOKENIZER.bytes_per_token)
-    batches = [
-        ByteBatch(inputs_BT=part.inputs_BT, targets_BT=part.targets_BT, bytes_BT=sizes[part.targets_BT])
-        for part in (batch(5), batch(2))
-    ]
+    batches = [replace(part, weights_BT=sizes[part.targets_BT].float()) for part in (batch(5), batch(2))]
     model, nats = tiny(kind), []
     for part in batches:
         with torch.no_grad():
             logits = tiny()(part.inputs_BT)
         nats.append(torch.nn.functional.cross_entropy(logits.transpose(1, 2), part.targets_BT, reduction="none"))
-    nll_BT, bytes_BT = torch.cat(nats), torch.cat([part.bytes_BT for part in batches])
+    nll_BT, bytes_BT = torch.cat(nats), torch.cat([part.weights_BT for part in batches])
     expected = float(nll_BT[bytes_BT > 0].sum()) / (math.log(2) * int(bytes_BT.sum()))
     assert validation_bits_per_byte(model, batches) == pytest.approx(expected, rel=1e-5)
     assert model.training

@@ -46,7 +46,7 @@ from fledge.text.split import Split
 if TYPE_CHECKING:
     from fledge.infer.engine import Engine, Request
     from fledge.text.tokenizer import Tokenizer
-    from fledge.train.batches import ByteBatch
+    from fledge.train.loop import Batch
 
 BATCH_TOKENS = 2**21
 """Prompt tokens prepared at a time for ranking; bounds memory."""
@@ -325,12 +325,12 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
+def validation_bits_per_byte(model: Any, batches: Iterable[Batch]) -> float:
     """Loss per byte of text rather than per token, so that tokenizers can be compared.
 
     Args:
-        batches: as train/batches.py makes them; targets that stand for 0 bytes (special, padding) are left out. Rows go through
-            the model as many at a time as memory holds.
+        batches: of `validation_batches`, weights being bytes; targets that stand for 0 bytes (special, padding) are left out.
+            Rows go through the model as many at a time as memory holds.
 
     Returns:
         sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
@@ -343,18 +343,18 @@ def validation_bits_per_byte(model: Any, batches: Iterable[ByteBatch]) -> float:
     nats, count = 0.0, 0
     with evaluating(model):
         for batch in batches:
-            at_once = max(1, min(len(batch.bytes_BT), LOGITS // (batch.inputs_BT.size(1) * model.config.vocab)))
+            at_once = max(1, min(len(batch.weights_BT), LOGITS // (batch.inputs_BT.size(1) * model.config.vocab)))
 
-            def work(rows: Sequence[int], batch: ByteBatch = batch) -> float:
+            def work(rows: Sequence[int], batch: Batch = batch) -> float:
                 chosen = list(rows)
-                targets_N, bytes_N = batch.targets_BT[chosen].flatten(), batch.bytes_BT[chosen].flatten()
+                targets_N, bytes_N = batch.targets_BT[chosen].flatten(), batch.weights_BT[chosen].flatten()
                 logits_BTV = model(batch.inputs_BT[chosen])
                 nll_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_N, reduction="none")
                 return float(nll_N[bytes_N > 0].double().sum())
 
-            for first in range(0, len(batch.bytes_BT), at_once):
-                nats += sum(shrinking(work, range(first, min(first + at_once, len(batch.bytes_BT)))))
-            count += int(batch.bytes_BT.sum())
+            for first in range(0, len(batch.weights_BT), at_once):
+                nats += sum(shrinking(work, range(first, min(first + at_once, len(batch.weights_BT)))))
+            count += int(batch.weights_BT.double().sum())
     if count == 0:
         raise ValueError(
             "no target stands for any byte of text; measure on text, not on special tokens or padding alone"

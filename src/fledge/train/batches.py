@@ -26,8 +26,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from fledge.tasks.mixture import Conversations
 from fledge.text.chat import Conversation, Rendered, encode_conversation
@@ -69,7 +67,6 @@ def document_rows(
     *,
     length: int,
     cursor: Cursor | None = None,
-    background: bool = True,
 ) -> Iterator[Row]:
     """Completely filled rows; no token is dropped, a cut document goes on in a later row behind a new bos.
 
@@ -77,7 +74,6 @@ def document_rows(
         documents: from `open_documents`, begun where `cursor["documents"]` says. What does not fill a row waits for more.
         length: targets per row.
         cursor: of the last row that was used.
-        background: read in a thread of its own, beside the one that tokenizes and packs; the rows are the same.
 
     Raises:
         ValueError: the documents do not begin where the cursor says.
@@ -85,9 +81,8 @@ def document_rows(
     capacity = length + 1
     # About four characters make a token.
     windows = _windows(iter(documents), max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity))
-    if background:
-        windows = in_background(windows, ahead=1)
-    return _document_rows(windows, tokenizer, capacity=capacity, cursor=cursor)
+    # Read in a thread of its own, beside the one that tokenizes and packs.
+    return _document_rows(in_background(windows, ahead=1), tokenizer, capacity=capacity, cursor=cursor)
 
 
 def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
@@ -264,15 +259,6 @@ def mixed(
 # Validation
 
 
-@dataclass(frozen=True, kw_only=True)
-class ByteBatch:
-    """Text to be scored: beside each target the UTF-8 bytes it stands for, 0 for padding."""
-
-    inputs_BT: Int[Tensor, "B T"]
-    targets_BT: Int[Tensor, "B T"]
-    bytes_BT: Int[Tensor, "B T"]
-
-
 def validation_batches(
     documents: Iterable[Document],
     tokenizer: Tokenizer,
@@ -280,13 +266,13 @@ def validation_batches(
     rows: int,
     length: int,
     device: torch.device | str = "cpu",
-) -> Iterator[ByteBatch]:
+) -> Iterator[Batch]:
     """Every byte of the documents once, each document in rows of its own that begin with bos.
 
-    A document longer than `length` goes on in another row. Rows are sorted by length and padded to a power of two (at most
-    `length`), so that a score costs little and depends on nothing but text, tokenizer and length: not on `rows`.
+    The weight of a target is the number of UTF-8 bytes it stands for, 0 for padding. A document longer than `length` goes on in
+    another row. Rows are sorted by length and padded to a power of two (at most `length`), so that a score costs little and
+    depends on nothing but text, tokenizer and length: not on `rows`.
     """
-    bos, bytes_V = tokenizer.special[BOS], np.asarray(tokenizer.bytes_per_token)
     ids, offsets = tokenizer.encode_batch([document.text for document in documents])
     pieces = [
         ids[start : min(start + length, stop)]
@@ -297,33 +283,23 @@ def validation_batches(
     for begin in range(0, len(pieces), rows):
         chosen = pieces[begin : begin + rows]
         width = min(length, max(32, 1 << (len(chosen[0]) - 1).bit_length()))
-        targets_BT, bytes_BT = np.full((len(chosen), width), bos, np.int64), np.zeros((len(chosen), width), np.int64)
+        ids_BC = np.full((len(chosen), 1 + width), tokenizer.special[BOS], np.int32)
+        bytes_BC = np.zeros(ids_BC.shape, np.float32)
         for row, piece in enumerate(chosen):
-            targets_BT[row, : len(piece)] = piece
-            bytes_BT[row, : len(piece)] = bytes_V[piece]
-        inputs_BT = np.concatenate([np.full((len(chosen), 1), bos, np.int64), targets_BT[:, :-1]], axis=1)
-        yield ByteBatch(
-            inputs_BT=torch.from_numpy(inputs_BT).to(device),
-            targets_BT=torch.from_numpy(targets_BT).to(device),
-            bytes_BT=torch.from_numpy(bytes_BT).to(device),
-        )
+            ids_BC[row, 1 : 1 + len(piece)] = piece
+            bytes_BC[row, 1 : 1 + len(piece)] = tokenizer.bytes_per_token[piece]
+        yield batch_of(ids_BC, bytes_BC, tokens=sum(map(len, chosen)), cursor={}).to(device)
 
 
 # Rows become tensors
 
 
-def batched(
-    stream: Iterator[Row], *, rows: int, device: torch.device | str = "cpu", background: bool = True
-) -> Iterator[Batch]:
-    """Batches of `rows` rows each. What a finite stream leaves at its end is no batch.
-
-    Args:
-        background: make them in a thread of its own, up to four batches ahead; they are the same.
-    """
+def batched(stream: Iterator[Row], *, rows: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+    """Batches of `rows` rows each, made in a thread of its own. What a finite stream leaves at its end is no batch."""
     pinned = torch.device(device).type == "cuda"
     groups = iter(lambda: list(islice(stream, rows)), [])
     batches = (stack(group).pinned() if pinned else stack(group) for group in groups if len(group) == rows)
-    for batch in in_background(batches) if background else batches:
+    for batch in in_background(batches):
         yield batch.to(device)
 
 
@@ -350,26 +326,15 @@ def in_background(items: Iterator[T], *, ahead: int = 4) -> Iterator[T]:
 
     The thread ends with the generator that this returns: when it is exhausted, closed or collected.
     """
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(ahead)
-    done = threading.Event()
-
-    def put(item: T | None, error: BaseException | None) -> None:
-        while not done.is_set():
-            try:
-                ready.put((item, error), timeout=0.1)
-                return
-            except queue.Full:
-                continue
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    room, done = threading.Semaphore(ahead), threading.Event()
 
     def work() -> None:
         try:
-            for item in items:
-                put(item, None)
-                if done.is_set():
-                    return
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
+            while room.acquire() and not done.is_set():
+                ready.put((next(items), None))
+        except BaseException as error:  # StopIteration too
+            ready.put((None, error))
 
     thread = threading.Thread(target=work, name="fledge-batches", daemon=True)
     thread.start()
@@ -380,7 +345,9 @@ def in_background(items: Iterator[T], *, ahead: int = 4) -> Iterator[T]:
                 return
             if error is not None:
                 raise error
-            yield item  # type: ignore[misc]
+            room.release()
+            yield item
     finally:
         done.set()
+        room.release()
         thread.join(timeout=5)  # longer only in a download, which must not hold up a Ctrl-C
