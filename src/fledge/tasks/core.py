@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fledge.tasks.base import Example, Split, Task
-from fledge.text.files import read_numbered
+from fledge.text.files import read_records
 from fledge.text.hub import locate_bundle
 
 SHUFFLE_SEED = 1337
@@ -101,13 +101,7 @@ def read(listed: Listed, bundle: Path) -> list[Example]:
     file = zipped / "eval_data" / listed.file
     if not file.is_file():
         raise FileNotFoundError(f"{bundle}: no eval_data/{listed.file}, so it is no whole CORE bundle; fetch it again")
-    examples = []
-    for number, item in read_numbered(file):
-        try:
-            examples.append(example(listed, item))
-        except KeyError as field:
-            found = f"fields {', '.join(item) or 'none'} found"
-            raise ValueError(f"{file} line {number}: {found}, but no {field}; fetch the bundle again") from None
+    examples = [example(listed, item) for item in read_records(file)]
     if not examples:
         raise ValueError(f"{file}: holds no item; fetch the bundle again")
     return examples

@@ -109,7 +109,7 @@ def training_examples(name: str, home: Path | None) -> Sequence[Example]:
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
         return dialogues(home / "chat")
     records = split_records(name, SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]))
-    return _examples(parse_conversation(record, name) for record in records)
+    return _examples(parse_conversation(record, record.where) for record in records)
 
 
 def dialogues(folder: Path) -> Sequence[Example]:
@@ -123,7 +123,7 @@ def dialogues(folder: Path) -> Sequence[Example]:
         for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
             for record in read_records(path):
                 try:
-                    yield parse_conversation(record, str(path))
+                    yield parse_conversation(record, record.where)
                 except ValueError:
                     strange += 1
 

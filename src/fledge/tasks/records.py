@@ -10,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from operator import itemgetter
-from typing import Any
 
 from fledge.tasks.base import Example
 from fledge.text.conversations import Stored
-from fledge.text.files import read_records
+from fledge.text.files import Record, read_records
 from fledge.text.hub import locate
 from fledge.text.split import Split, split_of
 
 HELD_OUT = 20
 """One in so many training questions is the validation split where the data set has none."""
 
-Record = dict[str, Any]
 Files = dict[Split, str]
 """A name of `text.hub.locate` for each split."""
 Key = Callable[[Record], str]

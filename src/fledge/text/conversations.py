@@ -15,11 +15,12 @@ import mmap
 import tempfile
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
 from fledge.text.chat import Conversation, parse_conversation, to_json
-from fledge.text.files import read_numbered
+from fledge.text.files import read_records
 
 T = TypeVar("T")
 
@@ -71,8 +72,8 @@ def open_conversations(path: str | Path) -> Sequence[Conversation]:
     if not path.exists():
         raise FileNotFoundError(f'{path}: no such file; expected a .jsonl with one {{"messages": [...]}} per line')
     paths = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if ".jsonl" in file.name]
-    records = ((f"{file} line {number}", record) for file in paths for number, record in read_numbered(file))
-    found = Stored((to_json(parse_conversation(record, where)) for where, record in records), make=restore)
+    records = chain.from_iterable(map(read_records, paths))
+    found = Stored((to_json(parse_conversation(record, record.where)) for record in records), make=restore)
     if not found:
         raise ValueError(f'{path}: no conversation found; expected .jsonl with one {{"messages": [...]}} per line')
     return found

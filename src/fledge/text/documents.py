@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.text.datasets import find_data
-from fledge.text.files import check_parquet, read_numbered, read_parquet, read_text_pieces
+from fledge.text.files import check_parquet, read_records
 from fledge.text.hub import Dataset, Shards
 
 Split = Literal["train", "validation"]
@@ -131,10 +131,10 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
         order = _file_order(len(files), seed=seed, epoch=epoch)
         came = first > 0 or begin > 0
         for place in range(first, len(files)):
-            for row, text in _read(files[order[place]], begin):
+            for rows, text in _read(files[order[place]], begin):
                 if (document_hash(text) < limit) == (split == "validation"):
                     came = True
-                    yield Document(text, {"epoch": epoch, "file": place, "row": row + 1})
+                    yield Document(text, {"epoch": epoch, "file": place, "row": rows})
             begin = 0
         if not came:
             raise ValueError(f"data {data!r}: no document of {split}; add more documents")
@@ -152,28 +152,18 @@ def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 
 def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
-    """Rows from `begin` on and their texts; rows without text are left out."""
+    """Texts behind the first `begin` rows, each with the number of rows read with it; rows without text are left out."""
     if path.suffix == ".parquet":
         check_parquet(path, column=COLUMN)
-        rows = read_parquet(path, columns=[COLUMN], begin=begin)
-        texts = enumerate((record[COLUMN] for record in rows), begin)
-    elif ".jsonl" in path.name:
-        texts = ((number - 1, _text_of(record, path, number)) for number, record in read_numbered(path))
-    else:
-        texts = enumerate(read_text_pieces(path))
-    return ((row, text) for row, text in texts if row >= begin and text and not text.isspace())
-
-
-def _text_of(record: dict[str, Any], path: Path, number: int) -> str:
-    text = record.get(COLUMN, 0)
-    if text is None:  # as in a .parquet: a row without text
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(
-            f'{path} line {number}: fields {", ".join(record) or "none"} found; expected {{"{COLUMN}": "..."}} '
-            "(conversations are given to midtrain and sft)"
-        )
-    return text
+    for record in read_records(path, columns=[COLUMN], begin=begin):
+        text = record.get(COLUMN, 0)
+        if text is not None and not isinstance(text, str):  # None, as .parquet has it: a row without text
+            raise ValueError(
+                f'{record.where}: fields {", ".join(record) or "none"} found; expected {{"{COLUMN}": "..."}} '
+                "(conversations are given to midtrain and sft)"
+            )
+        if text and not text.isspace():
+            yield record.number, text
 
 
 def _validation_limit(data: str, files: Files) -> int:

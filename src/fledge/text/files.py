@@ -1,8 +1,8 @@
-"""Records from files, line by line: .jsonl and .txt, plain or compressed (.gz, .zst), and .parquet.
+"""Records from files: .jsonl and .txt, plain or compressed (.gz, .zst), and .parquet, all in one way.
 
-    for record in read_records(Path("gsm8k/train.jsonl.gz")): ...
+    for record in read_records(Path("gsm8k/train.jsonl.gz")): record["question"], record.where
 
-Every error names the file and, where there is one, the line.
+Every error names the file and, where there is one, the line and the field.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 TEXT_CUT = "<|endoftext|>"
 """Where a .txt says that a document ends, as the files of TinyStories do."""
@@ -25,38 +30,58 @@ PARQUET_ROWS = 256
 COMPRESSED = (".gz", ".zst")
 
 
-def read_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a .jsonl, .jsonl.gz or .jsonl.zst file; the hub keeps the same as .parquet, which is read alike.
+class Record(dict[str, Any]):
+    """The fields of one object of a file, and where it stands there. A field that is missing is a ValueError that says so."""
+
+    def __init__(self, fields: dict[str, Any], where: str, number: int) -> None:
+        super().__init__(fields)
+        self.where = where
+        """`train.jsonl line 3`, for messages."""
+        self.number = number
+        """From 1: how many lines, rows or pieces are read with it."""
+
+    def __missing__(self, field: str) -> Any:
+        found = f"fields {', '.join(self) or 'none'} found"
+        raise ValueError(f"{self.where}: {found}, but no {field!r}; fetch or write the file again")
+
+
+def read_records(path: Path | zipfile.Path, *, columns: list[str] | None = None, begin: int = 0) -> Iterator[Record]:
+    """The objects of a .jsonl, the rows of a .parquet, or the pieces of a .txt as {"text": ...}.
+
+    Args:
+        columns: of a .parquet; None: all.
+        begin: so many lines, rows or pieces are left out.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or a line is not a JSON object; the message names the file and the line.
     """
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    return (record for _, record in read_numbered(path))
+    if path.name.endswith(".parquet") and isinstance(path, Path):
+        return _parquet_records(path, columns, begin)
+    if ".txt" in path.name:
+        pieces = islice(enumerate(read_text_pieces(path), 1), begin, None)
+        return (Record({"text": piece}, f"{path} piece {number}", number) for number, piece in pieces)
+    return _json_records(path, begin)
 
 
-def read_numbered(path: Path | zipfile.Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a .jsonl, with the number of the line before each; raises as `read_records`."""
+def _json_records(path: Path | zipfile.Path, begin: int) -> Iterator[Record]:
     for number, line in read_lines(path):
-        if line.isspace():
+        if number <= begin or line.isspace():
             continue
+        where = f"{path} line {number}"
         try:
-            record = json.loads(line)
+            fields = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError alone: an integer of thousands of digits
             at = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise ValueError(f"{path} line {number}: not JSON ({at}); each line must be one object") from None
-        if not isinstance(record, dict):
-            raise ValueError(
-                f"{path} line {number}: {type(record).__name__} found; each line must be one object {{...}}"
-            )
-        yield number, _whole(record) if "\\ud" in line.lower() else record
+            raise ValueError(f"{where}: not JSON ({at}); each line must be one object") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f"{where}: {type(fields).__name__} found; each line must be one object {{...}}")
+        yield Record(_whole(fields) if "\\ud" in line.lower() else fields, where, number)
 
 
-def _whole(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with halves of surrogate pairs, which have no UTF-8 form, replaced by the mark of unknown characters."""
-    raw = json.dumps(record, ensure_ascii=False).encode("utf-16", "surrogatepass")
+def _whole(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with halves of surrogate pairs, which have no UTF-8 form, replaced by the mark of unknown characters."""
+    raw = json.dumps(fields, ensure_ascii=False).encode("utf-16", "surrogatepass")
     return json.loads(raw.decode("utf-16", "replace"))
 
 
@@ -90,7 +115,7 @@ def _open(path: Path | zipfile.Path) -> TextIO:
     return io.TextIOWrapper(pa.input_stream(str(path)), encoding="utf-8-sig")  # the ending tells how to decompress
 
 
-def read_text_pieces(path: Path) -> Iterator[str]:
+def read_text_pieces(path: Path | zipfile.Path) -> Iterator[str]:
     """Documents of a .txt: between marks of end, else stretches of some paragraphs, so that one long file can be split.
 
     Joined, the pieces give the file back but for marks and blank ends.
@@ -124,41 +149,28 @@ def _stretches(line: str) -> Iterator[str]:
     yield line[begin:]
 
 
-def read_parquet(path: Path, *, columns: list[str] | None = None, begin: int = 0) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file from row `begin` on, all columns or some, with at most a row group of it in memory.
-
-    Raises:
-        ValueError: the file is damaged or a text in it is not UTF-8.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            row = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if row + rows > begin:
-                    for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
-                        yield from batch.slice(max(0, begin - row)).to_pylist()
-                        row += len(batch)
-                else:
-                    row += rows
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: a text is not UTF-8 ({error.reason}); write the file again") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); the file is damaged, fetch or write it again") from None
+def _parquet_records(path: Path, columns: list[str] | None, begin: int) -> Iterator[Record]:
+    """With at most a row group in memory."""
+    with _open_parquet(path) as file:
+        row = 0
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row + rows > begin:
+                for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
+                    first = max(row, begin)
+                    for number, fields in enumerate(batch.slice(first - row).to_pylist(), first + 1):
+                        yield Record(fields, f"{path} row {number}", number)
+                    row += len(batch)
+            else:
+                row += rows
 
 
 def check_parquet(path: Path, *, column: str) -> None:
     """Raise ValueError unless the file's own description can be read and has the column as text."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        schema: pa.Schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path}: not a parquet file ({error}); it is damaged, fetch or write it again") from None
+    with _open_parquet(path) as file:
+        schema = file.schema_arrow
     if column not in schema.names:
         raise ValueError(
             f"{path}: columns {', '.join(schema.names)} found, but none called {column!r}; "
@@ -168,3 +180,18 @@ def check_parquet(path: Path, *, column: str) -> None:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         raise ValueError(f"{path}: column {column!r} holds {kind}; allowed is text (string)")
+
+
+@contextmanager
+def _open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+    """Within, damage is a ValueError that names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: a text is not UTF-8 ({error.reason}); write the file again") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); the file is damaged, fetch or write it again") from None
