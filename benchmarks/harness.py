@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from fledge.console import say
-from fledge.text.tokenizer import cores
+from fledge.settings import cores
 
 Result = TypeVar("Result")
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import field
 from functools import cache
@@ -51,6 +53,11 @@ def check_multiple(batch_tokens: int, name: str, part: int | None) -> None:
     if part and batch_tokens % part:
         near = max(1, round(batch_tokens / part)) * part
         raise ValueError(f"batch_tokens={batch_tokens} is not a multiple of {name}={part}; nearest that is: {near}")
+
+
+def cores() -> int:
+    """Cores this process may use, which in a container are fewer than the machine has: what a setting's None stands for."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @cache

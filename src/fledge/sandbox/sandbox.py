@@ -21,14 +21,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
-from fledge.sandbox.wire import REPLY, REQUEST
+from fledge.sandbox.wire import receive
+from fledge.settings import cores
 
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_RESULT_BYTES = 1 << 16
@@ -51,7 +51,7 @@ class Result:
 
     status: str
     """ok; error (an exception, sys.exit(1)); timeout; memory; crash (a signal, os._exit); output (printed too much);
-    refused (never started: the queue is full, or a wall is missing)."""
+    refused (never started: the sandbox is closed, or a wall is missing)."""
     stdout: str
     """What it printed, stderr included, cut at `output_bytes`. Bytes that are not UTF-8 are replaced."""
     error: str | None
@@ -71,12 +71,11 @@ class Sandbox:
         workers: jobs at the same time; None: one per core.
         memory_bytes: what a program may allocate beyond the interpreter itself.
         output_bytes: how much a program may print.
-        queue_jobs: callers that may wait; one more is answered with status "refused" at once.
         unsafe_exec: run even where the self-test shows that programs can get out.
         python: the interpreter to run programs with.
 
     Raises:
-        ValueError: a number of workers or of waiting callers that leaves nothing to do the jobs.
+        ValueError: a number of workers that leaves nothing to do the jobs.
         SandboxUnavailable: programs could get out of the sandbox on this machine, and unsafe_exec is not set.
     """
 
@@ -86,23 +85,19 @@ class Sandbox:
         workers: int | None = None,
         memory_bytes: int = 256 << 20,
         output_bytes: int = 1 << 16,
-        queue_jobs: int = 10_000,
         unsafe_exec: bool = False,
         python: str = sys.executable,
     ) -> None:
-        if (workers is not None and workers < 1) or queue_jobs < 0:
-            raise ValueError(f"workers={workers}, queue_jobs={queue_jobs}: at least 1 worker and 0 waiting jobs")
-        self.workers = workers or _cores()
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers={workers}: at least 1 has to do the jobs; None: one per core")
+        self.workers = workers or cores()
         self.isolation = "none"  # until the self-test is passed
         self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
         self._python = python
         self._closed = False
-        self._places = threading.BoundedSemaphore(self.workers + queue_jobs)
         self._idle: queue.LifoQueue[_Zygote | None] = queue.LifoQueue()  # the last used is the warmest
         for _ in range(self.workers):
             self._idle.put(None)  # started when needed
-        self._zygotes: set[_Zygote] = set()
-        self._end = weakref.finalize(self, _end_all, self._zygotes)  # also when it was forgotten, or at exit
         try:
             self.isolation = self._test_itself(unsafe_exec)
         except BaseException:
@@ -134,9 +129,10 @@ class Sandbox:
         if self._closed:
             return
         self._closed = True
-        for _ in [self._idle.get() for _ in range(self.workers)]:
+        for zygote in [self._idle.get() for _ in range(self.workers)]:
+            if zygote is not None:
+                zygote.close()
             self._idle.put(None)  # whoever still waits finds the sandbox closed
-        self._end()
 
     def __enter__(self) -> Sandbox:
         return self
@@ -171,43 +167,28 @@ class Sandbox:
         if not 0 < seconds <= MAX_SECONDS:
             raise ValueError(f"timeout_seconds={seconds} is not positive, or above {MAX_SECONDS:.0f}, a day")
         jobs = [{**self._limits, "seconds": seconds, **job} for job in jobs]
-        with contextlib.ExitStack() as held:
-            if not self._places.acquire(blocking=False):
-                return self._nothing("refused", "the sandbox's queue is full", jobs)
-            held.callback(self._places.release)
-            zygote = self._idle.get()
-            held.callback(lambda: self._idle.put(zygote))
+        zygote = self._idle.get()
+        try:
             for _ in range(2):
                 if self._closed:
                     return self._nothing("refused", "the sandbox is closed", jobs)
-                if zygote is None:
-                    zygote = _Zygote(self._python)
-                    self._zygotes.add(zygote)
                 try:
+                    zygote = zygote or _Zygote(self._python)
                     return zygote.work(jobs, seconds, isolation=self.isolation)
-                except (
-                    BaseException
-                ) as problem:  # after an interrupt, the reply to come would be taken for the next job's
-                    zygote.close()
-                    self._zygotes.discard(zygote)
-                    zygote = None
+                except BaseException as problem:
+                    # After an interrupt too: the reply to come would be taken for the next job's.
+                    if zygote is not None:
+                        zygote.close()
+                        zygote = None
                     if not isinstance(problem, _Died):
                         raise
                     _log.warning("a sandbox worker died (%s); it is replaced", problem)
             return self._nothing("crash", "the sandbox's worker died, and so did its successor", jobs)
+        finally:
+            self._idle.put(zygote)
 
     def _nothing(self, status: str, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
         return [Result(status, "", error, 0.0, self.isolation)] * len(jobs)
-
-
-def _cores() -> int:
-    """Cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def _end_all(zygotes: set[_Zygote]) -> None:
-    for zygote in list(zygotes):  # a thread may still replace one
-        zygote.close()
 
 
 class _Died(Exception):
@@ -218,37 +199,36 @@ class _Zygote:
     """The process that forks (zygote.py), seen from here. One caller at a time."""
 
     def __init__(self, python: str) -> None:
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
-        start = (
-            "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main(int(sys.argv[2]))"
-        )
+        start = "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main()"
         # -s -P -S is -I without its disregard for PYTHONHASHSEED: what a program prints must not depend on chance.
         options = ["-s", "-P", "-S", "-B", "-X", "utf8", "-W", "ignore"]
         with theirs:
             try:
-                self._process = subprocess.Popen(
-                    [python, *options, "-c", start, root, str(theirs.fileno())],
+                process = subprocess.Popen(
+                    [python, *options, "-c", start, root],
                     env={"PYTHONHASHSEED": "0"},
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,  # of the start alone; later it is closed
                     start_new_session=True,  # Ctrl+C is for the training
                 )
             except OSError as problem:
-                self._control.close()
+                control.close()
                 raise SandboxUnavailable(f"{python} cannot be started: {problem}") from problem
-        self._control.settimeout(120)
-        ready = b""
-        with contextlib.suppress(OSError):
-            ready = self._control.recv(1)
-        assert self._process.stderr
-        with self._process.stderr as errors:
-            if not ready:
+        self._control, self._replies, self._process = control, control.makefile("rb"), process
+        # It ends also when it was forgotten, and at exit.
+        self.close = weakref.finalize(self, _end, control, self._replies, process)
+        control.settimeout(120)
+        assert process.stderr
+        with process.stderr as errors:
+            try:
+                receive(self._replies)
+            except (OSError, EOFError):
                 self.close()
                 said = errors.read().decode("utf-8", "replace").strip()[-2000:]
-                raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said}")
+                raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said}") from None
 
     def work(self, jobs: list[dict[str, Any]], seconds: float, *, isolation: str) -> list[Result]:
         """Let one child per job run; the last one ends the request.
@@ -257,30 +237,23 @@ class _Zygote:
             _Died: the process is gone, or says nothing for a minute after time is up.
         """
         with contextlib.ExitStack() as held:
-
-            def file() -> int:
-                held.callback(os.close, made := _file())
-                return made
-
-            children = [(file(), file(), file()) for _ in jobs]  # job, stdout, result
-            for job, files in zip(jobs, children, strict=True):
-                with open(files[0], "wb", closefd=False) as out:
-                    out.write(json.dumps(job).encode())
+            children = [[held.enter_context(_file()) for _ in range(3)] for _ in jobs]  # job, stdout, result
+            for job, (given, *_) in zip(jobs, children, strict=True):
+                given.write(json.dumps(job).encode())
+                given.flush()
             began = time.perf_counter()
             try:
                 self._control.settimeout(seconds + 60)
-                socket.send_fds(self._control, [REQUEST.pack(seconds)], [file for files in children for file in files])
-                reply = self._control.recv(REPLY.size)
-            except OSError as problem:
-                raise _Died(str(problem)) from problem
-            if len(reply) < REPLY.size:
-                raise _Died("end of file")
-            timed_out, *codes = REPLY.unpack(reply)
+                files = [file.fileno() for files in children for file in files]
+                socket.send_fds(self._control, [str(seconds).encode()], files)
+                timed_out, codes = receive(self._replies)
+            except (OSError, EOFError) as problem:
+                raise _Died(str(problem) or "end of file") from problem
             took = time.perf_counter() - began
             results = []
-            for job, (_, stdout, result), code in zip(jobs, children, codes, strict=False):
-                printed = os.pread(stdout, job["output_bytes"], 0)
-                status, error = _status(os.pread(result, MAX_RESULT_BYTES, 0), code)
+            for job, (_, stdout, result), code in zip(jobs, children, codes, strict=True):
+                printed = os.pread(stdout.fileno(), job["output_bytes"], 0)
+                status, error = _status(os.pread(result.fileno(), MAX_RESULT_BYTES, 0), code)
                 if timed_out:
                     status, error = "timeout", "time ran out"
                 elif len(printed) >= job["output_bytes"]:
@@ -288,13 +261,16 @@ class _Zygote:
                 results.append(Result(status, printed.decode("utf-8", "replace"), error, took, isolation))
             return results
 
-    def close(self) -> None:
-        self._control.close()
-        try:
-            self._process.wait(5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+def _end(control: socket.socket, replies: BinaryIO, process: subprocess.Popen[bytes]) -> None:
+    """End a worker: it stops when its caller hangs up."""
+    replies.close()
+    control.close()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _status(result: bytes, code: int) -> tuple[str, str | None]:
@@ -309,12 +285,9 @@ def _status(result: bytes, code: int) -> tuple[str, str | None]:
     return "crash", f"ended with exit code {code} and without a result"
 
 
-def _file() -> int:
+def _file() -> IO[bytes]:
     """A file without a name."""
-    if sys.platform == "linux":
-        return os.memfd_create("fledge")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+    return open(os.memfd_create("fledge"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
 
 
 _judges: list[Sandbox] = []

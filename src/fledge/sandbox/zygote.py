@@ -1,6 +1,6 @@
 """The other side of the sandbox: a warm interpreter that forks one locked-in child per program.
 
-    python -c "... from fledge.sandbox.zygote import main; main(fd)"     # how sandbox.py starts it
+    python -c "... from fledge.sandbox.zygote import main; main()"       # how sandbox.py starts it, stdin being a socket
 
 The idea: a fork of an interpreter that has already imported the standard library costs a millisecond, where a new one
 costs fifty, and a child can be locked in completely because it has nothing left to load. The zygote runs no stranger's
@@ -31,7 +31,7 @@ import types
 from typing import Any, NoReturn
 
 from fledge.sandbox.jail import Jail
-from fledge.sandbox.wire import REPLY, REQUEST, pack, receive, send, unpack
+from fledge.sandbox.wire import pack, receive, send, unpack
 
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""
@@ -48,10 +48,13 @@ encodings.idna encodings.utf_16 encodings.utf_32 encodings.unicode_escape encodi
 encodings.punycode encodings.rot_13 encodings.utf_8_sig"""
 
 
-def main(control_fd: int) -> None:
-    """Serve requests until the caller closes its end."""
-    control = socket.socket(fileno=os.dup(control_fd))  # a low number, so that children can close by range
-    os.close(control_fd)
+def main() -> None:
+    """Serve requests until the caller closes its end.
+
+    A request is the seconds it may take, as text, with three files per child: job, stdout, result. The reply says whether time
+    ran out, and the exit code of each child.
+    """
+    control = socket.socket(fileno=0)  # a child puts its job in this place
     for name in STANDARD_LIBRARY.split():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -67,13 +70,12 @@ def main(control_fd: int) -> None:
     wake = _wake_on_child_exit()
     gc.collect()
     gc.freeze()  # children share these pages for longer
-    control.sendall(b"r")
+    send(0, "ready")
     while True:
-        request, files, _, _ = socket.recv_fds(control, REQUEST.size, 6)
+        request, files, *_ = socket.recv_fds(control, 64, 6)
         if not request:
             return
-        (seconds,) = REQUEST.unpack(request)
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + float(request)
         pair = socket.socketpair() if len(files) == 6 else ()
         pids = []
         for at in range(0, len(files), 3):
@@ -83,8 +85,7 @@ def main(control_fd: int) -> None:
             end.close()
         for file in files:
             os.close(file)
-        timed_out, codes = _wait(pids, deadline=deadline, control=control, wake=wake)
-        control.sendall(REPLY.pack(timed_out, codes[0], codes[-1]))
+        send(0, _wait(pids, deadline=deadline, control=control, wake=wake))
 
 
 def _touch_what_loads_late() -> None:
@@ -167,9 +168,7 @@ def _renumber(files: list[int]) -> None:
 
 def _live(jail: Jail, parent: int) -> NoReturn:
     """A child's whole life: read the job, close the door, play the role, write the result."""
-    size = os.fstat(0).st_size
-    job = json.loads(os.pread(0, size, 0))
-    os.lseek(0, size, 0)
+    job = json.loads(os.pread(0, os.fstat(0).st_size, 0))
     stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stderr = sys.__stdout__ = sys.__stderr__ = stdout
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO())
@@ -226,11 +225,11 @@ def _run_program(job: dict[str, Any], scope: dict[str, Any]) -> None:
 def _answer_calls(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The candidate of a check: define the function, then answer calls until the tester has its verdict."""
     _execute(job["program"], scope, name="<program>")
-    function = scope[job["entry_point"]]
+    function, calls = scope[job["entry_point"]], open(4, "rb")  # noqa: SIM115
     send(4, ["ready", None, None])
     while True:
         try:
-            arguments, keywords = map(unpack, receive(4))
+            arguments, keywords = map(unpack, receive(calls))
         except EOFError:
             return
         try:
@@ -255,18 +254,24 @@ _EXCEPTIONS: dict[str, type[Exception]] = {
 
 def _judge(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The tester of a check: holds the tests and the verdict, and no line of the candidate's code."""
-    calls = 0
+    calls, answers = 0, open(4, "rb")  # noqa: SIM115
+
+    def hear() -> list[Any]:
+        try:
+            return receive(answers)
+        except (EOFError, ConnectionError):
+            raise RuntimeError("the candidate is gone") from None
 
     def ask(*arguments: Any, **keywords: Any) -> Any:
         nonlocal calls
         calls += 1
         send(4, [pack(arguments), pack(keywords)])
-        kind, content, text = _hear()
+        kind, content, text = hear()
         if kind == "value":
             return unpack(content)
         raise _EXCEPTIONS.get(str(content), RuntimeError)(text)
 
-    _hear()
+    hear()
     _define_helpers(job["prompt"], scope)
     scope[job["entry_point"]] = ask
     known = scope.get("check")  # the function asked for, or a helper of the prompt, may be called so
@@ -283,13 +288,6 @@ def _define_helpers(prompt: str, scope: dict[str, Any]) -> None:
         with contextlib.suppress(SyntaxError):
             return _execute(prompt + ending, scope, name="<prompt>")
     return None
-
-
-def _hear() -> list[Any]:
-    try:
-        return receive(4)
-    except (EOFError, ConnectionError):
-        raise RuntimeError("the candidate is gone") from None
 
 
 def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:

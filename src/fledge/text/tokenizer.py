@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from fledge.runs import write_atomic
+from fledge.settings import cores
 from fledge.text import bpe, native
 
 SPECIAL = (
@@ -274,11 +275,6 @@ def backend(choice: str) -> Any:
         file=sys.stderr,
     )
     return bpe
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def byte_letters() -> list[str]:
