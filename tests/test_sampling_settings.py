@@ -15,7 +15,7 @@ from fledge.checkpoint import Progress, save
 from fledge.cli import parse, run
 from fledge.config import Chat, Sampling, Serve, check
 from fledge.infer.engine import Request
-from fledge.serve.api import ApiError, Limits, parse_chat
+from fledge.serve.api import ApiError, parse_chat
 from fledge.serve.client import LocalModel
 from fledge.serve.terminal import COMMANDS, Terminal
 from fledge.settings import help_of
@@ -40,7 +40,7 @@ def test_command_line_api_and_engine_take_every_setting(name: str) -> None:
     low, _ = bounds(name)
     for kind in (Chat, Serve):
         assert getattr(parse(kind, "fledge", [f"--{flag(name)}={low}"]), name) == low
-    assert getattr(parse_chat(BODY | {name: low}, Limits()).sampling, name) == low
+    assert getattr(parse_chat(BODY | {name: low}, Serve()).sampling, name) == low
     assert getattr(Request(prompt=[0], sampling=Sampling(**{name: low})).sampling, name) == low
     assert f"/{flag(name)}" in COMMANDS
 
@@ -48,28 +48,28 @@ def test_command_line_api_and_engine_take_every_setting(name: str) -> None:
 @pytest.mark.parametrize("name", FIELDS)
 def test_defaults_and_bounds_agree_everywhere(name: str) -> None:
     default, (low, high) = FIELDS[name].default, bounds(name)
-    row = next(row for row in Limits().table() if row["name"] == name)
+    row = next(row for row in Serve().table() if row["name"] == name)
     assert getattr(Chat(), name) == getattr(Request(prompt=[0]).sampling, name) == default
-    assert row["default"] == getattr(Serve(), name) == getattr(parse_chat(BODY, Limits()).sampling, name)
+    assert row["default"] == getattr(Serve(), name) == getattr(parse_chat(BODY, Serve()).sampling, name)
     assert name == "max_tokens" or row["default"] == default
     high = row["high"] if name == "max_tokens" else high  # a server has a limit of its own
     for value, neighbour in ((low, low - 1), (high, high * 2 + 1)):
         check(Chat(**{name: value}))
-        parse_chat(BODY | {name: value}, Limits())
+        parse_chat(BODY | {name: value}, Serve())
         with pytest.raises(
             ApiError, match=rf"^{name}={neighbour} is not a .*number from {row['low']} to {row['high']}$"
         ):
-            parse_chat(BODY | {name: neighbour}, Limits())
+            parse_chat(BODY | {name: neighbour}, Serve())
     with pytest.raises(ValueError, match=rf"^{name}={low - 1} is not a .*number from {low} to {bounds(name)[1]}$"):
         check(Chat(**{name: low - 1}))
 
 
 def test_a_server_sets_the_longest_answer() -> None:
-    limits = Limits(sampling=Sampling(max_tokens=7))
-    assert parse_chat(BODY, limits).sampling.max_tokens == 7
+    short = Sampling(max_tokens=7)
+    assert parse_chat(BODY, short).sampling.max_tokens == 7
     for name in ("max_tokens", "max_completion_tokens"):
         with pytest.raises(ApiError, match=f"^{name}=8 is not a whole number from 1 to 7"):
-            parse_chat(BODY | {name: 8}, limits)
+            parse_chat(BODY | {name: 8}, short)
 
 
 def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixt
     local.close()
     run(["chat", "--help"])
     shown = [re.sub(r"[\s│]+", " ", text) for text in (capsys.readouterr().out, console.file.getvalue())]  # type: ignore[attr-defined]
-    for row in Limits().table():
+    for row in Serve().table():
         assert row["help"] == help_of(Sampling)[row["name"]]
         assert all(row["help"] in text for text in shown)
 

@@ -15,9 +15,8 @@ import torch
 from starlette.applications import Starlette
 
 from fledge.model.transformer import Transformer
-from fledge.serve.api import Limits
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.server import Server, create_app
+from fledge.serve.server import BODY_BYTES, Server, create_app
 from tiny_engine import BYTES, tiny_model
 
 CLIENTS: list[openai.OpenAI] = []
@@ -75,7 +74,7 @@ def serving(
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(limits=Limits(body_bytes=20_000)) as address:
+    with serving() as address:
         yield address
 
 
@@ -228,7 +227,7 @@ def test_unknown_models_long_bodies_and_broken_json_have_their_statuses(url: str
     with pytest.raises(openai.NotFoundError, match="this run has base, sft"):
         ask(url, model="gpt-9")
     post = f"{url}/v1/chat/completions"
-    assert httpx.post(post, content=b"x" * 30_000).status_code == 413
+    assert httpx.post(post, content=b"x" * (BODY_BYTES + 1)).status_code == 413
     assert httpx.post(post, content=b"{").status_code == 400
     assert httpx.post(post, content=b"[" * 15_000).status_code == 400
     assert httpx.get(post).status_code == 405

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from fledge.serve import server
-from fledge.serve.api import STOP_CHARS, Limits
+from fledge.serve.api import STOP_CHARS
 from fledge.text.tokenizer import Tokenizer
 from test_server import HELLO, eager_model, pool, serving, until
 from tiny_engine import BYTES
@@ -47,7 +47,8 @@ def raw(url: str, sent: bytes, *, seconds: float = 10.0) -> bytes:
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serving(limits=Limits(body_seconds=0.5)) as address:
+    with pytest.MonkeyPatch.context() as patch, serving() as address:
+        patch.setattr(server, "BODY_SECONDS", 0.5)
         yield address
 
 

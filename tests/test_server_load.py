@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from starlette.requests import Request as HttpRequest
 
 from fledge.config import Sampling
-from fledge.serve.api import Limits
 from fledge.serve.server import Api
 from fledge.serve.stream import TURN, Dispatcher
 from fledge.text.chat import decode_answer, fit_prompt, say
@@ -61,7 +60,7 @@ def test_one_request_of_a_burst_begins_per_turn_of_the_event_loop_and_streams_go
 
     async def turns() -> None:
         dispatcher = Dispatcher(pool(), queue=0)
-        api, begun = Api(dispatcher, Limits()), 0
+        api, begun = Api(dispatcher, Sampling()), 0
 
         async def arrive() -> Any:
             return {"type": "http.request", "body": b"{}", "more_body": False}
@@ -126,7 +125,7 @@ TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optio
 
 def test_no_request_makes_the_server_fail_or_hang() -> None:
     with (
-        serving(pool(), limits=Limits(sampling=Sampling(max_tokens=8))) as url,
+        serving(pool(), sampling=Sampling(max_tokens=8)) as url,
         httpx.Client(base_url=url, timeout=20) as http,
     ):
 

@@ -14,7 +14,6 @@ import pytest
 
 import test_server
 from fledge.config import Sampling
-from fledge.serve.api import Limits
 from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
@@ -649,8 +648,8 @@ def test_the_settings_and_the_system_prompt_reach_the_request_and_survive_a_relo
 
 
 def test_the_servers_default_holds_until_a_setting_is_changed(open_page: Open) -> None:
-    limits = Limits(sampling=Sampling(temperature=0.35, max_tokens=64))
-    with test_server.serving(limits=limits) as address:
+    told = Sampling(temperature=0.35, max_tokens=64)
+    with test_server.serving(sampling=told) as address:
         page = open_page(address)
         temperature = page.get_by_label("Temperature", exact=True)
 
@@ -659,7 +658,7 @@ def test_the_servers_default_holds_until_a_setting_is_changed(open_page: Open) -
                 ask(page, "Go")
             expect(page.locator("#send")).to_have_attribute("title", "Send")
             body = asked.value.post_data_json
-            return {key: body[key] for key in body.keys() & vars(limits.sampling).keys()}
+            return {key: body[key] for key in body.keys() & vars(told).keys()}
 
         page.click("#settings-open")
         expect(temperature).to_have_value("0.35")

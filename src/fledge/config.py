@@ -51,7 +51,8 @@ class Sampling:
         for name, declared in Sampling.__dataclass_fields__.items():
             kind = "integer" if isinstance(declared.metadata["low"], int) else "number"
             about = {"name": name, "type": kind, "default": getattr(self, name), **declared.metadata}
-            rows.append({**about, "help": help_of(Sampling)[name]})
+            limit = {"high": self.max_tokens} if name == "max_tokens" else {}  # clients may ask for less, not for more
+            rows.append({**about, **limit, "help": help_of(Sampling)[name]})
         return rows
 
 

@@ -1,6 +1,6 @@
 """OpenAI's requests as plain data: what is allowed, what is meant. No network here.
 
-    ask = parse_chat(body, limits)          # raises ApiError that names the field, what it holds and what is allowed
+    ask = parse_chat(body, Serve())         # raises ApiError that names the field, what it holds and what is allowed
 
 `FIELDS`, `CHAT_FIELDS` and `COMPLETION_FIELDS` are all that is obeyed, with the settings of `Sampling`; other fields are
 ignored. Tool use travels beside the text under the key `fledge`, which foreign clients skip.
@@ -9,11 +9,11 @@ ignored. Tool use travels beside the text under the key `fledge`, which foreign 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from fledge.config import Sampling, Serve
+from fledge.config import Sampling
 from fledge.settings import within
 from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
 
@@ -46,77 +46,56 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one request may ask for."""
-
-    body_bytes: int = 1 << 20
-    body_seconds: float = 30.0
-    """How long a body may take to arrive."""
-    sampling: Sampling = field(default_factory=Serve)
-    """Where the client does not say; also the most tokens that it may ask for."""
-
-    def table(self) -> list[Json]:
-        """The settings of sampling as this server allows them."""
-        rows = self.sampling.table()
-        return [row | {"high": row["default"]} if row["name"] == "max_tokens" else row for row in rows]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ask:
-    """A checked request."""
+    """A checked request, and what holds where it does not say."""
 
-    prompts: tuple[Conversation, ...] | tuple[str | tuple[int, ...], ...]
+    prompts: tuple[Conversation, ...] | tuple[str | tuple[int, ...], ...] = ("",)
     sampling: Sampling
-    model: str | None
-    n: int
-    stop: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    tools: bool
-    top_logprobs: int | None
+    model: str | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+    tools: bool = True
+    top_logprobs: int | None = None
     """None: no log-probabilities."""
 
 
-def parse_chat(body: Any, limits: Limits) -> Ask:
-    """The request of POST /v1/chat/completions."""
-    found = _read(body, CHAT_FIELDS, limits)
-    if not found.pop("logprobs"):
-        if found["top_logprobs"]:
-            raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
-        found["top_logprobs"] = None
+def parse_chat(body: Any, sampling: Sampling) -> Ask:
+    """The request of POST /v1/chat/completions; `sampling` holds where it does not say."""
+    found = _read(body, CHAT_FIELDS, sampling)
+    if found.pop("logprobs", False):
+        found.setdefault("top_logprobs", 0)
+    elif found.pop("top_logprobs", 0):
+        raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
     return Ask(**found)
 
 
-def parse_completion(body: Any, limits: Limits) -> Ask:
+def parse_completion(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/completions: plain text to go on with, no roles and no tools."""
-    return Ask(**_read(body, COMPLETION_FIELDS, limits), tools=False)
+    return Ask(**_read(body, COMPLETION_FIELDS, sampling), tools=False)
 
 
-def _read(body: Any, fields: Mapping[str, Field], limits: Limits) -> Json:
-    """What the body says of each field, under the name that `Ask` has for it; the default where it is missing or null."""
+def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
+    """What the body says, under the names of `Ask`; null says nothing."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
     numbers = {
-        row["name"]: Field(partial(within, low=row["low"], high=row["high"]), row["default"]) for row in limits.table()
+        row["name"]: (row["name"], partial(within, low=row["low"], high=row["high"])) for row in sampling.table()
     }
-    if body.get("max_completion_tokens") is not None:  # the newer name
-        numbers["max_completion_tokens"] = replace(numbers.pop("max_tokens"), name="max_tokens")
+    numbers["max_completion_tokens"] = numbers["max_tokens"]  # the newer name
     found: Json = {}
-    for name, one in {**fields, **numbers}.items():
+    for key, (name, read) in {**fields, **numbers}.items():
         try:
-            value = body.get(name)
-            found[one.name or name] = one.default if value is None and not one.is_needed else one.read(name, value)
+            if (value := body.get(key)) is not None or key == "messages":  # which alone must be there
+                found[name] = read(key, value)
         except ValueError as problem:
-            raise ApiError(str(problem), param=name) from None
-    sampling = Sampling(**{name: found.pop(name) for name in Sampling.__dataclass_fields__})
-    return found | {"sampling": sampling}
+            raise ApiError(str(problem), param=key) from None
+    said = {name: found.pop(name) for name in Sampling.__dataclass_fields__ if name in found}
+    return found | {"sampling": replace(Sampling.of(sampling), **said)}
 
 
 # How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
-
-
-def _tools(_: str, value: Any) -> bool:
-    return value != "none"
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -189,34 +168,22 @@ def _message(message: Any, where: str) -> Message:
     return parsed
 
 
-Read = Callable[[str, Any], Any]
-
-
-@dataclass(frozen=True)
-class Field:
-    """A field of a request: how its value is read, and what holds where it is missing or null."""
-
-    read: Read
-    default: Any = None
-    name: str = ""
-    """In `Ask`, where it has another."""
-    is_needed: bool = False
-
-
-FIELDS = {
-    "model": Field(_text),
-    "n": Field(partial(within, low=1, high=CHOICES), 1),
-    "stop": Field(_stops, ()),
-    "stream": Field(_flag, False),
-    "stream_options": Field(_include_usage, False, name="include_usage"),
+Field = tuple[str, Callable[[str, Any], Any]]
+"""Its name in `Ask`, and how its value is read."""
+FIELDS: dict[str, Field] = {
+    "model": ("model", _text),
+    "n": ("n", partial(within, low=1, high=CHOICES)),
+    "stop": ("stop", _stops),
+    "stream": ("stream", _flag),
+    "stream_options": ("include_usage", _include_usage),
 }
 CHAT_FIELDS = FIELDS | {
-    "messages": Field(_conversation, name="prompts", is_needed=True),
-    "logprobs": Field(_flag, False),
-    "top_logprobs": Field(partial(within, low=0, high=ALTERNATIVES), 0),
-    "tool_choice": Field(_tools, True, name="tools"),
+    "messages": ("prompts", _conversation),
+    "logprobs": ("logprobs", _flag),
+    "top_logprobs": ("top_logprobs", partial(within, low=0, high=ALTERNATIVES)),
+    "tool_choice": ("tools", lambda _, value: value != "none"),
 }
 COMPLETION_FIELDS = FIELDS | {
-    "prompt": Field(_prompts, ("",), name="prompts"),
-    "logprobs": Field(partial(within, low=0, high=ALTERNATIVES), name="top_logprobs"),
+    "prompt": ("prompts", _prompts),
+    "logprobs": ("top_logprobs", partial(within, low=0, high=ALTERNATIVES)),
 }

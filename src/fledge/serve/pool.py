@@ -200,6 +200,7 @@ class ModelPool:
         return sum((engine.counts for engine in self.engines), Counter(self.retired))
 
     async def close(self) -> None:
-        """Stop every engine."""
-        for name in list(self.loaded):
-            await self._unload(name)
+        """Stop every engine; what it still answers ends as cancelled."""
+        async with self.lock:
+            for name in list(self.loaded):
+                await self._unload(name)

@@ -29,15 +29,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from fledge.config import Serve
-from fledge.serve.api import ApiError, Ask, Json, Limits
+from fledge.config import Sampling, Serve
+from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.stream import Dispatcher, Generation
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
-HEAD_SECONDS = 10.0  # for the first line and the headers of a request
+HEAD_SECONDS = 10.0  # for the first line and the headers of a request to arrive
+BODY_BYTES, BODY_SECONDS = 1 << 20, 30.0
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -54,7 +55,7 @@ def create_app(
     pool: ModelPool,
     *,
     api_key: str | None = None,
-    limits: Limits | None = None,
+    sampling: Sampling | None = None,
     queue: int = Serve.queue,
     root_path: str = "",
 ) -> Starlette:
@@ -62,11 +63,12 @@ def create_app(
 
     Args:
         api_key: what clients must send as `Authorization: Bearer ...`. None: nothing.
+        sampling: holds where a client does not say, and bounds the length of answers. None: as `fledge serve` begins.
         queue: requests that may wait for a slot before new ones are answered 429.
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
     dispatcher = Dispatcher(pool, queue=queue)
-    api = Api(dispatcher, limits or Limits())
+    api = Api(dispatcher, sampling or Serve())
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> Response:
@@ -80,7 +82,6 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        dispatcher.stop()
         await pool.close()
 
     v1 = [
@@ -165,15 +166,16 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         self.dispatcher.closing = True
-        asyncio.get_running_loop().call_later(self.grace_seconds, self.dispatcher.stop)
+        close = self.dispatcher.pool.close  # ends what still runs
+        asyncio.get_running_loop().call_later(self.grace_seconds, lambda: asyncio.ensure_future(close()))
         await super().shutdown(sockets)
 
 
 class Api:
     """The routes."""
 
-    def __init__(self, dispatcher: Dispatcher, limits: Limits) -> None:
-        self.dispatcher, self.pool, self.limits = dispatcher, dispatcher.pool, limits
+    def __init__(self, dispatcher: Dispatcher, sampling: Sampling) -> None:
+        self.dispatcher, self.pool, self.sampling = dispatcher, dispatcher.pool, sampling
         self.turn = asyncio.Lock()
 
     async def models(self, _: Request) -> Response:
@@ -184,7 +186,7 @@ class Api:
 
     def _describe(self, entry: Entry) -> Json:
         about = {"context_tokens": entry.context, "default": entry is self.pool.default, **self.pool.about}
-        about["sampling"] = self.limits.table()
+        about["sampling"] = self.sampling.table()
         return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
 
     async def health(self, _: Request) -> Response:
@@ -219,15 +221,15 @@ class Api:
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def _body(self, request: Request) -> Any:
-        most, body = self.limits.body_bytes, bytearray()
+        body = bytearray()
         try:
-            async with asyncio.timeout(self.limits.body_seconds):
+            async with asyncio.timeout(BODY_SECONDS):
                 async for part in request.stream():
                     body += part
-                    if len(body) > most:
-                        raise ApiError(f"the body has more than {most} bytes, which is the most allowed", status=413)
+                    if len(body) > BODY_BYTES:
+                        raise ApiError(f"the body has more than {BODY_BYTES} bytes, the most allowed", status=413)
         except TimeoutError as problem:
-            raise ApiError(f"the body took longer than {self.limits.body_seconds:g} s", status=408) from problem
+            raise ApiError(f"the body took longer than {BODY_SECONDS:g} s", status=408) from problem
         # Of many requests that arrive at once, one begins per turn of the event loop, so that nobody waits for all of them.
         async with self.turn:
             await asyncio.sleep(0)
@@ -238,7 +240,7 @@ class Api:
 
     async def answer(self, request: Request, form: type[WireFormat]) -> Response:
         """A stream or a whole answer, as the request says."""
-        ask = form.parse(await self._body(request), self.limits)
+        ask = form.parse(await self._body(request), self.sampling)
         wire = form(ask)
         # The model stays borrowed until the answer is out, which for a stream is after this function.
         held = contextlib.AsyncExitStack()
@@ -257,17 +259,17 @@ async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
     async def hang_up() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
+        working.cancel()
 
-    working, gone = asyncio.create_task(work), asyncio.create_task(hang_up())
+    working, watching = asyncio.create_task(work), asyncio.create_task(hang_up())
     try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return working.result()
+        return await working
+    except asyncio.CancelledError:
+        if not watching.done():  # the server itself ends
+            raise
+        raise ClientDisconnect from None
     finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        watching.cancel()
 
 
 async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGenerator[bytes]:

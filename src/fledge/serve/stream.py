@@ -88,8 +88,7 @@ class Dispatcher:
     def __init__(self, pool: ModelPool, *, queue: int) -> None:
         self.pool, self.queue = pool, queue
         self.closing = False
-        self.active: set[asyncio.Event] = set()
-        self.stopping = False
+        """Whether the server is shutting down: nothing new begins, and what still runs then is cut off."""
         self.rejected = 0
         self.first_token = Histogram()
         self.between = Histogram()
@@ -176,12 +175,6 @@ class Dispatcher:
             self._logged = error
             LOG.error("an answer failed", exc_info=error)
 
-    def stop(self) -> None:
-        """Let everything that still runs end with an error."""
-        self.closing = self.stopping = True
-        for event in self.active:
-            event.set()
-
 
 @dataclass
 class Generation:
@@ -214,9 +207,7 @@ class Generation:
             ApiError: the engine failed, or the server stops.
         """
         dispatcher, event, loop = self.dispatcher, asyncio.Event(), asyncio.get_running_loop()
-        dispatcher.active.add(event)
         with ExitStack() as later:
-            later.callback(dispatcher.active.discard, event)
             for choice in self.choices:
                 engine = self.model.engine()
                 later.callback(engine.cancel, choice.request)  # which does nothing to one that has finished
@@ -224,8 +215,6 @@ class Generation:
             while not all(choice.done for choice in self.choices):
                 await event.wait()
                 event.clear()
-                if dispatcher.stopping:
-                    raise ApiError("the server is shutting down", status=503, retry_after=5)
                 for choice in self.choices:
                     update = choice.advance()
                     if update is None:
@@ -240,8 +229,8 @@ class Generation:
             self.dispatcher.log(request.error)
             what = f"the engine failed with {type(request.error).__name__}; the server's log says more"
             raise ApiError(what, status=500, code="engine_error") from request.error
-        if request.finish == "cancelled":
-            raise ApiError("the answer was cancelled", status=503, retry_after=5)
+        if request.finish == "cancelled":  # not by the client, who would not be here any more
+            raise ApiError("the server is shutting down", status=503, retry_after=5)
 
     async def complete(self) -> list[Update]:
         """Every choice as one update, when all have finished."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
@@ -19,6 +19,7 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from fledge.config import Sampling
+from fledge.runs import read_json
 from fledge.serve.client import Client
 from fledge.settings import help_of, nearest, within
 from fledge.text.chat import Message, Part, join_pieces, parse_conversation, say, to_json
@@ -131,9 +132,8 @@ class Terminal:
     def set(self, name: str, text: str) -> None:
         """Change a sampling setting."""
         given: Any = text
-        for kind in (float, int):  # a whole number of any size is read exactly
-            with contextlib.suppress(ValueError):
-                given = kind(text)
+        with contextlib.suppress(ValueError):
+            given = json.loads(text)
         try:
             value = within(name, given, **Sampling.__dataclass_fields__[name].metadata)
         except ValueError as problem:
@@ -157,22 +157,13 @@ class Terminal:
         return self.turns[-2].text
 
     def save(self, name: str) -> None:
-        path = _path("/save", name)
-        text = json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False)
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be written ({error.strerror}); name another file") from None
+        with _file(name, "written") as path:
+            path.write_text(json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False), encoding="utf-8")
         self.say(f"{len(self.turns)} messages in {path}")
 
     def load(self, name: str) -> None:
-        path = _path("/load", name)
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); name a file that /save wrote") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: is not JSON ({error}); name a file that /save wrote") from None
+        with _file(name, "read") as path:
+            found = read_json(path)
         conversation = parse_conversation(found, str(path))
         has_system = conversation[0].role == "system"
         turns = list(conversation[has_system:])
@@ -223,10 +214,17 @@ class Terminal:
         return (*([say("system", self.instructions)] if self.instructions else []), *self.turns, *more)
 
 
-def _path(command: str, name: str) -> Path:
+@contextlib.contextmanager
+def _file(name: str, done: str) -> Iterator[Path]:
     if not name:
-        raise ValueError(f"{command} needs the name of a file")
-    return Path(name).expanduser()
+        raise ValueError("/save and /load need the name of a file")
+    path = Path(name).expanduser()
+    try:
+        yield path
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be {done} ({error.strerror}); name another file") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; name a file that /save wrote") from None
 
 
 def render(said: Sequence[Part]) -> RenderableType:

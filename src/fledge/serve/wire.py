@@ -14,7 +14,8 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-from fledge.serve.api import Ask, Json, Limits, parse_chat, parse_completion
+from fledge.config import Sampling
+from fledge.serve.api import Ask, Json, parse_chat, parse_completion
 from fledge.serve.stream import Update
 from fledge.text.chat import join_pieces
 
@@ -22,7 +23,7 @@ from fledge.text.chat import join_pieces
 class WireFormat(ABC):
     """An endpoint that answers."""
 
-    parse: Callable[[Any, Limits], Ask]
+    parse: Callable[[Any, Sampling], Ask]
     """The body of a request -> what is asked."""
     prefix: str
     """Of the ids of answers."""
@@ -40,13 +41,13 @@ class WireFormat(ABC):
         """What a stream begins with."""
         return []
 
-    @abstractmethod
     def chunks(self, update: Update) -> list[Json]:
         """Events of a stream for what is new; the last of a choice says why it ended."""
+        return [self.whole(update)] if update.pieces or update.logprobs or update.finish else []
 
     @abstractmethod
     def whole(self, update: Update) -> Json:
-        """A whole choice, where nothing is streamed."""
+        """A choice, or what is new in it."""
 
 
 class ChatFormat(WireFormat):
@@ -94,9 +95,6 @@ class CompletionFormat(WireFormat):
         super().__init__(ask)
         self.written: Counter[int] = Counter()
         """Characters of each choice so far."""
-
-    def chunks(self, update: Update) -> list[Json]:
-        return [self.whole(update)] if update.pieces or update.logprobs or update.finish else []
 
     def whole(self, update: Update) -> Json:
         text = "".join(text for _, text in update.pieces)

@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
-from fledge.serve.api import Limits
 from fledge.serve.pool import ModelPool, open_run
 from fledge.serve.server import Server, create_app
 
@@ -50,8 +49,8 @@ def make_app(config: Serve) -> Starlette:
         about={"tools": [config.tools] if tool else [], "suggestions": run.suggestions, "name": run.name},
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
-    limits = Limits(sampling=Sampling.of(config))
-    return create_app(pool, api_key=config.api_key, limits=limits, queue=config.queue, root_path=config.root_path)
+    sampling = Sampling.of(config)
+    return create_app(pool, api_key=config.api_key, sampling=sampling, queue=config.queue, root_path=config.root_path)
 
 
 def most_memory(places: list[str]) -> int:

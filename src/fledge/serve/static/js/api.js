@@ -1,6 +1,8 @@
-// The server's two calls: which stages there are, and an answer as a stream of chunks.
+// The server's two calls: which stages there are, and an answer as a stream of chunks. Asks for the API key where one is needed.
 
-import { askForKey, key } from "./key.js";
+import { $, dialog, html } from "./dom.js";
+
+const key = () => sessionStorage.getItem("fledge.key"); // until the tab is closed
 
 /** Why there is no answer; `retryAfter` is how many seconds the server asks to wait. */
 class ApiError extends Error {
@@ -59,3 +61,28 @@ export async function* answer(body, signal) {
   }
   throw new ApiError("The connection broke off before the answer was complete.");
 }
+
+/** Asks the user for the key; resolves to whether one was given. */
+function askForKey() {
+  const box = $("#key");
+  $("#key-wrong").hidden = !key();
+  box.returnValue = "";
+  if (!box.open) box.showModal();
+  return new Promise((resolve) => {
+    box.addEventListener("close", () => resolve(box.returnValue === "given"), { once: true });
+  });
+}
+
+const keep = () => sessionStorage.setItem("fledge.key", $("#key-box").value.trim());
+
+export const keyDialog = () => dialog("key", "This server asks for a key", html`
+  <form method="dialog" class="key" @submit=${keep}>
+    <p id="key-wrong" class="wrong" hidden>The server did not accept that key.</p>
+    <label for="key-box">API key</label>
+    <input id="key-box" type="password" autocomplete="off" required aria-describedby="key-about">
+    <small id="key-about">Kept until this tab is closed.</small>
+    <footer>
+      <button type="button" class="plain" @click=${() => $("#key").close()}>Cancel</button>
+      <button class="solid" value="given">Continue</button>
+    </footer>
+  </form>`);

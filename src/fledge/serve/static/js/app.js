@@ -1,12 +1,12 @@
 // Starts the page: draws it from the state whenever that changes, listens to the keys, follows the address.
 
+import { keyDialog } from "./api.js";
 import * as chat from "./chat.js";
 import { help } from "./commands.js";
 import * as composer from "./composer.js";
 import { newChat, path } from "./conversation.js";
 import { $, html, notify, render } from "./dom.js";
 import { hide } from "./inspect.js";
-import * as key from "./key.js";
 import * as settings from "./settings.js";
 import * as sidebar from "./sidebar.js";
 import * as stages from "./stages.js";
@@ -17,7 +17,7 @@ const page = () => html`
   <button type="button" class="skip" @click=${() => $("#prompt").focus()}>Skip to the message box</button>
   ${sidebar.view()}
   <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}</main>
-  ${settings.view()} ${help()} ${key.view()}
+  ${settings.view()} ${help()} ${keyDialog()}
   <ul id="alternatives" role="tooltip" popover="manual"></ul>
   <div id="toast" role="status" hidden></div>
   <div id="announce" class="visually-hidden" role="status"></div>`;

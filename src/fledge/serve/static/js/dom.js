@@ -1,9 +1,10 @@
 // What every view is made of. Templates are lit-html's: whatever a model or a user wrote stays text.
 
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
+import { guard } from "../vendor/lit-html/directives/guard.js";
 import { keyed } from "../vendor/lit-html/directives/keyed.js";
 
-export { html, keyed, nothing, render };
+export { guard, html, keyed, nothing, render };
 export const $ = (selector, root = document) => root.querySelector(selector);
 
 /** A drawing from icons.svg. */

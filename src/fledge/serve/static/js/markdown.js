@@ -1,9 +1,9 @@
 // Markdown to safe elements, block by block, so that a growing answer only redraws its last block.
 
-import { Marked } from "../vendor/marked/marked.esm.js";
+import { Marked, Renderer } from "../vendor/marked/marked.esm.js";
 import purify from "../vendor/dompurify/purify.es.js";
 import hljs from "../vendor/highlight/highlight.min.js";
-import { $, copyButton, html, render } from "./dom.js";
+import { $, copyButton, guard, html, render } from "./dom.js";
 
 const escaped = (text) => text.replace(/[&<>"]/g, (letter) => `&#${letter.charCodeAt(0)};`);
 const highlighted = (text, language) =>
@@ -31,6 +31,9 @@ const markdown = new Marked({
   // "36." alone is an answer and no list of nothing.
   tokenizer: { html: never, tag: never, lheading: never, list: (source) => (/^ *(?:\d+[.)]|[-*+])\s*$/.test(source) ? undefined : false) },
   renderer: {
+    table(token) {
+      return `<div class="table" tabindex="0">${Renderer.prototype.table.call(this, token)}</div>`;
+    },
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     code({ text, lang }) {
       const language = (lang ?? "").trim().split(/\s/)[0].toLowerCase();
@@ -43,10 +46,11 @@ const markdown = new Marked({
   ],
 });
 
+const ATTRIBUTES = ["class", "start", "type", "checked", "disabled", "align", "tabindex", "data-language", "data-display"];
 const SAFE = {
-  ALLOWED_TAGS: "a blockquote br code del em h1 h2 h3 h4 h5 h6 hr input li ol p pre span strong table tbody td th thead tr ul".split(" "),
-  ALLOWED_ATTR: ["href", "class", "start", "type", "checked", "disabled", "align", "data-language", "data-display"],
-  ADD_URI_SAFE_ATTR: ["start", "type", "checked", "disabled", "align", "data-language", "data-display"],
+  ALLOWED_TAGS: "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr input li ol p pre span strong table tbody td th thead tr ul".split(" "),
+  ALLOWED_ATTR: ["href", ...ATTRIBUTES],
+  ADD_URI_SAFE_ATTR: ATTRIBUTES,
   ALLOW_DATA_ATTR: false,
   ALLOWED_URI_REGEXP: /^(?:https?:\/\/|mailto:)/i,
   RETURN_DOM_FRAGMENT: true,
@@ -72,12 +76,6 @@ function block(markup) {
     render(codeBlock(pre.dataset.language, text, [...childNodes]), frame);
     pre.replaceWith(frame.firstElementChild);
   }
-  for (const table of box.querySelectorAll("table")) {
-    const frame = document.createElement("div");
-    Object.assign(frame, { className: "table", tabIndex: 0 });
-    table.replaceWith(frame);
-    frame.append(table);
-  }
   typeset(box.querySelectorAll("code.math"));
   return box;
 }
@@ -102,22 +100,12 @@ function mended(text) {
   return text;
 }
 
-const drawn = new WeakMap(); // part of an answer -> {text, nodes} of it that were drawn last
-
-/** The nodes `draw(text, old nodes)` makes of a part; the same ones as last time where the text is the same. */
-function once(part, text, draw) {
-  const last = drawn.get(part) ?? { nodes: [] };
-  if (last.text !== text) drawn.set(part, { text, nodes: draw(text, last.nodes) });
-  return drawn.get(part).nodes;
-}
-
 /** A part's prose; blocks that have not changed keep their elements, selection and scroll position. */
-export const blocks = (part, live) =>
-  once(part, live ? mended(part.text) : part.text, (text, old) => {
-    const tokens = markdown.lexer(text).filter(({ type }) => type !== "space" && type !== "def");
-    const fresh = (token) => Object.assign(block(markdown.parser([token])), { source: token.raw });
-    return tokens.map((token, index) => (old[index]?.source === token.raw ? old[index] : fresh(token)));
+export const blocks = ({ text }, live) =>
+  guard([text, live], () => {
+    const tokens = markdown.lexer(live ? mended(text) : text).filter(({ type }) => type !== "space" && type !== "def");
+    return tokens.map((token) => guard([token.raw], () => block(markdown.parser([token]))));
   });
 
 /** The code of a tool call, in colours. */
-export const coloured = (part, language) => once(part, part.text, (text) => [...safe(highlighted(text, language)).childNodes]);
+export const coloured = ({ text }, language) => guard([text], () => safe(highlighted(text, language)));
