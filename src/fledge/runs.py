@@ -31,12 +31,12 @@ FREE = {"run", "device", "threads", "local", "keep", "compile", "device_tokens",
 LOCK = "lock"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Replace a file by `text`, whole or not at all."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Replace a file by `content`, whole or not at all."""
     partial = path.with_name(path.name + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with naming(path), partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+    with naming(path), partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)

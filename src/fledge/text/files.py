@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,30 +124,21 @@ def read_text_pieces(path: Path | zipfile.Path) -> Iterator[str]:
     piece: list[str] = []
     size = 0
     for _, line in read_lines(path):
-        *closed, line = line.split(TEXT_CUT)
-        for part in closed:
-            *stretches, part = _stretches(part)
-            for stretch in stretches:
-                yield "".join([*piece, stretch])
-                piece = []
-            yield "".join([*piece, part])
-            piece, size = [], 0
-        for stretch in _stretches(line):
-            if size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
-                yield "".join(piece)
-                piece, size = [], 0
-            piece.append(stretch)
-            size += len(stretch)
+        for place, part in enumerate(line.split(TEXT_CUT)):
+            for stretch in ([TEXT_CUT] if place else []) + _stretches(part):
+                is_cut = stretch == TEXT_CUT
+                if is_cut or size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
+                    yield "".join(piece)
+                    piece, size = [], 0
+                if not is_cut:
+                    piece.append(stretch)
+                    size += len(stretch)
     yield "".join(piece)
 
 
-def _stretches(line: str) -> Iterator[str]:
-    """The line whole, or cut behind a blank after every TEXT_LIMIT characters; at least one stretch."""
-    begin = 0
-    while (end := line.find(" ", begin + TEXT_LIMIT) + 1) > 0:
-        yield line[begin:end]
-        begin = end
-    yield line[begin:]
+def _stretches(part: str) -> list[str]:
+    """The part of a line whole, or cut behind a blank after every TEXT_LIMIT characters."""
+    return re.findall(rf"(?s).{{{TEXT_LIMIT}}}.*? |.+", part)
 
 
 def _parquet_records(path: Path, columns: list[str] | None, begin: int) -> Iterator[Record]:

@@ -28,6 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fledge.runs import write_atomic
+
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")
 EVAL_BUNDLE = "eval_bundle"
 EVAL_BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
@@ -99,14 +101,19 @@ def list_files(dataset: Dataset) -> list[RemoteFile]:
     with _explained(f"list {dataset.repo} from {constants.ENDPOINT}"):
         url = f"{constants.ENDPOINT}/api/datasets/{dataset.repo}?blobs=true"
         listing = json.loads(_get(url, headers=build_hf_headers()))
-    found = [file for file in listing["siblings"] if dataset.holds(file["rfilename"])]
-    if not found:
-        raise FileNotFoundError(f"{constants.ENDPOINT}: {dataset.repo} holds no {dataset.folder}*.parquet")
-    hashes = [(file.get("lfs") or {}).get("sha256") or file.get("blobId") or "" for file in found]
     files = [
-        RemoteFile(dataset.repo, listing["sha"], file["rfilename"], file["size"], hash)
-        for file, hash in zip(found, hashes, strict=True)
+        RemoteFile(
+            repo=dataset.repo,
+            revision=listing["sha"],
+            path=path,
+            bytes=file["size"],
+            hash=(file.get("lfs") or {}).get("sha256") or file.get("blobId") or "",
+        )
+        for file in listing["siblings"]
+        if dataset.holds(path := file["rfilename"])
     ]
+    if not files:
+        raise FileNotFoundError(f"{constants.ENDPOINT}: {dataset.repo} holds no {dataset.folder}*.parquet")
     return sorted(files, key=lambda file: file.path)
 
 
@@ -139,28 +146,26 @@ def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import silent_tqdm
 
+    name, source, damage = f"{file.repo}/{file.path}", constants.ENDPOINT, None
     where: dict[str, Any] = {"repo_type": "dataset", "revision": file.revision}
-    cached = try_to_load_from_cache(file.repo, file.path, **where)
     # A bar of a transfer in the background would write over the run's own line.
-    how: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None, "force_download": isinstance(cached, str)}
-    if isinstance(cached, str):
-        if (damage := file.damage(Path(cached))) is None:
-            return Path(cached)
-        _say(f"{cached} is damaged ({damage}) and is fetched again")
-    name, source = f"{file.repo}/{file.path}", constants.ENDPOINT
-    _say(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
-    began = time.monotonic()
-    damage = None
-    for _ in range(2):
+    bar: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None}
+    is_cached = isinstance(try_to_load_from_cache(file.repo, file.path, **where), str)
+    for again in (False, True):
+        began, transfers = time.monotonic(), again or not is_cached
+        if transfers:
+            _say(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
         with _explained(f"fetch {name} from {source}"):
-            path = Path(hf_hub_download(file.repo, file.path, **where, **how))
+            path = Path(hf_hub_download(file.repo, file.path, force_download=again, **where, **bar))
         if (damage := file.damage(path)) is None:
-            seconds = time.monotonic() - began
-            _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / max(seconds, 1e-3):.1f} MB/s)")
+            seconds = max(time.monotonic() - began, 1e-3)
+            if transfers:
+                _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / seconds:.1f} MB/s)")
             return path
-        path.resolve().unlink()
+        _say(f"{path} is damaged ({damage})")
+    path.resolve().unlink()
     raise ValueError(
-        f"{name}: arrived twice with {damage}. Expected is what {source} announces; "
+        f"{name}: arrived with {damage}. Expected is what {source} announces; "
         "try again later, or another mirror (HF_ENDPOINT)"
     )
 
@@ -329,10 +334,7 @@ def locate_bundle() -> Path:
         raw = _get(url)
         if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
             raise ValueError(f"{broken} arrived damaged")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_bytes(raw)
-    partial.replace(path)
+    write_atomic(path, raw)
     return path
 
 
