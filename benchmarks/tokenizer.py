@@ -143,9 +143,14 @@ def train_ours(documents: list[str], settings: Settings, threads: int, folder: s
             documents, vocab=settings.vocab, digits=settings.digits, special=(), threads=threads
         )
         tokenizer.save(folder)
-        return list(tokenizer.mergeable_ranks())[256:]
+        return list(spellings(tokenizer))[256:]
 
     return work
+
+
+def spellings(tokenizer: Tokenizer) -> dict[bytes, int]:
+    """Every token but the special ones, by its bytes, as tiktoken takes it."""
+    return {tokenizer.decode_bytes([token]): token for token in range(tokenizer.vocab - len(tokenizer.special))}
 
 
 def train_rustbpe(documents: list[str], settings: Settings, _threads: int, _folder: str) -> Train:
@@ -222,7 +227,7 @@ def encode_tiktoken(folder: Path, threads: int) -> Callable[[list[str]], Any]:
     import tiktoken
 
     ours = Tokenizer.load(folder)
-    theirs = tiktoken.Encoding("ours", pat_str=ours.pattern, mergeable_ranks=ours.mergeable_ranks(), special_tokens={})
+    theirs = tiktoken.Encoding("ours", pat_str=ours.pattern, mergeable_ranks=spellings(ours), special_tokens={})
     if threads == 1:
         return lambda documents: [theirs.encode_ordinary(text) for text in documents]
     return lambda documents: theirs.encode_ordinary_batch(documents, num_threads=threads)

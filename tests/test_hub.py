@@ -428,4 +428,4 @@ def test_the_mirror_and_the_cache_are_those_of_the_environment(server: FakeHub, 
     offline = {**os.environ, **mirror, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(run, env=offline, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, "only one shard was fetched, so there is no fourth"
-    assert "Going on with the 1 files" in done.stderr
+    assert "Going on with what the cache has: 1 files" in done.stderr

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fledge.text import bpe, native
 from fledge.text.chat import Part, PartReader
-from fledge.text.tokenizer import SPECIAL, Tokenizer, chunks
+from fledge.text.tokenizer import SPECIAL, Tokenizer, capped
 
 ENGLISH = (
     "The miller's daughter said she'll bring 1234 apples, 56 pears and 7 plums.\n\nThe miller didn't mind:\n"
@@ -127,7 +127,7 @@ def test_special_tokens_have_the_last_ids_and_never_come_from_text(backend: str)
 
 def test_a_letter_behind_an_equals_sign_is_one_token_once_it_was_seen() -> None:
     tokenizer = Tokenizer.train(["- shell=A\n- forest=B\n"] * 4, vocab=300)
-    assert b"=A" in tokenizer.mergeable_ranks()
+    assert b"=A" in map(tokenizer.decode_bytes, zip(range(tokenizer.vocab)))
     assert tokenizer.decode(tokenizer.encode("- pond=A")[-1:]) == "=A"
 
 
@@ -229,15 +229,15 @@ def test_an_empty_corpus_and_a_small_vocabulary_are_refused(backend: str) -> Non
 
 def test_fewer_pairs_than_asked_for_stops_early_and_says_so(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = Tokenizer.train(["abab"], vocab=1000)
-    assert tokenizer.mergeable_ranks()[b"abab"] == 257
+    assert tokenizer.decode_bytes([257]) == b"abab"
     assert tokenizer.vocab == 258 + len(SPECIAL)
     assert "only 2 pairs to merge: 267 tokens instead of 1000" in capsys.readouterr().err
 
 
 def test_caps_bound_what_is_read() -> None:
     documents = ["a" * 10, "b" * 10, "", "c" * 10, "d" * 10]
-    assert list(chunks(iter(documents), max_chars=15, doc_cap=6)) == [["a" * 6, "b" * 6, "", "c" * 3]]
-    assert list(chunks(iter(documents), max_chars=None, doc_cap=None)) == [documents]
+    assert list(capped(iter(documents), max_chars=15, doc_cap=6)) == ["a" * 6, "b" * 6, "", "c" * 3]
+    assert list(capped(iter(documents), max_chars=None, doc_cap=None)) == documents
     assert Tokenizer.train(documents, vocab=300, max_chars=15, doc_cap=6).provenance["chars"] == 15
 
 

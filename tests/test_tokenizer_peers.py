@@ -14,6 +14,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.tokenizer import spellings
 from fledge.text import bpe
 from fledge.text.tokenizer import Tokenizer
 
@@ -31,9 +32,8 @@ TEXT = st.lists(
 
 
 def as_tiktoken(tokenizer: Tokenizer) -> tiktoken.Encoding:
-    return tiktoken.Encoding(
-        "ours", pat_str=tokenizer.pattern, mergeable_ranks=tokenizer.mergeable_ranks(), special_tokens={}
-    )
+    ranks = spellings(tokenizer)
+    return tiktoken.Encoding("ours", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
 
 
 TOKENIZER = {digits: Tokenizer.train(CORPUS, vocab=700, digits=digits) for digits in (1, 3)}
@@ -92,9 +92,7 @@ def test_the_real_gpt_4_vocabulary_gives_the_ids_of_tiktoken() -> None:
     lines = gzip.decompress((DATA / "tokenizers/cl100k_base.tiktoken.gz").read_bytes()).splitlines()
     ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
     tokenizer = Tokenizer(merges_of(ranks), digits=3)
-    ours = {
-        token: ranks[spelling] for spelling, token in tokenizer.mergeable_ranks().items()
-    }  # bytes have another order
+    ours = {token: ranks[spelling] for spelling, token in spellings(tokenizer).items()}  # bytes have another order
     theirs = tiktoken.Encoding("GPT-4", pat_str=tokenizer.pattern, mergeable_ranks=ranks, special_tokens={})
     for text in [*CORPUS, *list(varied())[::40]]:
         assert [ours[token] for token in tokenizer.encode(text)] == theirs.encode_ordinary(text)

@@ -24,7 +24,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -205,27 +204,24 @@ def _explained(what: str, *, remedy: str = REMEDY) -> Iterator[None]:
 class Shards:
     """The files of a data set in order, each fetched when it is asked for, the next one meanwhile in the background.
 
-    Without network it holds what has been fetched before.
+    Without network it holds what has been fetched before, or where `whole` is asked for all files or none.
+
+    Raises:
+        ConnectionError, FileNotFoundError: as `list_files`, and nothing usable has been fetched before.
     """
 
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, *, whole: bool = False) -> None:
         self._ahead: dict[int, threading.Thread] = {}
-
-    @cached_property
-    def _files(self) -> list[RemoteFile]:
-        from huggingface_hub import constants
-
         try:
-            files = list_files(self.dataset)
+            self._files = list_files(dataset)
+            told = f"{dataset.repo} has"
         except ConnectionError as error:
-            if not (files := cached_files(self.dataset)):
+            self._files = cached_files(dataset)
+            if not self._files or (whole and not _is_whole(self._files)):
                 raise
-            _say(f"{error}. Going on with the {len(files)} files of {self.dataset.repo} in {constants.HF_HUB_CACHE}")
-            return files
-        size = _megabytes(sum(file.bytes for file in files))
-        _say(f"{self.dataset.repo} has {len(files)} files ({size}); fetching only those that the run comes to")
-        return files
+            told = f"{error}. Going on with what the cache has:"
+        size = _megabytes(sum(file.bytes for file in self._files))
+        _say(f"{told} {len(self._files)} files ({size}); fetching only those that the run comes to")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -247,6 +243,12 @@ class Shards:
             fetch(self._files[index], quiet=True)
         except (OSError, ValueError) as error:
             _say(f"{error}. It is tried again when the run comes to it")
+
+
+def _is_whole(files: Sequence[RemoteFile]) -> bool:
+    """Whether these are all files of a split: names such as test-00000-of-00003.parquet say how many it has."""
+    wanted = re.search(r"-of-(\d+)\.parquet$", files[0].path)
+    return wanted is None or len(files) == int(wanted[1])
 
 
 def data_home() -> Path | None:
@@ -285,14 +287,8 @@ def locate(name: str) -> list[Path]:
             f"and not known on the hub, which has {', '.join(TASK_FILES)}"
         )
     source = TASK_FILES[head]
-    dataset = Dataset(source.repo, source.folder.format(split=split))
-    try:
-        files = list_files(dataset)
-    except ConnectionError:
-        files = cached_files(dataset)
-        if not _is_whole(files):
-            raise
-    return [fetch(file) for file in files]
+    files = Shards(Dataset(source.repo, source.folder.format(split=split)), whole=True)
+    return [files[index] for index in range(len(files))]
 
 
 def find_at_home(name: str) -> Path | None:
@@ -302,12 +298,6 @@ def find_at_home(name: str) -> Path | None:
     bases = [home / name, home / name.rpartition("/")[2]]
     candidates = [base.with_name(base.name + ending) for base in bases for ending in (*ENDINGS, "")]
     return next((path for path in candidates if path.exists()), None)
-
-
-def _is_whole(files: Sequence[RemoteFile]) -> bool:
-    """Whether these are all files of a split: names such as test-00000-of-00003.parquet say how many it has."""
-    wanted = re.search(r"-of-(\d+)\.parquet$", files[0].path) if files else None
-    return bool(files) and (wanted is None or len(files) == int(wanted[1]))
 
 
 def locate_bundle() -> Path:

@@ -11,15 +11,31 @@ costs one token more than it holds, the bos before it.
 from __future__ import annotations
 
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+T = TypeVar("T")
 Span = tuple[int, int]
 """Tokens start <= i < stop of one flat array: a document or a piece of one, without its bos."""
 
 _FAR = 1 << 62
+
+
+def windows(items: Iterable[T], wanted: int, *, size: Callable[[T], int]) -> Iterator[list[T]]:
+    """The items in lists whose sizes sum to `wanted` or more; the last one of a finite stream may hold less."""
+    window: list[T] = []
+    missing = wanted
+    for item in items:
+        window.append(item)
+        missing -= size(item)
+        if missing <= 0:
+            yield window
+            window, missing = [], wanted
+    if window:
+        yield window
 
 
 def pack_spans(spans: Iterable[Span], capacity: int) -> tuple[list[list[Span]], list[Span]]:

@@ -26,6 +26,7 @@ import numpy as np
 from fledge.runs import write_atomic
 from fledge.settings import cores
 from fledge.text import bpe, native
+from fledge.text.packing import windows
 
 SPECIAL = (
     "<|bos|>",
@@ -41,8 +42,8 @@ SPECIAL = (
 DIGITS = 1
 """Numbers are spelled digit by digit: docs/why.md has the reasons."""
 FORMAT = 1
-CHUNK_CHARS = 16 << 20
-CHUNK_DOCUMENTS = 8192
+WINDOW_CHARACTERS = 16 << 20
+"""Handed to the trainer at once."""
 MERGES_BETWEEN_REPORTS = 512
 SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -107,7 +108,9 @@ class Tokenizer:
         trainer = backend(os.environ.get("FLEDGE_BPE", "")).Trainer(digits=digits, threads=threads or cores())
         report = progress or (lambda phase, done, total: None)
         count = chars = 0
-        for chunk in chunks(documents, max_chars=max_chars, doc_cap=doc_cap):
+        texts = capped(documents, max_chars=max_chars, doc_cap=doc_cap)
+        # A string takes some 64 bytes beside its text: a million empty ones are several windows.
+        for chunk in windows(texts, WINDOW_CHARACTERS, size=lambda text: len(text) + 64):
             with naming_the_document(chunk, first=count):
                 trainer.count(chunk)
             count += len(chunk)
@@ -128,10 +131,6 @@ class Tokenizer:
         provenance = {"documents": count, "chars": chars, "vocab_wanted": vocab}
         provenance |= {"max_chars": max_chars, "doc_cap": doc_cap}
         return cls(merges, digits=digits, special=special, provenance=provenance)
-
-    def mergeable_ranks(self) -> dict[bytes, int]:
-        """Every token but the special ones, by its bytes, as tiktoken.Encoding takes it."""
-        return {token: k for k, token in enumerate(self._tokens[: self.vocab - len(self.special)])}
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":
@@ -225,22 +224,15 @@ class Tokenizer:
             raise ValueError(f"{folder}: not a tokenizer of fledge ({problem!r}); train it again") from problem
 
 
-def chunks(documents: Iterable[str], *, max_chars: int | None, doc_cap: int | None) -> Iterator[list[str]]:
-    """Documents, shortened to `doc_cap` and `max_chars`, in lists of a size worth handing over at once."""
-    chunk: list[str] = []
-    chars, left = 0, max_chars if max_chars is not None else sys.maxsize
+def capped(documents: Iterable[str], *, max_chars: int | None, doc_cap: int | None) -> Iterator[str]:
+    """Documents of at most `doc_cap` characters until they have `max_chars` in all; the last one is cut."""
+    left = sys.maxsize if max_chars is None else max_chars
     for text in documents:
         if left <= 0:
-            break
-        text = text[: min(left, doc_cap if doc_cap is not None else left)]
+            return
+        text = text[: min(left, left if doc_cap is None else doc_cap)]
         left -= len(text)
-        chars += len(text)
-        chunk.append(text)
-        if chars >= CHUNK_CHARS or len(chunk) >= CHUNK_DOCUMENTS:
-            yield chunk
-            chunk, chars = [], 0
-    if chunk:
-        yield chunk
+        yield text
 
 
 @contextmanager

@@ -30,7 +30,7 @@ import torch
 from fledge.tasks.mixture import Conversations
 from fledge.text.chat import Conversation, Rendered, encode_conversation
 from fledge.text.documents import Document
-from fledge.text.packing import fill_rows, pack_spans, pack_whole
+from fledge.text.packing import fill_rows, pack_spans, pack_whole, windows
 from fledge.train.loop import Batch
 
 if TYPE_CHECKING:
@@ -80,32 +80,20 @@ def document_rows(
     """
     capacity = length + 1
     # About four characters make a token.
-    windows = _windows(iter(documents), max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity))
+    characters = max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity)
     # Read in a thread of its own, beside the one that tokenizes and packs.
-    return _document_rows(in_background(windows, ahead=1), tokenizer, capacity=capacity, cursor=cursor)
-
-
-def _windows(documents: Iterator[Document], characters: int) -> Iterator[list[Document]]:
-    """Lists of documents that hold so many characters; the last one of a finite stream holds fewer."""
-    texts, missing = [], characters
-    for document in documents:
-        texts.append(document)
-        missing -= len(document.text)
-        if missing <= 0:
-            yield texts
-            texts, missing = [], characters
-    if texts:
-        yield texts
+    texts = in_background(windows(documents, characters, size=lambda document: len(document.text)), ahead=1)
+    return _document_rows(texts, tokenizer, capacity=capacity, cursor=cursor)
 
 
 def _document_rows(
-    windows: Iterator[list[Document]], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
+    texts_of_windows: Iterator[list[Document]], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
 ) -> Iterator[Row]:
     bos = tokenizer.special[BOS]
     place = cursor["documents"] if cursor else None
     carry = [np.array(piece, np.int32) for piece in cursor["carry"]] if cursor else []
     window, skip = (cursor["window"], cursor["row"]) if cursor else (0, 0)
-    for texts in windows:
+    for texts in texts_of_windows:
         first = texts[0].cursor
         if cursor and first != cursor["first"]:
             raise ValueError(

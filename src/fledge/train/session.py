@@ -18,6 +18,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,7 +145,7 @@ class Session:
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.optimizer = build(self.model, config.optim)
-        self.seconds: dict[str, float] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
@@ -164,7 +165,7 @@ class Session:
     def train(self, batches: Batches, plan: Plan) -> Iterator[Step]:
         """The loop's steps from the last checkpoint on."""
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer) or checkpoint.Progress(0)
-        self.seconds = dict(progress.notes.get("seconds", {}))
+        self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         if progress.step:
             console.say(f"{self.stage.name}: goes on from step {progress.step} of {plan.steps}")
@@ -193,7 +194,7 @@ class Session:
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {step.index + 1} of {plan.steps}")
                 ended = time.perf_counter()
                 yield step
-                self._add("other", time.perf_counter() - ended)
+                self.seconds["other"] += time.perf_counter() - ended
             if stopped.is_set():  # while the stage was at work after its last step
                 raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {plan.steps}")
         self.model.eval()
@@ -201,9 +202,9 @@ class Session:
     def save(self, step: Step) -> None:
         """Write a checkpoint as of `step`."""
         began = time.perf_counter()
-        progress = checkpoint.Progress(step.index + 1, step.cursor, {"seconds": self.seconds})
+        progress = checkpoint.Progress(step.index + 1, step.cursor, {"seconds": dict(self.seconds)})
         checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep)
-        self._add("save", time.perf_counter() - began)
+        self.seconds["save"] += time.perf_counter() - began
 
     def log(self, step: Step, **values: Any) -> None:
         """Add measurements of a step to the metrics, and show them."""
@@ -227,10 +228,7 @@ class Session:
         for name, value in step.parts.items():
             # The first pass through a compiled function is compilation, not work.
             first = self.compile != "no" and name in ("forward", "backward") and not self.seconds.get(name)
-            self._add("compile" if first and value > 5.0 else name, value)
-
-    def _add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self.seconds["compile" if first and value > 5.0 else name] += value
 
     def _numbers(self, step: Step) -> dict[str, float]:
         peak = machine.peak_flops(self.device)
