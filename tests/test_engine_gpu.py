@@ -1,4 +1,4 @@
-"""The GPU's way through the engine, with a kernel in plain torch in the place of torch's own: same pages, same steps."""
+"""The GPU's way through the engine, with a kernel in plain torch in the place of torch's own: same cache, same steps."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def paged(
-    q: Tensor, keys: Tensor, values: Tensor, begins: Tensor, page_begins: Tensor, _: int, page: int, *,
-    window_size: tuple[int, int], enable_gqa: bool, seqused_k: Tensor, block_table: Tensor,
+def plain(
+    q: Tensor, keys: Tensor, values: Tensor, query_begins: Tensor, key_begins: Tensor, key_counts: Tensor, *,
+    most_queries: int, most_keys: int, window: int | None,
 ) -> Tensor:  # fmt: skip
-    """What torch's kernel is documented to do, row by row; a query sees the keys up to its own place from the end."""
-    assert enable_gqa
-    assert keys.shape[1] == page
-    assert window_size[1] == 0
-    assert {begins.dtype, page_begins.dtype, seqused_k.dtype, block_table.dtype} == {torch.int32}
-    assert page_begins.tolist() == [row * page for row in range(len(begins))]  # FlashAttention 2 demands them
+    """What FlashAttention is documented to do, row by row; a query sees the keys up to its own place from the end."""
+    assert {query_begins.dtype, key_begins.dtype, key_counts.dtype} == {torch.int32}
+    assert len(query_begins) == len(key_begins) == len(key_counts) + 1
+    assert int(query_begins.diff().max()) <= most_queries
+    assert int(key_counts.max()) <= most_keys
     out = torch.empty_like(q)
-    for row, length in enumerate(seqused_k.tolist()):
-        mine = slice(int(begins[row]), int(begins[row + 1]))
-        count, slot = mine.stop - mine.start, int(block_table[row, 0])
-        place = torch.arange(length - count, length)[:, None] - torch.arange(length)
-        seen = (place >= 0) & ((place <= window_size[0]) if window_size[0] >= 0 else True)
-        parts = (q[mine], keys[slot, :length], values[slot, :length])
+    for row, length in enumerate(key_counts.tolist()):
+        mine, begin = slice(int(query_begins[row]), int(query_begins[row + 1])), int(key_begins[row])
+        place = torch.arange(length - (mine.stop - mine.start), length)[:, None] - torch.arange(length)
+        seen = (place >= 0) & ((place < window) if window is not None else True)
+        parts = (q[mine], keys[begin : begin + length], values[begin : begin + length])
         y = F.scaled_dot_product_attention(*(part.transpose(0, 1) for part in parts), attn_mask=seen, enable_gqa=True)
         out[mine] = y.transpose(0, 1)
     return out
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_pages_and_groups_attend_alike(shape: str) -> None:
+def test_one_kernel_and_groups_attend_alike(shape: str) -> None:
     config = tiny_model(**SHAPES[shape]).config
-    assert disagreement(paged, config, device=CPU, dtype=torch.float32) < 1e-5
+    assert disagreement(plain, config, device=CPU, dtype=torch.float32) < 1e-5
 
 
 def test_a_kernel_that_is_wrong_is_noticed() -> None:
-    def sees_one_key_less(*args: Any, seqused_k: Tensor, **settings: Any) -> Tensor:
-        return paged(*args, seqused_k=(seqused_k - 1).clamp_min(1), **settings)
+    def sees_one_key_less(
+        q: Tensor, k: Tensor, v: Tensor, at: Tensor, keys_at: Tensor, counts: Tensor, **settings: Any
+    ) -> Tensor:
+        return plain(q, k, v, at, keys_at, (counts - 1).clamp_min(1), **settings)
 
-    def ignores_windows(*args: Any, window_size: tuple[int, int], **settings: Any) -> Tensor:
-        return paged(*args, window_size=(-1, 0), **settings)
+    def ignores_windows(*args: Any, window: int | None, **settings: Any) -> Tensor:
+        return plain(*args, window=None, **settings)
 
     config = tiny_model(**SHAPES["windows"]).config
     for wrong in (sees_one_key_less, ignores_windows):
@@ -81,18 +81,18 @@ def requests() -> list[Request]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_answers_are_those_of_the_plain_engine(shape: str) -> None:
     model = tiny_model(**SHAPES[shape])
-    by_pages, by_groups = (Engine(model, BYTES, slots=5, kernel=kernel) for kernel in (paged, None))
-    assert by_pages.decoding is not None
+    by_kernel, by_groups = (Engine(model, BYTES, slots=5, kernel=kernel) for kernel in (plain, None))
+    assert by_kernel.decoding is not None
     for _ in range(2):  # the second time prompts are found in the slots
-        mine, other = by_pages.generate(requests()), by_groups.generate(requests())
+        mine, other = by_kernel.generate(requests()), by_groups.generate(requests())
         assert [request.answer for request in mine] == [request.answer for request in other]
         assert [request.cached for request in mine] == [request.cached for request in other]
-    assert set(by_pages.decoding.recorded) == {1, 2, 4, 5}
+    assert set(by_kernel.decoding.recorded) == {1, 2, 4, 5}
 
 
 def test_changed_weights_are_recorded_anew() -> None:
     model = tiny_model()
-    engine = Engine(model, BYTES, slots=2, kernel=paged)
+    engine = Engine(model, BYTES, slots=2, kernel=plain)
     engine.generate(requests())
     with torch.no_grad():
         model.embedding.mul_(-1)

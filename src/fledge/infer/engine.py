@@ -28,7 +28,7 @@ from torch import Tensor
 from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
 from fledge.infer.check import inference_model
-from fledge.infer.gpu import DecodingSteps, Kernel, PagedCache, find_kernel
+from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel, find_kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
@@ -123,7 +123,7 @@ class Engine:
         if kernel is None:
             self.cache = SlotCache(config, **room)
         else:
-            self.cache = PagedCache(config, **room, kernel=kernel)
+            self.cache = FlatCache(config, **room, kernel=kernel)
             self.decoding = DecodingSteps(self.model, self.cache, most=slots)
         special = tokenizer.special
         self.ends = {special["<|assistant_end|>"], special["<|bos|>"]}

@@ -1,13 +1,13 @@
 """On GPUs: rows of any lengths attended by one kernel, and decoding steps recorded once and replayed.
 
     kernel = find_kernel(config, device=device, dtype=torch.bfloat16)        # None: attend by groups (infer/cache.py)
-    cache = PagedCache(config, slots=256, context=2048, device=device, dtype=torch.bfloat16, kernel=kernel)
+    cache = FlatCache(config, slots=256, context=2048, device=device, dtype=torch.bfloat16, kernel=kernel)
     steps = DecodingSteps(model, cache, most=256)
     logits_RV = steps(tokens, previous, slots, positions)                   # one new token for each of R rows
 
-The kernel is torch's own (`torch.nn.attention.varlen`, FlashAttention behind it); every slot of the cache is a page of it.
-What it supports depends on torch, driver and card, so it is used only where it agrees with scaled_dot_product_attention on a
-step that has everything in it.
+The kernel is the FlashAttention in torch, told where in the cache each row's keys begin and how many there are. It is called
+below `torch.nn.attention.varlen`, which passes the second on from torch 2.12 on only. What it supports depends on torch,
+driver and card, so it is used only where it agrees with scaled_dot_product_attention on a step that has everything in it.
 
 A recorded step (CUDA graph) is one launch instead of hundreds. It has a fixed number of rows, so steps come in sizes 1, 2, 4,
 ... and rows are filled up with ones that read and write the cache's spare slot. Everything that changes between steps is one
@@ -19,40 +19,62 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from fledge import console
 from fledge.infer.cache import SlotCache
 from fledge.model.forward import Flat, InferenceModel
 from fledge.model.transformer import ModelConfig
 
-PAGE = 256  # FlashAttention reads pages of a multiple of this many tokens
 TOLERANCE = 0.05  # on values of size 1: bfloat16 keeps 8 bits
 RECORDING = threading.Lock()
 
-Kernel = Callable[..., Any]
-"""Takes the arguments of `torch.nn.attention.varlen.varlen_attn`."""
+Kernel = Callable[..., Tensor]
+"""Takes the arguments of `flash`."""
 
 
-class PagedCache(SlotCache):
-    """Slots as pages. A last slot beyond the others belongs to nobody: rows that fill up a replayed step write there."""
+def flash(
+    q_NHC: Float[Tensor, "N H C"],
+    k_SKC: Float[Tensor, "S K C"],
+    v_SKC: Float[Tensor, "S K C"],
+    query_begins: Tensor,
+    key_begins: Tensor,
+    key_counts: Tensor,
+    *,
+    most_queries: int,
+    most_keys: int,
+    window: int | None,
+) -> Float[Tensor, "N H C"]:
+    """Causal attention of R rows: row r's queries lie at `query_begins[r]`, its keys at `key_begins[r]` of the whole cache.
+
+    A row's last query is its newest token. Begins are R + 1 numbers, counts R, all int32; the last of `key_begins` is not read.
+    """
+    return torch.ops.aten._flash_attention_forward(
+        q_NHC, k_SKC, v_SKC, query_begins, key_begins, most_queries, most_keys, 0.0, window is None, False,
+        window_size_left=None if window is None else window - 1,
+        window_size_right=None if window is None else 0,
+        seqused_k=key_counts,
+    )[0]  # fmt: skip
+
+
+class FlatCache(SlotCache):
+    """Slots end to end, for one kernel over all of them. A spare last slot is where idle rows of a replayed step write."""
 
     def __init__(
         self, config: ModelConfig, *, slots: int, context: int, device: torch.device, dtype: torch.dtype, kernel: Kernel
     ) -> None:
-        self.page, self.kernel = -(-context // PAGE) * PAGE, kernel
+        self.kernel = kernel
         super().__init__(config, slots=slots, context=context, device=device, dtype=dtype)
 
     def room(self, slots: int) -> Tensor:
-        """Positions before heads, as the kernel reads pages; seen with heads first, like every cache."""
+        """Positions before heads, as the kernel reads them; seen with heads first, like every cache."""
         config = self.config
-        shape = (config.layers, slots + 1, self.page, config.kv_heads, config.channels)
+        shape = (config.layers, slots + 1, self.context, config.kv_heads, config.channels)
         return torch.zeros(shape, device=self.device, dtype=self.dtype).transpose(2, 3)
 
     def plan(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
@@ -67,44 +89,32 @@ class PagedCache(SlotCache):
         rows = torch.arange(len(slots_R) + 1, device=self.device)
         self._rows(slots_R, positions_R + 1, rows, most=1)
 
-    def _rows(self, slots_R: Tensor, ends_R: Tensor, begins: Tensor, *, most: int) -> None:
-        self.begins, self.most_queries = begins.int(), most
-        self.pages_R1, self.ends_R = slots_R[:, None].int(), ends_R.int()
-        # FlashAttention 2 looks keys up by page, and still refuses to run without these.
-        self.page_begins = torch.arange(len(begins), device=self.device, dtype=torch.int32) * self.page
+    def _rows(self, slots_R: Tensor, counts_R: Tensor, begins: Tensor, *, most: int) -> None:
+        self.query_begins, self.most_queries = begins.int(), most
+        self.key_begins, self.key_counts = F.pad(slots_R * self.context, (0, 1)).int(), counts_R.int()
 
     def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
         self.store(layer, k_NKC, v_NKC)
-        keys, values = (part[layer].transpose(1, 2) for part in (self.keys, self.values))
-        window = self.windows[layer]
+        keys, values = (part[layer].transpose(1, 2).flatten(0, 1) for part in (self.keys, self.values))
         return self.kernel(
-            q_NHC, keys, values, self.begins, self.page_begins, self.most_queries, self.page,
-            window_size=(-1 if window is None else window - 1, 0),
-            enable_gqa=True,
-            seqused_k=self.ends_R,
-            block_table=self.pages_R1,
+            q_NHC, keys, values, self.query_begins, self.key_begins, self.key_counts,
+            most_queries=self.most_queries, most_keys=self.context, window=self.windows[layer],
         )  # fmt: skip
 
 
 def find_kernel(config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """torch's variable-length attention, if this machine has it and it is right for a model of this shape."""
+    """`flash`, if this machine has it and it is right for a model of this shape."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
-    reason = ""
-    # Keys in one piece: a row's attention then does not depend on how many others run. Else as torch likes.
-    for settings in ({"num_splits": 1}, {}):
-        try:
-            from torch.nn.attention.varlen import varlen_attn
-
-            kernel = partial(varlen_attn, **settings)
-            worst = disagreement(kernel, config, device=device, dtype=dtype)
-        except (ImportError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0] or type(error).__name__
-        else:
-            if worst <= TOLERANCE:
-                return kernel
-            reason = f"it differs from scaled_dot_product_attention by {worst:.2g}"
-    console.say(f"variable-length attention is not used: {reason}")
+    try:
+        worst = disagreement(flash, config, device=device, dtype=dtype)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+    else:
+        if worst <= TOLERANCE:
+            return flash
+        reason = f"it differs from scaled_dot_product_attention by {worst:.2g}"
+    console.say(f"decoding is slow: FlashAttention is not used, {reason}")
     return None
 
 
@@ -114,7 +124,7 @@ def disagreement(kernel: Kernel, config: ModelConfig, *, device: torch.device, d
     context, slots = min(config.context, 300), 4
     config = replace(config, context=context)
     settings = {"slots": slots, "context": context, "device": device, "dtype": dtype}
-    caches = (PagedCache(config, **settings, kernel=kernel), SlotCache(config, **settings))
+    caches = (FlatCache(config, **settings, kernel=kernel), SlotCache(config, **settings))
     generator = torch.Generator().manual_seed(0)
     prompts, chunks, decodes = np.array([[context // 2, 1, context // 3], [context // 4, 1, 1], [1, 1, 1]])
     worst = 0.0
@@ -143,7 +153,7 @@ class Recorded:
 class DecodingSteps:
     """Decoding steps of a model and a cache by size, recorded on their first use."""
 
-    def __init__(self, model: InferenceModel, cache: PagedCache, *, most: int) -> None:
+    def __init__(self, model: InferenceModel, cache: FlatCache, *, most: int) -> None:
         """most: rows of the largest step."""
         self.model, self.cache, self.most = model, cache, most
         self.record = cache.device.type == "cuda"
