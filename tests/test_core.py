@@ -4,13 +4,13 @@ import json
 import random
 import re
 import zipfile
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from fledge.evals.likelihood import Likelihood, evaluating, judge_rows
+from fledge.evals.likelihood import Likelihood, likelihoods
 from fledge.evals.results import Score, core_scores
 from fledge.evals.score import Outcome, Scorer, choose, crop, ranked
 from fledge.model.transformer import ModelConfig, Transformer
@@ -18,6 +18,7 @@ from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task, shots
 from fledge.tasks.core import LISTED, TASKS, Kind, Listed, example, read
 from fledge.text.tokenizer import Tokenizer
+from tiny_engine import Foreign
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real CORE bundle is not beside the checkout")
@@ -261,19 +262,17 @@ def asked_both_ways(*, count: int, vocab: int) -> list[tuple[list[object], list[
     """The choices of the first items of every task: all rows together, and one item per forward pass of its padded rows."""
     texts = (one.texts[-1] for task in TASKS for one in task.load("test")[:500])
     tokenizer = Tokenizer.train(texts, vocab=vocab)
-    model: Any = small(tokenizer.vocab, context=2048)
-    model.device = torch.device("cpu")
-    scorer, both = Scorer(model, tokenizer), []
+    model, both = small(tokenizer.vocab, context=2048), []
+    scorer = Scorer(model, tokenizer)
     for task in TASKS:
         examples = task.load("test")
-        together = scorer.rank(task, dict(enumerate(examples)), count=count)
-        alone = []
-        with evaluating(model):
-            for index in range(count):
-                rows = scorer.rows(task, examples, index)
-                judged = judge_rows(model, list(enumerate(rows)))
-                alone.append(ranked(task, examples[index], index, [judged[place] for place in range(len(rows))]))
-        both.append(([choice_of(one) for one in together.values()], [choice_of(one) for one in alone]))
+        rows = [scorer.rows(task, examples, index) for index in range(count)]
+        together = likelihoods(model, chain.from_iterable(rows))
+        choices = []
+        for index, some in enumerate(rows):
+            judged = [list(islice(together, len(some))), list(likelihoods(Foreign(model), some))]
+            choices.append([choice_of(ranked(task, examples[index], index, one)) for one in judged])
+        both.append(tuple(map(list, zip(*choices, strict=True))))
     return both
 
 

@@ -111,7 +111,7 @@ def test_a_model_changed_on_one_side_is_not_scored() -> None:
         with pytest.raises(ValueError, match="must be changed in the other"):
             Scorer(changed(), BYTES).score(task)
     with pytest.raises(ValueError, match="must be changed in the other"):
-        likelihoods(changed(), [Row([1, 2, 3], 1)])
+        list(likelihoods(changed(), [Row([1, 2, 3], 1)]))
 
 
 def test_a_model_changed_on_one_side_samples_no_rollouts() -> None:

@@ -5,10 +5,12 @@ import random
 import pytest
 import torch
 
+from fledge.evals import likelihood
 from fledge.evals.likelihood import Row, likelihoods, plant
 from fledge.model.attention import Past
 from fledge.model.forward import Flat, InferenceModel
 from fledge.model.transformer import ModelConfig, Transformer
+from tiny_engine import Foreign
 
 VOCAB = 50
 
@@ -58,34 +60,57 @@ def family(seed: int) -> list[Row]:
 def test_rows_judged_together_are_judged_as_if_alone(extras, device_tokens) -> None:
     model = tiny(**extras)
     rows = family(1)
-    judged = likelihoods(model, rows, device_tokens=device_tokens)
+    judged = likelihoods(model, iter(rows), device_tokens=device_tokens)
     for together, alone in zip(judged, one_by_one(model, rows), strict=True):
         assert together.logprobs == pytest.approx(alone, abs=2e-5)
+
+
+def test_rows_are_judged_in_their_order_a_span_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, model = family(5), tiny()
+    whole = list(likelihoods(model, rows))
+    monkeypatch.setattr(likelihood, "SPAN_ROWS", 7)
+    for left, right in zip(likelihoods(model, rows), whole, strict=True):
+        assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
+
+
+@pytest.mark.parametrize("device_tokens", [1, 300, 100_000])
+def test_a_foreign_model_is_judged_as_ours(device_tokens) -> None:
+    rows, model = family(6), tiny()
+    foreign = likelihoods(Foreign(model), rows, device_tokens=device_tokens)
+    for left, right in zip(foreign, likelihoods(model, rows), strict=True):
+        assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
+        assert left.is_greedy == right.is_greedy
 
 
 def test_a_common_beginning_is_computed_once() -> None:
     prompt = [1] * 40
     rows = [Row([*prompt, choice, 7], 40) for choice in (2, 3, 4)]
-    (tree,) = plant(dict(enumerate(rows)), max_tokens=1000)
-    assert len(tree.tokens) == 40 + 3 * 2
+    (tree,) = plant(rows, max_tokens=1000)
+    assert len(tree.tokens) == 40 + 3  # after the last token of a row nothing is predicted
     assert tree.trunk == 40
 
 
+def test_choices_of_one_token_need_their_prompt_alone() -> None:
+    (tree,) = plant([Row([*[1] * 40, letter], 40) for letter in (2, 3, 4)], max_tokens=1000)
+    assert len(tree.tokens) == tree.trunk == 40
+    assert tree.asks == [(row, 39, letter) for row, letter in enumerate((2, 3, 4))]
+
+
 def test_trees_hold_every_row_and_stay_below_the_limit() -> None:
-    rows = dict(enumerate(family(2)))
-    longest = max(len(row.ids) for row in rows.values())
+    rows = family(2)
+    longest = max(len(row.ids) for row in rows)
     trees = plant(rows, max_tokens=longest)
-    assert sorted(row for tree in trees for row in tree.asks) == sorted(rows)
     assert all(len(tree.tokens) <= longest for tree in trees)
+    asked = []
     for tree in trees:
-        for row, asked in tree.asks.items():
-            if not asked:
-                continue
-            place, ids = asked[-1][0], []
+        for row, place, token in tree.asks:
+            ids = [token]
             while place >= 0:
                 ids.append(tree.tokens[place])
                 place = tree.previous[place]
-            assert ids[::-1] == rows[row].ids[:-1]
+            assert ids[::-1] == rows[row].ids[: len(ids)]
+            asked.append((row, len(ids) - 1))
+    assert sorted(asked) == [(n, place) for n, row in enumerate(rows) for place in range(row.start, len(row.ids))]
 
 
 def test_a_row_is_greedy_when_every_token_was_the_likeliest() -> None:
@@ -115,11 +140,11 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return tried
 
 
-def test_when_memory_runs_out_the_batch_is_halved_and_the_answers_stay(request: pytest.FixtureRequest) -> None:
+def test_when_memory_runs_out_batches_are_halved_and_the_answers_stay(request: pytest.FixtureRequest) -> None:
     rows = family(3)
-    whole = likelihoods(tiny(), rows)
+    whole = list(likelihoods(tiny(), rows))
     tried = request.getfixturevalue("small_memory")
-    judged = likelihoods(tiny(), rows, device_tokens=250)
+    judged = list(likelihoods(tiny(), rows, device_tokens=250))
     assert max(tried) > 100
     for left, right in zip(judged, whole, strict=True):
         assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
@@ -128,7 +153,7 @@ def test_when_memory_runs_out_the_batch_is_halved_and_the_answers_stay(request: 
 @pytest.mark.usefixtures("small_memory")
 def test_one_row_too_large_for_the_memory_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        likelihoods(tiny(), [Row([1] * 200, 1)])
+        list(likelihoods(tiny(), [Row([1] * 200, 1)]))
 
 
 def test_judging_leaves_the_model_in_its_mode_and_the_random_state_alone() -> None:
@@ -136,6 +161,6 @@ def test_judging_leaves_the_model_in_its_mode_and_the_random_state_alone() -> No
     model.train()
     state = torch.random.get_rng_state()
     rows = family(4)
-    likelihoods(model, rows)
+    list(likelihoods(model, rows))
     assert model.training
     assert torch.equal(state, torch.random.get_rng_state())

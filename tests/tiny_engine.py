@@ -32,6 +32,17 @@ def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transf
     return model
 
 
+class Foreign:
+    """The model as evaluation sees those of others: whole rows of ids in, all logits out."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model, self.vocab, self.device = model, model.config.vocab, torch.device("cpu")
+
+    @torch.no_grad()
+    def __call__(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        return self.model(ids_BT)
+
+
 def tiny_engine(model: Transformer | None = None, **settings: Any) -> Engine:
     settings.setdefault("slots", 8)
     return Engine(model or tiny_model(), BYTES, **settings)

@@ -9,7 +9,7 @@ tokens that the model has positions for, as the reference does for GPT-2. Likeli
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class HfModel:
         self.vocab: int = model.config.get_text_config().vocab_size
         self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
+    @torch.inference_mode()
     def __call__(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         return self.model(input_ids=ids_BT, use_cache=False).logits
 
@@ -48,10 +49,6 @@ class HfTokenizer:
     def encode(self, text: str) -> list[int]:
         """Tokens of a text, without special ones."""
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text of tokens."""
-        return self.tokenizer.decode(list(ids))
 
     def encode_prompt(self, conversation: Sequence[Message]) -> list[int]:
         """A conversation in the model's own format, ready for the assistant to speak.

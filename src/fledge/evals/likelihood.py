@@ -9,37 +9,36 @@ are four branches of one trunk, and the questions about one story branches of th
 Trees of like size go through the model together, and the unembedding sees only the positions somebody asks about. What comes
 out equals one forward pass per row, up to rounding.
 
-Other models than ours (anything that maps (B, T) ids to (B, T, V) logits) get padded batches of rows of like length instead.
+Other models than ours (anything that maps (B, T) ids to (B, T, V) logits) see each row as a tree of its own, padded.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from itertools import accumulate, islice
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from fledge.infer.check import inference_model
 from fledge.model.attention import attend
 from fledge.model.forward import Flat, InferenceModel
-from fledge.model.transformer import ModelConfig, Transformer
+from fledge.model.transformer import Transformer
 
 DEVICE_TOKENS = 8192
 """Tokens per forward pass where nobody says otherwise; results do not depend on it."""
 LOGITS = 2**26
 """Most logits held at once (256 MiB in float32), so that a large vocabulary does not decide over memory."""
-SPAN_TOKENS = 2**21
-"""Tokens among which common beginnings are looked for; bounds what the trees take."""
+SPAN_ROWS = 2048
+"""Rows among which common beginnings are looked for; bounds what the trees take."""
 SHARED = 0.5
 """A row joins the tree before it when it shares this part of the shorter of the two: less would cost more than it saves."""
-
-Piece = TypeVar("Piece")
-Result = TypeVar("Result")
+NEVER = 2**30
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,13 @@ class Row:
         assert 1 <= self.start <= len(self.ids), f"start {self.start} of a row of {len(self.ids)} tokens"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Likelihood:
     """What the model says about the judged tokens of one row."""
 
-    logprobs: list[float]
+    logprobs: list[float] = field(default_factory=list)
     """ln p of each, given all before it."""
-    is_greedy: bool
+    is_greedy: bool = True
     """Whether each was the likeliest token of all."""
 
     @property
@@ -73,278 +72,192 @@ class Likelihood:
         return -self.total / len(self.logprobs) if self.logprobs else float("nan")
 
 
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Without gradients and in evaluation mode; afterwards the model is as it was."""
-    was_training = isinstance(model, nn.Module) and model.training
-    if was_training:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        if was_training:
-            model.train()
-
-
-def likelihoods(model: Any, rows: Sequence[Row], *, device_tokens: int = DEVICE_TOKENS) -> list[Likelihood]:
-    """Judge `rows`, in their order, in batches of about `device_tokens` tokens; a batch that does not fit in memory is halved.
+def likelihoods(model: Any, rows: Iterable[Row], *, device_tokens: int = DEVICE_TOKENS) -> Iterator[Likelihood]:
+    """Judge `rows`, in their order, in batches of about `device_tokens` tokens; of half as many where memory runs out.
 
     Args:
         model: a `Transformer`, or a function from ids (B, T) to logits (B, T, V) with `vocab` and `device`.
 
     Raises:
-        torch.OutOfMemoryError: not even one tree (or row) at a time fits.
+        torch.OutOfMemoryError: not even one row at a time fits.
     """
-    found: dict[int, Likelihood] = {}
-
-    with evaluating(model):
-        fused: InferenceModel | None = None
-        if isinstance(model, Transformer):  # copied anew for each call: a model in training is judged as it is now
-            longest = max((len(row.ids) for row in rows), default=1)
-            fused = inference_model(model, dtype=model.compute_dtype, context=longest)
-
-        def judge(batch: Sequence[Any]) -> dict[int, Likelihood]:
-            return judge_rows(model, batch) if fused is None else _judge_trees(fused, batch)
-
-        for span in _spans(rows):
-            if isinstance(model, Transformer):
-                trees = plant(span, max_tokens=device_tokens)
-                batches = _tree_batches(trees, device_tokens, model.config.vocab)
-            else:
-                batches = _row_batches(span, device_tokens, model.vocab)
-            for batch in batches:
-                for result in shrinking(judge, batch):
-                    found |= result
-    return [found[place] for place in range(len(rows))]
+    rest = iter(rows)
+    while span := list(islice(rest, SPAN_ROWS)):
+        yield from _judged(model, span, device_tokens)
 
 
-def _spans(rows: Sequence[Row]) -> Iterator[dict[int, Row]]:
-    """The rows with their places, about SPAN_TOKENS at a time."""
-    span: dict[int, Row] = {}
-    tokens = 0
-    for place, row in enumerate(rows):
-        span[place] = row
-        tokens += len(row.ids)
-        if tokens >= SPAN_TOKENS:
-            yield span
-            span, tokens = {}, 0
-    if span:
-        yield span
-
-
-def shrinking(work: Callable[[Sequence[Piece]], Result], pieces: Sequence[Piece]) -> list[Result]:
-    """The results of `work` on all pieces at once, or on halves where memory runs out."""
+def _judged(model: Any, rows: Sequence[Row], device_tokens: int) -> list[Likelihood]:
     try:
-        return [work(pieces)]
+        return _judge(model, rows, device_tokens)
     except torch.OutOfMemoryError:
-        if len(pieces) == 1:
+        if device_tokens == 1:
             raise
     # Outside of `except`, so that the traceback no longer holds the tensors that did not fit.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    middle = len(pieces) // 2
-    return shrinking(work, pieces[:middle]) + shrinking(work, pieces[middle:])
+    return _judged(model, rows, device_tokens // 2)
+
+
+def _judge(model: Any, rows: Sequence[Row], device_tokens: int) -> list[Likelihood]:
+    found = [Likelihood() for _ in rows]
+    if isinstance(model, Transformer):  # copied anew: a model in training is judged as it is now
+        model = inference_model(model, dtype=model.compute_dtype, context=max(len(row.ids) for row in rows))
+        layout, asked = TreeBatch, LOGITS // model.config.vocab
+        trees, tokens = plant(rows, max_tokens=device_tokens), device_tokens
+    else:  # computes the logits of every token
+        layout, asked = RowBatch, LOGITS // model.vocab
+        trees, tokens = plant(rows, max_tokens=0), min(device_tokens, asked)
+    for group in batched(trees, tokens=tokens, asked=asked):
+        batch = layout(model, group)
+        joined = zip(group, batch.starts, strict=True)
+        asks = [(row, start + place, target) for tree, start in joined for row, place, target in tree.asks]
+        row_A, place_A, target_A = torch.tensor(asks, device=model.device).T
+        wanted_R, at_A = place_A.unique(return_inverse=True)
+        logits_RV = batch.logits(wanted_R)
+        logprob_A = logits_RV[at_A, target_A] - logits_RV.logsumexp(-1)[at_A]
+        likeliest_A = logits_RV.argmax(-1)[at_A] == target_A
+        said = zip(row_A.tolist(), logprob_A.tolist(), likeliest_A.tolist(), strict=True)
+        for row, logprob, is_likeliest in said:
+            found[row].logprobs.append(logprob)
+            found[row].is_greedy &= is_likeliest
+    return found
 
 
 @dataclass
 class Tree:
     """Rows laid over each other; tokens in the order of a depth-first walk, so that an ancestor lies before its descendants.
 
-    The rows `a b c` and `a b d e` are the tokens a b c d e with depth 0 1 2 2 3 and end 5 5 3 5 5: token j is an ancestor of i
+    The rows `a b c` and `a b d e` are the tokens a b c d e with depth 0 1 2 2 3 and end - - 3 - -: token j is an ancestor of i
     (or i itself) exactly when j <= i < end[j]. The trunk a b is before the first branching.
     """
 
     tokens: list[int] = field(default_factory=list)
     previous: list[int] = field(default_factory=list)
+    """Place of the token before each; -1 at the root."""
     depth: list[int] = field(default_factory=list)
     end: list[int] = field(default_factory=list)
     trunk: int = 0
-    asks: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Row -> (place in the tree, token that follows there in the row), for its judged tokens."""
+    asks: list[tuple[int, int, int]] = field(default_factory=list)
+    """(row, place in the tree, token that follows there in the row) for the judged tokens of all rows."""
+    path: list[int] = field(default_factory=list)
+    """Places of the row that was added last."""
+
+    @property
+    def branches(self) -> int:
+        """Tokens behind the trunk."""
+        return len(self.tokens) - self.trunk
+
+    def add(self, number: int, row: Row, *, shared: int) -> None:
+        """Lay on a row, of which the one before has the first `shared` tokens. Its last token predicts nothing and stays out."""
+        ids, first = row.ids[:-1], len(self.tokens)
+        self.trunk = min(self.trunk, shared) if first else len(ids)
+        for place in self.path[shared:]:
+            self.end[place] = first
+        self.path[shared:] = range(first, first + len(ids) - shared)
+        self.tokens += ids[shared:]
+        self.previous += [-1, *self.path][shared:-1]
+        self.depth += range(shared, len(ids))
+        self.end += [NEVER] * (len(ids) - shared)
+        self.asks += [(number, self.path[place - 1], row.ids[place]) for place in range(row.start, len(row.ids))]
 
 
-def plant(rows: Mapping[int, Row], *, max_tokens: int) -> list[Tree]:
-    """Trees that hold all rows; those with a common beginning share it, as long as the tree stays below `max_tokens`."""
+def plant(rows: Sequence[Row], *, max_tokens: int) -> list[Tree]:
+    """Trees that hold all rows of which something is judged; one of several rows has at most `max_tokens`."""
     trees: list[Tree] = []
-    path: list[int] = []  # the places of the row before in its tree
     before: list[int] = []
-    for number in sorted(rows, key=lambda number: rows[number].ids):
-        ids = rows[number].ids
+    for number in sorted(range(len(rows)), key=lambda number: rows[number].ids):
+        if rows[number].start == len(rows[number].ids):
+            continue
+        ids = rows[number].ids[:-1]
         shared = common_prefix(before, ids)
-        tree = trees[-1] if trees else None
-        joins = shared >= SHARED * min(len(before), len(ids)) and shared > 0
-        if tree is None or not joins or len(tree.tokens) + len(ids) - shared > max_tokens:
-            tree, path, shared = Tree(), [], 0
-            trees.append(tree)
-        if path:
-            tree.trunk = min(tree.trunk, shared)
-            for place in path[shared:]:
-                tree.end[place] = len(tree.tokens)
-        else:
-            tree.trunk = len(ids)
-        path = path[:shared]
-        for depth in range(shared, len(ids)):
-            tree.previous.append(path[-1] if path else -1)
-            path.append(len(tree.tokens))
-            tree.tokens.append(ids[depth])
-            tree.depth.append(depth)
-            tree.end.append(2**30)
-        tree.asks[number] = [(path[place - 1], ids[place]) for place in range(rows[number].start, len(ids))]
+        joins = shared >= SHARED * min(len(before), len(ids))
+        if not trees or not joins or len(trees[-1].tokens) + len(ids) - shared > max_tokens:
+            trees.append(Tree())
+            shared = 0
+        trees[-1].add(number, rows[number], shared=shared)
         before = ids
     return trees
 
 
-def common_prefix(left: list[int], right: list[int]) -> int:
-    """How many tokens the two have in common from the beginning."""
-    length = min(len(left), len(right))
-    if left[:length] == right[:length]:
-        return length
-    return next(place for place in range(length) if left[place] != right[place])
+def common_prefix(*rows: Sequence[int]) -> int:
+    """How many tokens the rows have in common from the beginning."""
+    places = enumerate(zip(*rows, strict=False))
+    return next((place for place, tokens in places if len(set(tokens)) > 1), min(map(len, rows)))
 
 
-def _tree_batches(trees: list[Tree], device_tokens: int, vocab: int) -> Iterator[list[Tree]]:
-    """Trees of like size, as many as fit when all are padded to the longest trunk and the longest branches."""
+def batched(trees: Iterable[Tree], *, tokens: int, asked: int) -> Iterator[list[Tree]]:
+    """Trees of like size, padded to at most so many tokens, with at most so many asked for.
+
+    The largest come first, so that memory runs out at the beginning or not at all.
+    """
     batch: list[Tree] = []
-    trunk = branches = asked = 0
-    for tree in sorted(trees, key=lambda tree: (tree.trunk, len(tree.tokens))):
-        asks = sum(len(asks) for asks in tree.asks.values())
-        wide, tall = max(trunk, tree.trunk), max(branches, len(tree.tokens) - tree.trunk)
-        full = (wide + tall) * (len(batch) + 1) > device_tokens or (asked + asks) * vocab > LOGITS
-        if batch and full:
+    branches = asks = 0
+    for tree in sorted(trees, key=lambda tree: (tree.trunk, tree.branches), reverse=True):
+        branches, asks = max(branches, tree.branches), asks + len(tree.asks)
+        if batch and ((batch[0].trunk + branches) * (len(batch) + 1) > tokens or asks > asked):
             yield batch
-            batch, asked, wide, tall = [], 0, tree.trunk, len(tree.tokens) - tree.trunk
+            batch, branches, asks = [], tree.branches, len(tree.asks)
         batch.append(tree)
-        trunk, branches, asked = wide, tall, asked + asks
     if batch:
         yield batch
 
 
-def _judge_trees(model: InferenceModel, trees: Sequence[Tree]) -> dict[int, Likelihood]:
-    """One forward pass over some trees."""
-    device = model.device
-    starts = [0, *itertools.accumulate(len(tree.tokens) for tree in trees)]
-    joined = list(zip(trees, starts, strict=False))
-    asks = [
-        (row, start + at, token) for tree, start in joined for row, asked in tree.asks.items() for at, token in asked
-    ]
-    wanted = sorted({place for _, place, _ in asks})
-    if not wanted:  # every judged part is empty: nothing to compute
-        return {row: Likelihood([], True) for tree in trees for row in tree.asks}
-    before = [place if place < 0 else place + start for tree, start in joined for place in tree.previous]
-    flat = Flat(
-        tokens_N=torch.tensor([token for tree in trees for token in tree.tokens], device=device),
-        previous_N=torch.tensor(
-            [tree_token for tree, start in joined for tree_token in _previous_tokens(tree)], device=device
-        ),
-        positions_N=torch.tensor([depth for tree in trees for depth in tree.depth], device=device),
-        last_R=torch.tensor(wanted, device=device),
-    )
-    logits_RV = model.extend(flat, Trees(model.config, trees, before_N=torch.tensor(before, device=device)))
-    nth = {place: nth for nth, place in enumerate(wanted)}
-    at_A = torch.tensor([nth[place] for _, place, _ in asks], device=device)
-    target_A = torch.tensor([token for _, _, token in asks], device=device)
-    logprob_A = logits_RV[at_A, target_A] - logits_RV.logsumexp(-1)[at_A]
-    greedy_A = logits_RV.argmax(-1)[at_A] == target_A
-    values, hits = iter(logprob_A.tolist()), iter(greedy_A.tolist())
-    judged = {}
-    for tree in trees:
-        for row, asked in tree.asks.items():
-            logprobs = list(itertools.islice(values, len(asked)))
-            judged[row] = Likelihood(logprobs, all(list(itertools.islice(hits, len(asked)))))
-    return judged
+class RowBatch:
+    """One forward pass of any model over trees of one row each, padded on the right, where a causal model cannot look."""
+
+    def __init__(self, model: Any, trees: Sequence[Tree]) -> None:
+        self.model = model
+        self.ids_BT = pad_sequence([torch.tensor(tree.tokens) for tree in trees], batch_first=True)
+        self.starts = range(0, self.ids_BT.numel(), self.ids_BT.size(1))
+
+    def logits(self, wanted_R: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        """Logits after the tokens at some places."""
+        return self.model(self.ids_BT.to(self.model.device)).flatten(0, 1)[wanted_R].float()
 
 
-def _previous_tokens(tree: Tree) -> list[int]:
-    """The token before each, -1 at the root."""
-    return [place if place < 0 else tree.tokens[place] for place in tree.previous]
-
-
-class Trees:
-    """The past of one forward pass over trees: every token is new, and each attends to its ancestors.
+class TreeBatch:
+    """One forward pass over trees laid end to end, and its past: every token is new, and attends to its ancestors.
 
     Trunks are plain causal rows and take the fast kernel; the branches see their trunk whole and each other through a mask.
     """
 
-    def __init__(self, config: ModelConfig, trees: Sequence[Tree], *, before_N: Tensor) -> None:
-        self.config, self.before_N = config, before_N
-        device = before_N.device
-        starts = torch.tensor([0, *itertools.accumulate(len(tree.tokens) for tree in trees)], device=device)[:-1]
-        trunks = torch.tensor([tree.trunk for tree in trees], device=device)
-        branches = torch.tensor([len(tree.tokens) - tree.trunk for tree in trees], device=device)
-        # Places of each tree in N, padded to the widest: trunks (G, P), branches (G, Q).
-        wide, tall = (torch.arange(int(most.max()), device=device) for most in (trunks, branches))
-        self.is_trunk_GP = wide < trunks[:, None]
-        self.is_branch_GQ = tall < branches[:, None]
-        self.trunk_GP = torch.where(self.is_trunk_GP, starts[:, None] + wide, 0)
-        self.branch_GQ = torch.where(self.is_branch_GQ, (starts + trunks)[:, None] + tall, 0)
-        ends = [start + end for tree, start in zip(trees, starts.tolist(), strict=True) for end in tree.end]
-        self.end_N = torch.tensor(ends, device=device)
-        self.depth_N = torch.tensor([depth for tree in trees for depth in tree.depth], device=device)
-        self.masks: dict[int | None, Tensor] = {}
+    def __init__(self, model: InferenceModel, trees: Sequence[Tree]) -> None:
+        self.model, self.config = model, model.config
+        sizes = [len(tree.tokens) for tree in trees]
+        self.starts = [0, *accumulate(sizes)][:-1]
+        fields = ("tokens", "depth", "previous", "end")
+        lists = [[value for tree in trees for value in getattr(tree, name)] for name in fields]
+        lists.append([start for start, size in zip(self.starts, sizes, strict=True) for _ in range(size)])
+        self.tokens_N, self.depth_N, previous_N, end_N, offset_N = torch.tensor(lists, device=model.device)
+        self.before_N = previous_N + offset_N
+        # Each tree's places in N, its trunk (P) beside its branches (Q), both padded with -1.
+        places = torch.arange(len(offset_N), device=model.device).split(sizes)
+        halves = zip(*(at.tensor_split([tree.trunk]) for tree, at in zip(trees, places, strict=True)), strict=True)
+        trunk_GP, branch_GQ = (pad_sequence(list(part), batch_first=True, padding_value=-1) for part in halves)
+        self.place_GT, self.trunk = torch.cat((trunk_GP, branch_GQ), 1), trunk_GP.size(1)
+        keys, queries = self.place_GT[:, None], branch_GQ[:, :, None]
+        # A padded query sees nothing and gets nan, which nobody reads.
+        self.seen_GQT = (keys >= 0) & (keys <= queries) & (queries < (end_N + offset_N)[keys])
+        self.distance_GQT = self.depth_N[queries] - self.depth_N[keys]
 
-    def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
-        """Each token attends to its ancestors and itself, within the layer's window."""
-        window = self.config.window(layer)
-        y_NHC = torch.empty_like(q_NHC)
-        k_trunk, v_trunk = k_NKC[self.trunk_GP], v_NKC[self.trunk_GP]
-        y = attend(q_NHC[self.trunk_GP], k_trunk, v_trunk, window=window)
-        y_NHC[self.trunk_GP[self.is_trunk_GP]] = y[self.is_trunk_GP]
-        if self.branch_GQ.size(1):
-            keys = torch.cat((k_trunk, k_NKC[self.branch_GQ]), 1).transpose(1, 2)
-            values = torch.cat((v_trunk, v_NKC[self.branch_GQ]), 1).transpose(1, 2)
-            y = F.scaled_dot_product_attention(
-                q_NHC[self.branch_GQ].transpose(1, 2),
-                keys,
-                values,
-                attn_mask=self._mask(window),
-                enable_gqa=q_NHC.size(1) != k_NKC.size(1),
-            ).transpose(1, 2)
-            y_NHC[self.branch_GQ[self.is_branch_GQ]] = y[self.is_branch_GQ]
-        return y_NHC
+    def logits(self, wanted_R: Int[Tensor, " R"]) -> Float[Tensor, "R V"]:
+        """Logits after the tokens at some places."""
+        previous_N = torch.where(self.depth_N > 0, self.tokens_N[self.before_N], -1)
+        flat = Flat(tokens_N=self.tokens_N, previous_N=previous_N, positions_N=self.depth_N, last_R=wanted_R)
+        return self.model.extend(flat, self)
 
     def shift_keys(self, layer: int, k_NKC: Tensor) -> Tensor:
         """The raw key of the token before each; 0 before the first."""
-        return k_NKC[self.before_N.clamp_min(0)] * (self.before_N >= 0)[:, None, None]
+        return k_NKC[self.before_N] * (self.depth_N > 0)[:, None, None]
 
-    def _mask(self, window: int | None) -> Tensor:
-        """True where a branch token may see a token of its tree: (G, 1, Q, P + Q)."""
-        if window not in self.masks:
-            keys = torch.cat((self.trunk_GP, self.branch_GQ), 1)[:, None, :]
-            there = torch.cat((self.is_trunk_GP, self.is_branch_GQ), 1)[:, None, :]
-            queries = self.branch_GQ[:, :, None]
-            seen = there & (keys <= queries) & (queries < self.end_N[keys])
-            if window is not None:
-                seen &= self.depth_N[queries] - self.depth_N[keys] < window
-            # A padded query sees the first key rather than nothing, whose softmax would be nan.
-            seen[:, :, 0] |= ~self.is_branch_GQ
-            self.masks[window] = seen[:, None]
-        return self.masks[window]
-
-
-def _row_batches(rows: Mapping[int, Row], device_tokens: int, vocab: int) -> Iterator[list[tuple[int, Row]]]:
-    """Rows of like length, longest first, so that memory runs out at the beginning or not at all."""
-    batch: list[tuple[int, Row]] = []
-    most = 0
-    for place, row in sorted(rows.items(), key=lambda item: -len(item[1].ids)):
-        if batch and (len(batch) + 1) * most > min(device_tokens, LOGITS // vocab):
-            yield batch
-            batch = []
-        most = most if batch else len(row.ids)
-        batch.append((place, row))
-    if batch:
-        yield batch
-
-
-def judge_rows(model: Any, batch: Sequence[tuple[int, Row]]) -> dict[int, Likelihood]:
-    """One forward pass over some rows, padded on the right, where a causal model cannot look."""
-    longest = max(len(row.ids) for _, row in batch)
-    ids_BT = torch.tensor([[*row.ids, *[0] * (longest - len(row.ids))] for _, row in batch])
-    logits_BTV = model(ids_BT.to(model.device))
-    judged = {}
-    for number, (place, row) in enumerate(batch):
-        logits_SV = logits_BTV[number, row.start - 1 : len(row.ids) - 1].float()
-        target_S = torch.tensor(row.ids[row.start :], dtype=torch.long, device=logits_SV.device)
-        logprob_S = logits_SV.log_softmax(-1).gather(-1, target_S[:, None])[:, 0]
-        judged[place] = Likelihood(logprob_S.tolist(), bool((logits_SV.argmax(-1) == target_S).all()))
-    return judged
+    def attend(self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor) -> Tensor:
+        """Each token attends to its ancestors and itself, within the layer's window."""
+        window, trunk = self.config.window(layer), self.trunk
+        q, k, v = (x[self.place_GT] for x in (q_NHC, k_NKC, v_NKC))
+        y = attend(q[:, :trunk], k[:, :trunk], v[:, :trunk], window=window)
+        if trunk < q.size(1):
+            mask = self.seen_GQT if window is None else self.seen_GQT & (self.distance_GQT < window)
+            q, k, v = (x.transpose(1, 2) for x in (q[:, trunk:], k, v))
+            branches = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask[:, None], enable_gqa=q.size(1) != k.size(1)
+            )
+            y = torch.cat((y, branches.transpose(1, 2)), 1)
+        return y[self.place_GT >= 0]

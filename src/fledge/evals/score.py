@@ -6,8 +6,7 @@
 
 A task's examples say how they are asked (tasks/base.py): continuations and letters are ranked by likelihood, chats are answered
 freely through the engine and graded. Every example leaves one JSON line in `<out>/<stage>-<task>.jsonl`, so that two models or
-two programs can be compared example by example. Measuring changes nothing: the model gets back the mode it was in, and no
-global random state is touched.
+two programs can be compared example by example. Measuring touches neither the model's mode nor global random state.
 """
 
 from __future__ import annotations
@@ -24,44 +23,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn import functional as F
 
 from fledge.config import Sampling
-from fledge.evals.likelihood import (
-    DEVICE_TOKENS,
-    LOGITS,
-    Likelihood,
-    Row,
-    common_prefix,
-    evaluating,
-    likelihoods,
-    shrinking,
-)
+from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, common_prefix, likelihoods
 from fledge.evals.results import Score, mean_and_error
 from fledge.model.transformer import Transformer
+from fledge.runs import write_atomic
 from fledge.tasks.base import Example, Task, shots
-from fledge.text.chat import decode_answer, encode_prompt
+from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.split import Split
+from fledge.train.loop import nll
 
 if TYPE_CHECKING:
     from fledge.infer.engine import Engine, Request
     from fledge.text.tokenizer import Tokenizer
     from fledge.train.loop import Batch
 
-BATCH_TOKENS = 2**21
-"""Prompt tokens prepared at a time for ranking; bounds memory."""
 SHUFFLE_SEED = 1337
 """`limit` keeps the first examples of this shuffle, as the public CORE code does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one example went: its grade in [0, 1], and what goes into its JSON line."""
+    """How one example went: the grade of each answer, in [0, 1], and what goes into its JSON line."""
 
-    grade: float
+    grades: list[float]
     record: dict[str, Any]
-    passes: int = 0
     truncated: int = 0
+    """Answers that were cut off."""
+
+    @property
+    def grade(self) -> float:
+        """The mean grade."""
+        return statistics.fmean(self.grades)
 
 
 class Scorer:
@@ -119,16 +113,15 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        ranked = {index: example for index, example in examples.items() if example.form != "chat"}
-        outcomes = self.rank(task, ranked)
+        outcomes = self.rank(task, {index: example for index, example in examples.items() if index not in free})
         if free:
             sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
-            outcomes |= self._answer(task, free, samples, sampling)
+            outcomes |= self.answer(task, free, samples, sampling)
         ordered = [outcomes[index] for index in sorted(outcomes)]
-        self._write(task.name, [outcome.record for outcome in ordered])
+        self._write(task.name, ordered)
         accuracy, error = mean_and_error([outcome.grade for outcome in ordered])
         ks = [2**power for power in range(samples.bit_length())] if free else []
-        passes = [outcomes[index].passes for index in free]
+        right = [outcomes[index].grades.count(1.0) for index in free]
         return Score(
             accuracy=accuracy,
             standard_error=error,
@@ -136,45 +129,24 @@ class Scorer:
             chance=task.chance,
             seconds=time.perf_counter() - begin,
             truncated_share=sum(o.truncated for o in ordered) / (samples * len(free)) if free else 0.0,
-            pass_at={str(k): statistics.fmean(pass_at_k(samples, right, k) for right in passes) for k in ks},
+            pass_at={str(k): statistics.fmean(pass_at_k(samples, count, k) for count in right) for k in ks},
         )
 
-    def _write(self, task: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def _write(self, task: str, outcomes: Iterable[Outcome]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
-        if self.out is None:
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        path = self.out / f"{self.stage}-{task.replace('/', '-')}.jsonl"
-        lines = (json.dumps({"task": task, **record}, ensure_ascii=False) + "\n" for record in records)
-        partial = path.with_suffix(".part")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+        if self.out is not None:
+            lines = (json.dumps({"task": task, **outcome.record}, ensure_ascii=False) + "\n" for outcome in outcomes)
+            write_atomic(self.out / f"{self.stage}-{task.replace('/', '-')}.jsonl", "".join(lines))
 
-    def rank(self, task: Task, examples: Mapping[int, Example], *, count: int | None = None) -> dict[int, Outcome]:
-        """Outcomes of examples that are ranked by likelihood, by their index.
-
-        Args:
-            count: only the first so many; the examples shown in their prompts still come from all.
-        """
-        all_examples, outcomes = list(examples.values()), {}
-        waiting: dict[int, list[Row]] = {}
-
-        def flush() -> None:
-            rows = [row for some in waiting.values() for row in some]
-            rest = iter(likelihoods(self.model, rows, device_tokens=self.device_tokens))
-            for index, some in waiting.items():
-                outcomes[index] = ranked(task, examples[index], index, [next(rest) for _ in some])
-            waiting.clear()
-
-        tokens = 0
-        for place, index in enumerate(list(examples)[:count]):
-            waiting[index] = self.rows(task, all_examples, place)
-            tokens += sum(len(row.ids) for row in waiting[index])
-            if tokens >= BATCH_TOKENS:
-                flush()
-                tokens = 0
-        flush()
-        return outcomes
+    def rank(self, task: Task, examples: Mapping[int, Example]) -> dict[int, Outcome]:
+        """Outcomes of examples that are ranked by likelihood, by their index."""
+        shown = list(examples.values())
+        rows = (row for place in range(len(shown)) for row in self.rows(task, shown, place))
+        judged = likelihoods(self.model, rows, device_tokens=self.device_tokens)
+        return {
+            index: ranked(task, example, index, list(itertools.islice(judged, len(example.texts))))
+            for index, example in examples.items()
+        }
 
     def rows(self, task: Task, examples: Sequence[Example], place: int) -> list[Row]:
         """What has to be judged to answer the example at `place`: one row per choice, alike up to where they begin to differ.
@@ -194,11 +166,11 @@ class Scorer:
         before = "".join(solved)
         rows = [self._plain(before + text) for text in example.texts]
         if example.form == "beginning":
-            same = min(common_prefix(rows[0][::-1], ids[::-1]) for ids in rows)
+            same = common_prefix(*(row[::-1] for row in rows))
             return [crop(ids, len(ids) - same, most) for ids in rows]
         # Without its last blank the prompt is a prefix of the whole also in tokens: " Paris" is one token, " " another.
-        first = self._plain((before + example.prompt).strip()) if example.form == "exact" else rows[0]
-        same = min(common_prefix(first, ids) for ids in rows)
+        prompt = [self._plain((before + example.prompt).strip())] if example.form == "exact" else []
+        same = common_prefix(*prompt, *rows)
         return [crop(ids, same, most) for ids in rows]
 
     def _plain(self, text: str) -> list[int]:
@@ -210,30 +182,30 @@ class Scorer:
         own_format = getattr(self.tokenizer, "encode_prompt", None)
         return own_format(example.question) if own_format else encode_prompt(self.tokenizer, example.question)
 
-    def _answer(
+    def answer(
         self, task: Task, examples: Mapping[int, Example], samples: int, sampling: Sampling
     ) -> dict[int, Outcome]:
-        """Examples answered freely, all of them in one flow through the engine, and graded."""
+        """Outcomes of examples that are answered freely, by their index; all go through the engine in one flow."""
         asked = [
             (prompt, replace(sampling, seed=draw_seed(sampling.seed, index, number)))
             for index, example in examples.items()
             for prompt in (self._prompt(example),)
             for number in range(samples)
         ]
-        requests = self._generate(asked)
-        rest = iter(requests)
+        rest = iter(self._generate(asked))
         outcomes = {}
         for index, example in examples.items():
-            texts, cut = [], 0
-            for request in itertools.islice(rest, samples):
-                parts = decode_answer(self.tokenizer, request.answer)
-                texts.append("".join(part.text for part in parts if part.kind == "text"))
-                cut += request.finish == "length"
+            answered = list(itertools.islice(rest, samples))
+            texts = [Message("assistant", decode_answer(self.tokenizer, request.answer)).text for request in answered]
             taught = example.reference.text if example.messages[-1].role == "assistant" else ""
-            answer = texts[0] if samples == 1 else texts
-            asked_last = example.question[-1].text
-            record = {"index": index, "asked": asked_last, "answer": answer, "expected": example.answer or taught}
-            outcomes[index] = graded(task, example, texts, record, truncated=cut)
+            record = {
+                "index": index,
+                "asked": example.question[-1].text,
+                "answer": texts[0] if samples == 1 else texts,
+                "expected": example.answer or taught,
+            }
+            truncated = sum(request.finish == "length" for request in answered)
+            outcomes[index] = graded(task, example, texts, record, truncated=truncated)
         return outcomes
 
     def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> list[Request]:
@@ -244,28 +216,25 @@ class Scorer:
             raise ValueError(
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
-        with evaluating(self.model):
-            while True:
-                requests = [Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked]
-                try:
-                    if self.engine is None:
-                        self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
-                    else:
-                        self.engine.forget()  # the weights may have moved since it copied them
-                    return self.engine.generate(requests)
-                except torch.OutOfMemoryError:
-                    if self.slots == 1:
-                        raise
-                self.engine, self.slots = None, max(1, (self.slots or 64) // 2)
+        while True:
+            try:
+                if self.engine is None:
+                    self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
+                else:
+                    self.engine.forget()  # the weights may have moved since it copied them
+                return self.engine.generate([Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked])
+            except torch.OutOfMemoryError:
+                if self.slots == 1:
+                    raise
+            self.engine, self.slots = None, max(1, (self.slots or 64) // 2)
 
 
 def choose(examples: Sequence[Example], limit: int | None, *, shuffled: bool = False) -> dict[int, Example]:
     """Index -> example: all, or the first `limit` of a seeded shuffle, unless they are shuffled already."""
     indices = list(range(len(examples)))
-    if limit is not None and shuffled:
-        indices = indices[:limit]
-    elif limit is not None and limit < len(indices):
-        random.Random(SHUFFLE_SEED).shuffle(indices)
+    if limit is not None and limit < len(indices):
+        if not shuffled:
+            random.Random(SHUFFLE_SEED).shuffle(indices)
         indices = sorted(indices[:limit])
     return {index: examples[index] for index in indices}
 
@@ -311,8 +280,7 @@ def graded(
                 f"task {task.name}: the grader raised {error!r} on example {record['index']}, answer {answer!r}; {example}"
             ) from error
     correct = grades[0] if len(grades) == 1 else grades
-    mean, passes = statistics.fmean(grades), sum(grade == 1 for grade in grades)
-    return Outcome(grade=mean, record={**record, "correct": correct}, passes=passes, truncated=truncated)
+    return Outcome(grades=grades, record={**record, "correct": correct}, truncated=truncated)
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -325,12 +293,13 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def validation_bits_per_byte(model: Any, batches: Iterable[Batch]) -> float:
+@torch.no_grad()
+def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> float:
     """Loss per byte of text rather than per token, so that tokenizers can be compared.
 
     Args:
         batches: of `validation_batches`, weights being bytes; targets that stand for 0 bytes (special, padding) are left out.
-            Rows go through the model as many at a time as memory holds.
+            A batch that fits in memory when it is trained on does so here: there is no gradient, and logits are bounded.
 
     Returns:
         sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
@@ -341,20 +310,12 @@ def validation_bits_per_byte(model: Any, batches: Iterable[Batch]) -> float:
     Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
     """
     nats, count = 0.0, 0
-    with evaluating(model):
-        for batch in batches:
-            at_once = max(1, min(len(batch.weights_BT), LOGITS // (batch.inputs_BT.size(1) * model.config.vocab)))
-
-            def work(rows: Sequence[int], batch: Batch = batch) -> float:
-                chosen = list(rows)
-                targets_N, bytes_N = batch.targets_BT[chosen].flatten(), batch.weights_BT[chosen].flatten()
-                logits_BTV = model(batch.inputs_BT[chosen])
-                nll_N = F.cross_entropy(logits_BTV.flatten(0, 1), targets_N, reduction="none")
-                return float(nll_N[bytes_N > 0].double().sum())
-
-            for first in range(0, len(batch.weights_BT), at_once):
-                nats += sum(shrinking(work, range(first, min(first + at_once, len(batch.weights_BT)))))
-            count += int(batch.weights_BT.double().sum())
+    for batch in batches:
+        rows = max(1, LOGITS // (batch.inputs_BT.size(1) * model.config.vocab))
+        parts = zip(*(part.split(rows) for part in (batch.inputs_BT, batch.targets_BT, batch.weights_BT)), strict=True)
+        for inputs_BT, targets_BT, bytes_BT in parts:
+            nats += float(nll(model, inputs_BT, targets_BT)[bytes_BT > 0].double().sum())
+        count += int(batch.weights_BT.double().sum())
     if count == 0:
         raise ValueError(
             "no target stands for any byte of text; measure on text, not on special tokens or padding alone"
@@ -362,29 +323,22 @@ def validation_bits_per_byte(model: Any, batches: Iterable[Batch]) -> float:
     return nats / (math.log(2) * count)
 
 
-def samples(model: Any, tokenizer: Tokenizer, *, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
+def samples(model: Transformer, tokenizer: Tokenizer, *, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:
     """What a base model writes, for the report: `prompt` and `text` of each.
 
     After each prompt the likeliest continuation; then, as `prompt` "", two texts drawn at temperature 1 from nothing.
     """
     from fledge.infer.engine import Engine, Request
 
-    bos = tokenizer.special["<|bos|>"]
-    asked = [(prompt, 0.0) for prompt in prompts] + [("", 1.0)] * 2
+    asked = [*((prompt, 0.0) for prompt in prompts), *[("", 1.0)] * 2]
     requests = [
         Request(
-            prompt=[bos, *tokenizer.encode(prompt)],
+            prompt=[tokenizer.special["<|bos|>"], *tokenizer.encode(prompt)],
             sampling=Sampling(max_tokens=64, temperature=temperature, top_k=0, seed=draw_seed(seed, place, 0)),
             tools=False,
         )
         for place, (prompt, temperature) in enumerate(asked)
     ]
-    with evaluating(model):
-        Engine(model, tokenizer, slots=len(requests)).generate(requests)
-    special = set(tokenizer.special.values())
-    written = []
-    for (prompt, _), request in zip(asked, requests, strict=True):
-        ids = list(request.answer)
-        end = next((place for place, token in enumerate(ids) if token in special), len(ids))
-        written.append({"prompt": prompt, "text": tokenizer.decode(ids[:end])})
-    return written
+    Engine(model, tokenizer, slots=len(requests)).generate(requests)
+    texts = (Message("assistant", decode_answer(tokenizer, request.answer)).text for request in requests)
+    return [{"prompt": prompt, "text": text} for (prompt, _), text in zip(asked, texts, strict=True)]
