@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fledge.config import Sampling
 from fledge.text.chat import Conversation, Part, fit_prompt, to_json
@@ -38,17 +38,6 @@ class Outcome:
     tokens: int = 0
     seconds: float = 0.0
     dropped: int = 0
-
-
-class Client(Protocol):
-    """Answers conversations, one at a time."""
-
-    name: str
-    outcome: Outcome | None
-
-    def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]: ...
-
-    def close(self) -> None: ...
 
 
 class LocalModel:
@@ -156,6 +145,9 @@ class RemoteServer:
 
     def close(self) -> None:
         pass
+
+
+Client = LocalModel | RemoteServer
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

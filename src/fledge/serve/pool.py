@@ -127,19 +127,14 @@ class ModelPool:
     def __post_init__(self) -> None:
         self.lock = asyncio.Lock()
 
-    @property
-    def default(self) -> Entry:
-        """The last stage of the run."""
-        return self.entries[-1]
-
     def entry(self, name: str | None) -> Entry:
-        """The entry of that name; None: the default.
+        """The entry of that name; None: the last stage's.
 
         Raises:
             ApiError: 404, there is none.
         """
         for entry in self.entries:
-            if entry.name == (name or self.default.name):
+            if entry.name == (name or self.entries[-1].name):
                 return entry
         names = ", ".join(entry.name for entry in self.entries)
         raise ApiError(f"model {short(name)} does not exist; this run has {names}", status=404, code="model_not_found")
@@ -162,14 +157,13 @@ class ModelPool:
 
     async def _load(self, entry: Entry) -> LoadedModel:
         await self._make_room(entry.bytes * len(self.devices))
-        engines = await asyncio.to_thread(self._build, entry)
+        engines = await asyncio.to_thread(
+            lambda: [Engine(entry.load(place), self.tokenizer, **self.engine_settings) for place in self.devices]
+        )
         await self._make_room(sum(engine.bytes for engine in engines))
         for engine in engines:
             engine.start()
         return LoadedModel(entry, engines)
-
-    def _build(self, entry: Entry) -> list[Engine]:
-        return [Engine(entry.load(device), self.tokenizer, **self.engine_settings) for device in self.devices]
 
     async def _make_room(self, wanted: int) -> None:
         """Unload the least recently used models that nobody uses until `wanted` bytes fit, as far as there are any."""

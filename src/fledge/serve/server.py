@@ -13,11 +13,11 @@ import asyncio
 import contextlib
 import hmac
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,14 +26,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.config import Sampling, Serve
 from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.stream import Dispatcher, Generation
+from fledge.serve.stream import Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
@@ -45,10 +45,10 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 FAILED = "the server failed; its log says more"
 COMPACT = json.JSONEncoder(separators=(",", ":"))
-T = TypeVar("T")
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[ASGIApp]]
 
 
 def create_app(
@@ -71,7 +71,7 @@ def create_app(
     api = Api(dispatcher, sampling or Serve())
 
     def guarded(handler: Handler) -> Handler:
-        async def handle(request: Request) -> Response:
+        async def handle(request: Request) -> ASGIApp:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
                 raise ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
@@ -185,7 +185,7 @@ class Api:
         return JSONResponse(self._describe(self.pool.entry(request.path_params["name"])))
 
     def _describe(self, entry: Entry) -> Json:
-        about = {"context_tokens": entry.context, "default": entry is self.pool.default, **self.pool.about}
+        about = {"context_tokens": entry.context, "default": entry is self.pool.entries[-1], **self.pool.about}
         about["sampling"] = self.sampling.table()
         return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
 
@@ -238,30 +238,35 @@ class Api:
         except (ValueError, RecursionError) as problem:
             raise ApiError(f"the body is not JSON: {problem}") from problem
 
-    async def answer(self, request: Request, form: type[WireFormat]) -> Response:
-        """A stream or a whole answer, as the request says."""
+    async def answer(self, request: Request, form: type[WireFormat]) -> ASGIApp:
+        """A stream or a whole answer, as the request says; the model stays borrowed until the client has it."""
         ask = form.parse(await self._body(request), self.sampling)
         wire = form(ask)
-        # The model stays borrowed until the answer is out, which for a stream is after this function.
-        held = contextlib.AsyncExitStack()
-        generation = await held.enter_async_context(self.dispatcher.open(ask))
-        if ask.stream:
-            return EventStream(_events(generation, ask, wire), held)
-        async with held:
-            whole = await _unless_hung_up(generation.complete(), request.receive)
-            body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
-            return JSONResponse(body | {"usage": generation.usage()} | generation.dropped())
+
+        async def send_answer(*asgi: Any) -> None:
+            async with self.dispatcher.open(ask) as generation:
+                if ask.stream:
+                    async with contextlib.aclosing(_events(generation, ask, wire)) as events:
+                        response = StreamingResponse(events, headers=STREAM_HEADERS, media_type="text/event-stream")
+                        with contextlib.suppress(ClientDisconnect):  # nobody is left to be told
+                            await response(*asgi)
+                else:
+                    whole = await _whole(generation, request.receive)
+                    body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
+                    await JSONResponse(body | {"usage": generation.usage()} | generation.dropped())(*asgi)
+
+        return send_answer
 
 
-async def _unless_hung_up(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of `work`, which is cancelled where the client hangs up before; ClientDisconnect then."""
+async def _whole(generation: Generation, receive: Receive) -> list[Update]:
+    """Every choice, complete; the request is cancelled where the client hangs up before, with ClientDisconnect."""
 
     async def hang_up() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         working.cancel()
 
-    working, watching = asyncio.create_task(work), asyncio.create_task(hang_up())
+    working, watching = asyncio.create_task(generation.complete()), asyncio.create_task(hang_up())
     try:
         return await working
     except asyncio.CancelledError:
@@ -298,20 +303,6 @@ async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGe
 def _event(event: Json) -> bytes:
     # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
     return f"data: {COMPACT.encode(event)}\n\n".encode()
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events. Where the client hangs up the source is stopped, and what is `held` released at once."""
-
-    def __init__(self, events: AsyncGenerator[bytes], held: contextlib.AsyncExitStack) -> None:
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(events, headers=headers, media_type="text/event-stream")
-        self.events, self.held = events, held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self.held, contextlib.aclosing(self.events):
-            with contextlib.suppress(ClientDisconnect):  # nobody is left to be told
-                await super().__call__(scope, receive, send)
 
 
 class _Page(StaticFiles):

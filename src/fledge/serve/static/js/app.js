@@ -10,7 +10,7 @@ import { hide } from "./inspect.js";
 import * as settings from "./settings.js";
 import * as sidebar from "./sidebar.js";
 import * as stages from "./stages.js";
-import { changed, onChange, show, state } from "./state.js";
+import { drawNow, onChange, show, state } from "./state.js";
 import * as store from "./store.js";
 
 const page = () => html`
@@ -52,7 +52,7 @@ onChange(draw);
 addEventListener("keydown", onKey);
 addEventListener("hashchange", openFromAddress);
 openFromAddress();
-changed();
+drawNow();
 $("#prompt").focus();
 await stages.list();
 document.body.classList.add("ready");

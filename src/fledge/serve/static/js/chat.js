@@ -7,7 +7,7 @@ import { $, announce, copyButton, html, icon, iconButton, keyed, nothing, notify
 import { hide } from "./inspect.js";
 import { sampling } from "./settings.js";
 import { list } from "./stages.js";
-import { changed, isRunning, model, name, show, state } from "./state.js";
+import { changed, drawNow, isRunning, model, name, show, state } from "./state.js";
 import { get, save } from "./store.js";
 
 let editing = null; // the question that is open for editing
@@ -69,7 +69,7 @@ async function write(chat, node, answer) {
         Object.assign(answer, { wait: (first - start) / 1000, seconds: (now - first) / 1000 });
         if (now - saved > 1000) keep(chat, (saved = now));
       }
-      changedSoon();
+      changed();
     }
     answer.finish ??= "stop";
   } catch (error) {
@@ -85,19 +85,10 @@ async function write(chat, node, answer) {
 
 const keep = (chat) => get(chat.id) && save(chat); // a chat that was deleted meanwhile stays deleted
 
-/** A stream brings more chunks than the screen has frames. */
-let frame = 0;
-function changedSoon() {
-  frame ||= requestAnimationFrame(() => {
-    frame = 0;
-    changed();
-  });
-}
-
 function edit(node) {
   if (!node || isRunning()) return;
   editing = node;
-  changed();
+  drawNow();
   $("#edit-box").focus();
 }
 

@@ -3,7 +3,7 @@
 import { ask, context, editLast, stop, toEnd } from "./chat.js";
 import * as commands from "./commands.js";
 import { $, html, icon, nothing, notify } from "./dom.js";
-import { changed, isRunning, name } from "./state.js";
+import { drawNow, isRunning, name } from "./state.js";
 
 let offered = []; // the commands that begin as the text does
 let at = 0; // which of them Enter takes
@@ -39,7 +39,7 @@ function offer(some, index = 0) {
   if (!some.length && !offered.length) return;
   offered = some;
   at = index;
-  changed();
+  drawNow();
   $("#commands").children[at]?.scrollIntoView({ block: "nearest" });
 }
 

@@ -3,7 +3,7 @@
 import { stop } from "./chat.js";
 import { newChat, plain } from "./conversation.js";
 import { $, html, icon, iconButton, nothing, notify } from "./dom.js";
-import { changed, isRunning, onPhone, remember, show, state } from "./state.js";
+import { changed, drawNow, isRunning, onPhone, remember, show, state } from "./state.js";
 import * as store from "./store.js";
 
 const DAY = 86_400_000;
@@ -21,7 +21,7 @@ function age(chat) {
 
 function rename(chat) {
   renaming = chat;
-  changed();
+  drawNow();
   $("#rename").select();
 }
 
@@ -53,22 +53,17 @@ async function upload({ target }) {
   changed();
 }
 
-function toggle(open) {
-  if (!onPhone()) return remember("sidebar", open); // on a phone it covers the page, and is closed at first
-  state.sidebar = open;
-  changed();
-}
-
 /** Closes the list where it covers the page; returns whether it did. */
 export function closeOnPhone() {
   if (!onPhone() || !state.sidebar) return false;
-  toggle(false);
+  remember("sidebar", false);
   $("#menu").focus();
   return true;
 }
 
 export function search() {
-  toggle(true);
+  remember("sidebar", true);
+  drawNow();
   $("#search").focus();
   $("#search").select();
 }
@@ -111,6 +106,7 @@ function renameBox(chat) {
     const row = event.target.parentElement;
     if (event.key === "Escape") event.target.value = chat.title;
     event.target.blur(); // which keeps the name
+    drawNow();
     $(".title", row).focus();
   };
   return html`<input id="rename" aria-label="New name" .value=${chat.title} @blur=${keep} @keydown=${onKey}>`;
@@ -143,7 +139,7 @@ function onSearch({ target }) {
 
 export const menu = () => html`
   <button type="button" id="menu" class="icon-button" aria-label="Conversation list" title="Conversation list"
-    aria-controls="sidebar" aria-expanded=${state.sidebar} @click=${() => toggle(!state.sidebar)}>${icon("panel")}</button>`;
+    aria-controls="sidebar" aria-expanded=${state.sidebar} @click=${() => remember("sidebar", !state.sidebar)}>${icon("panel")}</button>`;
 
 export const view = () => html`
   <nav id="sidebar" class=${state.sidebar ? "open" : ""} aria-label="Conversations" @keydown=${onKey}>

@@ -12,24 +12,23 @@ export const state = {
   running: new Map(), // answer being written -> {chat, controller that stops it}
   inspect: remembered("inspect", false),
   sampling: remembered("sampling", {}), // settings the user changed: name -> value
-  sidebar: !onPhone() && remembered("sidebar", true), // whether the list of conversations is open
+  sidebar: !onPhone() && remembered("sidebar", true), // whether the list of conversations is open; on a phone it covers the page
   error: null, // why the stages could not be listed
 };
 
 let draw = () => {};
-let isDrawing = false;
+let frame = 0;
 export const onChange = (view) => (draw = view);
 
-/** Draws the page anew; afterwards, where it is being drawn: an element that goes while it has the focus tells its listeners. */
-export function changed() {
-  if (isDrawing) return queueMicrotask(changed);
-  isDrawing = true;
-  try {
-    draw();
-  } finally {
-    isDrawing = false;
-  }
+/** Draws the page anew, at once: for who goes on with what is new on it. */
+export function drawNow() {
+  cancelAnimationFrame(frame);
+  frame = 0;
+  draw();
 }
+
+/** Draws the page anew with the next frame of the screen, however much changes until then. */
+export const changed = () => (frame ||= requestAnimationFrame(drawNow));
 
 /** Changes something that survives the page. */
 export function remember(key, value) {
