@@ -42,7 +42,7 @@ def test_a_step_that_is_not_whole_rows_is_refused_with_the_nearest_that_is() -> 
 
 
 def test_what_fits_into_memory_is_a_known_number_and_half_the_memory_half_the_tokens() -> None:
-    # Depth 12: 768 channels, 12 layers, 32,768 entries: 399,360 bytes a token. 135 million parameters take 2.2 GB.
+    # Depth 12: 768 channels, 12 layers, 32,768 entries: 481,280 bytes a token. 135 million parameters take 2.2 GB.
     config = ModelConfig.of(ModelSettings(depth=12), vocab=32_768)
     assert fitting_tokens(config, parameters=135_000_000, free_bytes=80 << 30) == 1 << 17
     assert fitting_tokens(config, parameters=135_000_000, free_bytes=40 << 30) == 1 << 16

@@ -89,10 +89,11 @@ def _model_of(config: TrainStage) -> ModelConfig | None:
 def fitting_tokens(config: ModelConfig, *, parameters: int, free_bytes: int) -> int:
     """Tokens of a forward pass that fit into memory by an estimate, rounded down to a power of two.
 
-    Per token 22 bytes per layer and channel for activations and 6 per vocabulary entry for logits; 16 per parameter for weight,
-    gradient and the optimizer's two averages; .15 is kept free. Never tried on a GPU by us.
+    Per token 38 bytes per layer and channel for what the compiled backward pass keeps, and 4 per vocabulary entry for logits and
+    their gradient; 16 per parameter for weight, gradient and the optimizer's two averages; .15 is kept free. Measured peaks are
+    .87 (depth 12) and .94 (depth 20) of that (docs/why.md).
     """
-    each = 22 * config.width * config.layers + 6 * config.rows
+    each = 38 * config.width * config.layers + 4 * config.rows
     fit = max(1, int((0.85 * free_bytes - 16 * parameters) / each))
     return 1 << (fit.bit_length() - 1)
 
