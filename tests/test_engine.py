@@ -176,14 +176,13 @@ def test_after_a_tool_result_decoding_continues_as_the_full_forward_would() -> N
     model = tiny_model(key_filter=True, smear=True)
     call = [SPECIAL["<|python_start|>"], *b"1+1", SPECIAL["<|python_end|>"]]
     result = [SPECIAL["<|output_start|>"], *b"2", SPECIAL["<|output_end|>"]]
-    engine = tiny_engine(model, run_tool=lambda code: "2")
+    engine = tiny_engine(model)
     request = asking(prompt=[BOS, 1], max_tokens=30, temperature=0)
     # The model does not call the tool by itself: put the call into its mouth.
-    for token in call:
-        request.tokens.append(token)
-        request.answer.append(token)
-        request.mask.append(1)
-        engine._listen(request, token)
+    request.tokens += call
+    request.answer += call
+    request.mask += [1] * len(call)
+    engine._call(request, lambda code: {"1+1": "2"}[code])
     engine.generate([request])
     assert request.answer[: len(call) + len(result)] == call + result
     after = request.answer[len(call) + len(result) :]

@@ -134,7 +134,7 @@ def measure(
     """All requests at once."""
     engine = make_engine(model, slots=len(requests), context=context)
     for request in requests:
-        engine.enqueue(request)
+        engine.submit(request)
     begin = clock()
     while not all(request.answer for request in requests):
         engine.step()

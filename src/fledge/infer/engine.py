@@ -78,10 +78,9 @@ class Request:
         seed = self.sampling.seed
         self.key = seed_key(secrets.randbits(63) if seed is None else seed)
         self.computed, self.slot, self.cancelled = 0, -1, False
-        self.code: list[int] | None = None
         self.tool: Future[str] | None = None
         self.reader: PartReader | None = None
-        self.on_event: Callable[[Request], None] | None = None
+        self.on_event: Callable[[Request], None] = lambda _: None
 
 
 class Engine:
@@ -133,10 +132,10 @@ class Engine:
         self.running: list[Request] = []
         self.counts: Counter[str] = Counter()
         """Totals since the start: steps, requests, prompt, cached, sampled and forced tokens."""
-        self.wake = threading.Condition()
+        self.wake = threading.Event()
         self.thread: threading.Thread | None = None
         self.closed = self.cancelling = False
-        self.pool: ThreadPoolExecutor | None = None
+        self.pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
         self._drawn: tuple[list[Request], Settings, np.ndarray] | None = None
 
     def generate(self, requests: Sequence[Request]) -> list[Request]:
@@ -147,7 +146,7 @@ class Engine:
         """
         assert self.thread is None, "the engine is serving; submit to it instead"
         for request in requests:
-            self.enqueue(request)
+            self.submit(request)
         while not all(request.finish for request in requests):
             if not self.step():
                 self._sleep()
@@ -169,29 +168,30 @@ class Engine:
         self.thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self.thread.start()
 
-    def submit(self, request: Request, on_event: Callable[[Request], None]) -> None:
+    def submit(self, request: Request, on_event: Callable[[Request], None] = lambda _: None) -> None:
         """Queue a request; `on_event` is called in the engine's thread whenever its answer grew or it finished."""
-        request.on_event = on_event
-        self.enqueue(request)
-        self._wake()
+        request.on_event, request.submitted = on_event, time.perf_counter()
+        if request.stop:
+            request.reader = PartReader(self.tokenizer, request.stop)
+        self.counts["requests"] += 1
+        self.waiting.append(request)
+        self.wake.set()
 
     def cancel(self, request: Request) -> None:
         """End a request before the next step, with finish reason "cancelled"."""
         request.cancelled = self.cancelling = True
-        self._wake()
+        self.wake.set()
 
     def close(self) -> None:
         """Cancel what is left and stop the thread."""
         self.closed = True
-        self._wake()
+        self.wake.set()
         if self.thread is not None:
             self.thread.join()
             self.thread = None
         for request in [*self.running, *self.waiting]:
             self._end(request, "cancelled")
-        self.waiting.clear()
-        if self.pool is not None:
-            self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def bytes(self) -> int:
@@ -213,24 +213,15 @@ class Engine:
 
     # Scheduling
 
-    def enqueue(self, request: Request) -> None:
-        request.submitted = time.perf_counter()
-        if request.stop:
-            request.reader = PartReader(self.tokenizer, request.stop)
-        self.counts["requests"] += 1
-        self.waiting.append(request)
-
     def _sweep(self) -> None:
         """End what was cancelled, bring in what tools have answered."""
         if self.cancelling:
             self.cancelling = False
-            for request in [request for request in list(self.waiting) if request.cancelled]:
-                self.waiting.remove(request)
-                self._end(request, "cancelled")
+            for request in [*self.running, *self.waiting]:
+                if request.cancelled:
+                    self._end(request, "cancelled")
         for request in list(self.running):
-            if request.cancelled:
-                self._end(request, "cancelled")
-            elif request.tool is not None and request.tool.done():
+            if request.tool is not None and request.tool.done():
                 self._take_result(request, request.tool)
 
     def _admit(self) -> None:
@@ -335,38 +326,28 @@ class Engine:
         request.tokens.append(token)
         request.answer.append(token)
         request.mask.append(1)  # last: readers in other threads go by its length
+        if request.reader is not None:
+            request.reader.feed(token)
         if token in self.ends or token in request.stop_tokens:
             self._end(request, "stop")
         elif token == self.output_start:
             self._end(request, "tool_error")  # only the engine may say what a tool returned
-        elif request.reader is not None and self._read(request, token):
+        elif request.reader is not None and request.reader.stopped:
             self._end(request, "stop")
         elif len(request.answer) >= request.sampling.max_tokens or len(request.tokens) >= self.context:
             self._end(request, "length")
         else:
-            if request.tools and self.run_tool is not None:
-                self._listen(request, token)
-            if request.on_event is not None:
-                request.on_event(request)
+            if token == self.python_end and request.tools and self.run_tool is not None:
+                self._call(request, self.run_tool)
+            request.on_event(request)
 
-    def _read(self, request: Request, token: int) -> bool:
-        assert request.reader is not None
-        request.reader.feed(token)
-        return request.reader.stopped
-
-    def _listen(self, request: Request, token: int) -> None:
-        """Collect code; when it is complete, run it in another thread."""
-        if token == self.python_start:
-            request.code = []
-        elif token == self.python_end and request.code is not None:
-            assert self.run_tool is not None
-            if self.pool is None:
-                self.pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
-            request.tool = self.pool.submit(self.run_tool, self.tokenizer.decode(request.code))
-            request.code = None
-            request.tool.add_done_callback(lambda _: self._wake())
-        elif request.code is not None:
-            request.code.append(token)
+    def _call(self, request: Request, run_tool: Callable[[str], str]) -> None:
+        """Run the code that has just ended in another thread; nothing where none was begun."""
+        marks = [place for place, token in enumerate(request.answer) if token in (self.python_start, self.python_end)]
+        if len(marks) > 1 and request.answer[marks[-2]] == self.python_start:
+            code = self.tokenizer.decode(request.answer[marks[-2] + 1 : -1])
+            request.tool = self.pool.submit(run_tool, code)
+            request.tool.add_done_callback(lambda _: self.wake.set())
 
     def _take_result(self, request: Request, tool: Future[str]) -> None:
         """Force a tool's result into the answer, as much of it as fits."""
@@ -390,7 +371,7 @@ class Engine:
                 request.reader.feed(token)
         if len(fits) == room:
             self._end(request, "length")
-        elif request.on_event is not None:
+        else:
             request.on_event(request)
 
     def _end(self, request: Request, why: str) -> None:
@@ -398,10 +379,11 @@ class Engine:
             self.cache.slots.release(request.slot, request.tokens[: request.computed])
             self.running.remove(request)
             request.slot = -1
+        elif request in self.waiting:
+            self.waiting.remove(request)
         request.finish = why
         self.counts[f"finished_{why}"] += 1
-        if request.on_event is not None:
-            request.on_event(request)
+        request.on_event(request)
 
     # The serving thread
 
@@ -420,20 +402,8 @@ class Engine:
                 self.cache.slots.forget()
 
     def _sleep(self) -> None:
-        with self.wake:
-            if not self._has_work():
-                self.wake.wait(IDLE_SECONDS)
-
-    def _has_work(self) -> bool:
-        if self.closed:
-            return True
-        if self.cancelling or (self.waiting and self.cache.slots.free):
-            return True
-        return any(r.cancelled or r.tool is None or r.tool.done() for r in self.running)
-
-    def _wake(self) -> None:
-        with self.wake:
-            self.wake.notify_all()
+        self.wake.wait(IDLE_SECONDS)
+        self.wake.clear()  # what was asked for before is seen by the step that follows
 
 
 def default_slots(model: Transformer, context: int, dtype: torch.dtype) -> int:
