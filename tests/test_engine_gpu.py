@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fledge.infer.check import TOLERANCE, difference, find_kernel
 from fledge.infer.engine import Engine, Request
-from fledge.infer.gpu import TOLERANCE, disagreement, find_kernel
+from fledge.model.transformer import Transformer
 from tiny_engine import BYTES, asking, tiny_engine, tiny_model
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def plain(
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_kernel_and_groups_attend_alike(shape: str) -> None:
     config = tiny_model(**SHAPES[shape]).config
-    assert disagreement(plain, config, device=CPU, dtype=torch.float32) < 1e-5
+    assert difference(Transformer, config, torch.float32, CPU, plain) < 1e-4
 
 
 def test_a_kernel_that_is_wrong_is_noticed() -> None:
@@ -60,11 +61,12 @@ def test_a_kernel_that_is_wrong_is_noticed() -> None:
 
     config = tiny_model(**SHAPES["windows"]).config
     for wrong in (sees_one_key_less, ignores_windows):
-        assert disagreement(wrong, config, device=CPU, dtype=torch.float32) > TOLERANCE
+        for dtype in (torch.float16, torch.bfloat16):
+            assert difference(Transformer, config, dtype, CPU, wrong) > 2 * TOLERANCE[dtype]
 
 
 def test_without_a_gpu_no_kernel_is_sought() -> None:
-    assert find_kernel(tiny_model().config, device=CPU, dtype=torch.bfloat16) is None
+    assert find_kernel(tiny_model(), dtype=torch.bfloat16) is None
     assert tiny_engine().decoding is None
 
 

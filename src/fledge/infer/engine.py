@@ -27,8 +27,8 @@ from torch import Tensor
 
 from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
-from fledge.infer.check import inference_model
-from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel, find_kernel
+from fledge.infer.check import find_kernel, inference_model
+from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
@@ -117,7 +117,7 @@ class Engine:
         self.model = inference_model(model, dtype=self.dtype, context=self.context)
         room = {"slots": slots, "context": self.context, "device": device, "dtype": self.dtype}
         if kernel == "auto":
-            kernel = find_kernel(config, device=device, dtype=self.dtype)
+            kernel = find_kernel(model, dtype=self.dtype)
         self.decoding: DecodingSteps | None = None
         if kernel is None:
             self.cache = SlotCache(config, **room)

@@ -1,13 +1,12 @@
 """On GPUs: rows of any lengths attended by one kernel, and decoding steps recorded once and replayed.
 
-    kernel = find_kernel(config, device=device, dtype=torch.bfloat16)        # None: attend by groups (infer/cache.py)
-    cache = FlatCache(config, slots=256, context=2048, device=device, dtype=torch.bfloat16, kernel=kernel)
+    cache = FlatCache(config, slots=256, context=2048, device=device, dtype=torch.bfloat16, kernel=flash)
     steps = DecodingSteps(model, cache, most=256)
     logits_RV = steps(tokens, previous, slots, positions)                   # one new token for each of R rows
 
 The kernel is the FlashAttention in torch, told where in the cache each row's keys begin and how many there are. It is called
-below `torch.nn.attention.varlen`, which passes the second on from torch 2.12 on only. What it supports depends on torch,
-driver and card, so it is used only where it agrees with scaled_dot_product_attention on a step that has everything in it.
+below `torch.nn.attention.varlen`, which passes the second on from torch 2.12 on only. It is used where it is seen to be right
+(`find_kernel` of infer/check.py).
 
 A recorded step (CUDA graph) is one launch instead of hundreds. It has a fixed number of rows, so steps come in sizes 1, 2, 4,
 ... and rows are filled up with ones that read and write the cache's spare slot. Everything that changes between steps is one
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,7 +30,6 @@ from fledge.infer.cache import SlotCache
 from fledge.model.forward import Flat, InferenceModel
 from fledge.model.transformer import ModelConfig
 
-TOLERANCE = 0.05  # on values of size 1: bfloat16 keeps 8 bits
 RECORDING = threading.Lock()
 
 Kernel = Callable[..., Tensor]
@@ -100,44 +98,6 @@ class FlatCache(SlotCache):
             q_NHC, keys, values, self.query_begins, self.key_begins, self.key_counts,
             most_queries=self.most_queries, most_keys=self.context, window=self.windows[layer],
         )  # fmt: skip
-
-
-def find_kernel(config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> Kernel | None:
-    """`flash`, if this machine has it and it is right for a model of this shape."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return None
-    try:
-        worst = disagreement(flash, config, device=device, dtype=dtype)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-    else:
-        if worst <= TOLERANCE:
-            return flash
-        reason = f"it differs from scaled_dot_product_attention by {worst:.2g}"
-    console.say(f"decoding is slow: FlashAttention is not used, {reason}")
-    return None
-
-
-@torch.inference_mode()
-def disagreement(kernel: Kernel, config: ModelConfig, *, device: torch.device, dtype: torch.dtype) -> float:
-    """The largest difference between the kernel and SDPA: prompts, chunks that go on, and decodes, in one step after another."""
-    context, slots = min(config.context, 300), 4
-    config = replace(config, context=context)
-    settings = {"slots": slots, "context": context, "device": device, "dtype": dtype}
-    caches = (FlatCache(config, **settings, kernel=kernel), SlotCache(config, **settings))
-    generator = torch.Generator().manual_seed(0)
-    prompts, chunks, decodes = np.array([[context // 2, 1, context // 3], [context // 4, 1, 1], [1, 1, 1]])
-    worst = 0.0
-    for starts, counts in ((0 * prompts, prompts), (prompts, chunks), (prompts + chunks, decodes)):
-        for cache in caches:
-            cache.plan(np.array([3, 0, 2]), starts, counts)
-        for layer in range(config.layers):
-            heads = (config.heads, config.kv_heads, config.kv_heads)
-            shapes = [(int(counts.sum()), count, config.channels) for count in heads]
-            qkv = [torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes]
-            mine, other = (cache.attend(layer, *qkv).float() for cache in caches)
-            worst = max(worst, float((mine - other).abs().max()))
-    return worst
 
 
 @dataclass(frozen=True)
