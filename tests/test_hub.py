@@ -208,7 +208,7 @@ def test_what_a_killed_transfer_left_is_never_used(server: FakeHub, cache: Path)
     file = hub.list_files(Dataset(REPO))[2]
     blobs = cache / f"datasets--{REPO.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True)
-    (blobs / f"{file.hash}.incomplete").write_bytes(b"not the beginning of the file")
+    (blobs / f"{file.sha256}.incomplete").write_bytes(b"not the beginning of the file")
     assert texts(hub.fetch(file)) == TEXTS[200:300]
 
 

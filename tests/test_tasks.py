@@ -319,7 +319,7 @@ def test_real_dialogues_become_tokens() -> None:
     for name in ("topical_chat", "oasst_en100"):
         conversations = list(open_conversations(DATA / "chat" / f"{name}.jsonl.gz"))[:5]
         assert conversations
-        assert all(encode_conversation(tokenizer, conversation).targets for conversation in conversations)
+        assert all(any(encode_conversation(tokenizer, conversation).mask) for conversation in conversations)
 
 
 def test_code_that_an_answer_replaces_stays_in_force() -> None:

@@ -59,11 +59,6 @@ class Rendered:
     ids: list[int]
     mask: list[int]
 
-    @property
-    def targets(self) -> int:
-        """How many tokens would be learned."""
-        return sum(self.mask)
-
 
 def say(role: Role, *parts: str | Part) -> Message:
     """A message from strings and parts: `say("user", "How many?")`."""
@@ -143,7 +138,7 @@ def encode_conversation(
     """Tokens and mask of a whole conversation.
 
     Args:
-        max_tokens: keep whole exchanges (user and answer) while they fit; 0 targets are left when not even the first does.
+        max_tokens: keep whole exchanges (user and answer) while they fit; the mask is all 0 when not even the first does.
     """
     ids, mask = [tokenizer.special["<|bos|>"]], [0]
     end = 1

@@ -71,20 +71,19 @@ class RemoteFile:
     revision: str
     path: str
     bytes: int
-    hash: str
-    """64 hex digits: the sha256 of a large file; 40: git's hash of a small one."""
+    sha256: str
+    """Hex digits. Of a small file the hub announces none; then the size alone is checked."""
 
     def damage(self, path: Path) -> str | None:
         """What is wrong with a copy; None: it is the file announced."""
         size = path.stat().st_size
         if size != self.bytes:
             return f"{size} bytes instead of {self.bytes}"
-        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.hash):  # a mirror that announces none
+        if len(self.sha256) != 64:
             return None
-        git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256" if len(self.hash) == 64 else lambda: git).hexdigest()
-        return None if found == self.hash else f"hash {found[:12]} instead of {self.hash[:12]}"
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        return None if found == self.sha256 else f"hash {found[:12]} instead of {self.sha256[:12]}"
 
 
 def list_files(dataset: Dataset) -> list[RemoteFile]:
@@ -106,7 +105,7 @@ def list_files(dataset: Dataset) -> list[RemoteFile]:
             revision=listing["sha"],
             path=path,
             bytes=file["size"],
-            hash=(file.get("lfs") or {}).get("sha256") or file.get("blobId") or "",
+            sha256=(file.get("lfs") or {}).get("sha256", ""),
         )
         for file in listing["siblings"]
         if dataset.holds(path := file["rfilename"])

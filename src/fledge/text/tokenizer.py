@@ -13,12 +13,12 @@ never becomes a special token: those are placed by id, by the chat template alon
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,6 @@ FORMAT = 1
 WINDOW_CHARACTERS = 16 << 20
 """Handed to the trainer at once."""
 MERGES_BETWEEN_REPORTS = 512
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 Progress = Callable[[str, int, int | None], None]
 """Called with ("count", characters so far, `max_chars`) and then with ("merge", merges so far, merges wanted)."""
@@ -111,7 +110,7 @@ class Tokenizer:
         texts = capped(documents, max_chars=max_chars, doc_cap=doc_cap)
         # A string takes some 64 bytes beside its text: a million empty ones are several windows.
         for chunk in windows(texts, WINDOW_CHARACTERS, size=lambda text: len(text) + 64):
-            with naming_the_document(chunk, first=count):
+            with naming_the_text():
                 trainer.count(chunk)
             count += len(chunk)
             chars += sum(map(len, chunk))
@@ -154,7 +153,7 @@ class Tokenizer:
         Raises:
             ValueError: a text holds a lone surrogate; the message names it.
         """
-        with naming_the_document(texts):
+        with naming_the_text():
             return self._encoder.encode_batch(list(texts), threads=threads or cores())
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -236,15 +235,15 @@ def capped(documents: Iterable[str], *, max_chars: int | None, doc_cap: int | No
 
 
 @contextmanager
-def naming_the_document(texts: Sequence[str], *, first: int = 0) -> Iterator[None]:
-    """Says which of the documents cannot be encoded, and where."""
+def naming_the_text() -> Iterator[None]:
+    """Within, a text that has no UTF-8 form is a ValueError that says which and where."""
     try:
         yield
-    except UnicodeEncodeError:
-        k, half = next((k, half) for k, text in enumerate(texts, first) if (half := SURROGATE.search(text)))
+    except UnicodeEncodeError as error:
         raise ValueError(
-            f"document {k}, character {half.start()}: U+{ord(half[0]):04X} is half of a surrogate pair and has no UTF-8 form; "
-            "replace it, for instance with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
+            f"text {short(error.object)}, character {error.start}: U+{ord(error.object[error.start]):04X} is half of a surrogate "
+            "pair and has no UTF-8 form; replace it, for instance with "
+            "text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
         ) from None
 
 

@@ -78,22 +78,14 @@ def document_rows(
     Raises:
         ValueError: the documents do not begin where the cursor says.
     """
-    capacity = length + 1
+    capacity, bos = length + 1, tokenizer.special[BOS]
     # About four characters make a token.
     characters = max(WINDOW_CHARACTERS, 4 * WINDOW_ROWS * capacity)
-    # Read in a thread of its own, beside the one that tokenizes and packs.
-    texts = in_background(windows(documents, characters, size=lambda document: len(document.text)), ahead=1)
-    return _document_rows(texts, tokenizer, capacity=capacity, cursor=cursor)
-
-
-def _document_rows(
-    texts_of_windows: Iterator[list[Document]], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None
-) -> Iterator[Row]:
-    bos = tokenizer.special[BOS]
     place = cursor["documents"] if cursor else None
     carry = [np.array(piece, np.int32) for piece in cursor["carry"]] if cursor else []
     window, skip = (cursor["window"], cursor["row"]) if cursor else (0, 0)
-    for texts in texts_of_windows:
+    # Read in a thread of its own, beside the one that tokenizes and packs.
+    for texts in in_background(windows(documents, characters, size=lambda document: len(document.text)), ahead=1):
         first = texts[0].cursor
         if cursor and first != cursor["first"]:
             raise ValueError(
@@ -143,7 +135,43 @@ def conversation_rows(
         ValueError: there are no conversations, or none that leaves an answer within `length`.
     """
     pick = conversations if callable(conversations) else _shuffled_epochs(conversations, seed)
-    return _conversation_rows(pick, tokenizer, capacity=length + 1, cursor=cursor, learn_all=learn == "all")
+    capacity, pad = length + 1, tokenizer.special[BOS]
+    cursor = cursor or {"next": 0, "carry": [], "window": 0, "row": 0, "dropped": 0}
+    index, carry, window, skip, dropped = (cursor[name] for name in ("next", "carry", "window", "row", "dropped"))
+
+    def render(index: int) -> Rendered:
+        return encode_conversation(tokenizer, pick(index), max_tokens=capacity)
+
+    while True:
+        first, futile = index, 0
+        taken = {index: render(index) for index in carry}
+        tokens = sum(len(one.ids) for one in taken.values())
+        while tokens < WINDOW_ROWS * capacity:
+            rendered = render(index)
+            if any(rendered.mask):
+                taken[index], futile = rendered, 0
+                tokens += len(rendered.ids)
+            else:
+                dropped += not skip  # a window of which rows were used is counted already
+                futile += 1
+                if futile == PATIENCE:
+                    raise ValueError(
+                        f"{PATIENCE} conversations in a row have no answer that ends within length {length}; "
+                        "allowed are conversations whose first answer does: raise the length or shorten them"
+                    )
+            index += 1
+        begin = {"next": first, "carry": carry, "window": window, "dropped": dropped}
+        keys = list(taken)
+        *groups, left = pack_whole([len(taken[key].ids) for key in keys], capacity)
+        order = np.random.default_rng(window).permutation(len(groups))
+        for row in range(skip, len(groups)):
+            members = [taken[keys[member]] for member in groups[order[row]]]
+            ids = np.concatenate([one.ids for one in members])
+            mask = np.concatenate([one.mask for one in members])
+            ids_C, learn_C = np.full(capacity, pad, np.int32), np.zeros(capacity, np.bool_)
+            ids_C[: len(ids)], learn_C[: len(ids)] = ids, mask if learn == "answers" else True
+            yield Row(ids_C, learn_C, {**begin, "row": row + 1})
+        carry, window, skip = [keys[member] for member in left], window + 1, 0
 
 
 def _shuffled_epochs(conversations: Sequence[Conversation], seed: int) -> Callable[[int], Conversation]:
@@ -160,50 +188,6 @@ def _shuffled_epochs(conversations: Sequence[Conversation], seed: int) -> Callab
         return conversations[int(order[epoch][place])]
 
     return pick
-
-
-def _conversation_rows(
-    pick: Callable[[int], Conversation], tokenizer: Tokenizer, *, capacity: int, cursor: Cursor | None, learn_all: bool
-) -> Iterator[Row]:
-    def render(index: int) -> Rendered:
-        return encode_conversation(tokenizer, pick(index), max_tokens=capacity)
-
-    cursor = cursor or {"next": 0, "carry": [], "window": 0, "row": 0, "dropped": 0}
-    index, carry, window, skip = (cursor[name] for name in ("next", "carry", "window", "row"))
-    before = cursor["dropped"] - cursor.get("dropped_here", 0)
-    while True:
-        first, dropped, futile = index, 0, 0
-        taken = {index: render(index) for index in carry}
-        tokens = sum(len(one.ids) for one in taken.values())
-        while tokens < WINDOW_ROWS * capacity:
-            rendered = render(index)
-            if rendered.targets:
-                taken[index], futile = rendered, 0
-                tokens += len(rendered.ids)
-            else:
-                dropped, futile = dropped + 1, futile + 1
-                if futile == PATIENCE:
-                    raise ValueError(
-                        f"{PATIENCE} conversations in a row have no answer that ends within length {capacity - 1}; "
-                        "allowed are conversations whose first answer does: raise the length or shorten them"
-                    )
-            index += 1
-        begin = {"next": first, "carry": carry, "window": window, "dropped": before + dropped, "dropped_here": dropped}
-        keys = list(taken)
-        *groups, left = pack_whole([len(taken[key].ids) for key in keys], capacity)
-        order = np.random.default_rng(window).permutation(len(groups))
-        for row in range(skip, len(groups)):
-            members = [taken[keys[member]] for member in groups[order[row]]]
-            yield _conversation_row(members, {**begin, "row": row + 1}, capacity, tokenizer.special[BOS], learn_all)
-        carry, window, skip, before = [keys[member] for member in left], window + 1, 0, before + dropped
-
-
-def _conversation_row(members: list[Rendered], cursor: Cursor, capacity: int, pad: int, learn_all: bool) -> Row:
-    ids = np.concatenate([one.ids for one in members])
-    learn = np.ones(len(ids), np.bool_) if learn_all else np.concatenate([one.mask for one in members])
-    ids_C, learn_C = np.full(capacity, pad, np.int32), np.zeros(capacity, np.bool_)
-    ids_C[: len(ids)], learn_C[: len(ids)] = ids, learn
-    return Row(ids_C, learn_C, cursor)
 
 
 # Text between conversations

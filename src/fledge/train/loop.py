@@ -20,12 +20,15 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from fledge.train.optim import MuonAdamW
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +97,6 @@ class Step:
     cursor: dict[str, Any] = field(default_factory=dict)
 
 
-class Optimizer(Protocol):
-    """What the loop needs of an optimizer: `torch.optim.Optimizer` has it, and so has `MuonAdamW`."""
-
-    param_groups: list[dict[str, Any]]
-
-    def step(self) -> Any: ...
-
-
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -123,7 +118,7 @@ def nll(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Float[Tensor
 
 def train(
     model: nn.Module,
-    optimizer: Optimizer,
+    optimizer: torch.optim.Optimizer | MuonAdamW,
     batches: Iterator[Batch],
     plan: Plan,
     *,

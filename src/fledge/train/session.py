@@ -153,15 +153,8 @@ class Session:
 
     def plan(self, steps: int, micro: int) -> Plan:
         """The loop's plan for the settings of the stage."""
-        optim = self.config.optim
-        return Plan(
-            steps=steps,
-            micro=micro,
-            warmup=optim.warmup,
-            warmdown=optim.warmdown,
-            final_share=optim.final_share,
-            clip=optim.clip,
-        )
+        names = ("warmup", "warmdown", "final_share", "clip")
+        return Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
 
     def train(self, batches: Batches, plan: Plan) -> Iterator[Step]:
         """The loop's steps from the last checkpoint on."""
@@ -235,14 +228,8 @@ class Session:
         peak = machine.peak_flops(self.device)
         speed = step.tokens / step.seconds
         mfu = {"mfu_share": speed * self.model.flops_per_token() / peak} if peak else {}
-        return {
-            "loss_nats": step.loss_nats,
-            "gradient_norm": step.gradient_norm,
-            "rate_share": step.rate_share,
-            "tokens": step.tokens,
-            "tokens_per_second": speed,
-            "seconds": step.seconds,
-        } | mfu
+        names = ("loss_nats", "gradient_norm", "rate_share", "tokens", "seconds")
+        return {name: getattr(step, name) for name in names} | {"tokens_per_second": speed} | mfu
 
 
 @contextlib.contextmanager
