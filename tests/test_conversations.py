@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.tasks.mixture import MIXES, dialogues, mixture, training_examples
+from fledge.tasks.mixture import MIXES, mixture, training_examples
 from fledge.text.chat import Message, Part, parse_conversation, say, to_json
 from fledge.text.conversations import Stored, open_conversations
 
@@ -97,10 +97,11 @@ def test_the_mixture_is_read_once_and_drawn_by_seed_and_index_alone(
 
 
 def test_dialogues_in_another_form_are_left_out_of_the_mixture_and_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strange = {"messages": [{"role": "human", "content": "Hi"}]}
     unanswered = {"messages": [*TALK["messages"], {"role": "user", "content": "Well?"}]}
-    write(tmp_path / "a.jsonl", [TALK, strange, unanswered])
-    assert [example.messages for example in dialogues(tmp_path)] == [parse_conversation(TALK, "here")] * 2
+    write(tmp_path / "chat/a.jsonl", [TALK, strange, unanswered])
+    found = training_examples("smoltalk", tmp_path)
+    assert [example.messages for example in found] == [parse_conversation(TALK, "here")] * 2
     assert "2 dialogues from" in capsys.readouterr().out

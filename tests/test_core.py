@@ -12,7 +12,7 @@ import torch
 
 from fledge.evals.likelihood import Likelihood, likelihoods
 from fledge.evals.results import Score, core_scores
-from fledge.evals.score import Outcome, Scorer, choose, crop, ranked
+from fledge.evals.score import Record, Scorer, choose, crop, ranked
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task, shots
@@ -159,11 +159,11 @@ def test_too_few_examples_are_all_shown(count) -> None:
 def test_the_first_option_of_the_least_mean_loss_is_taken() -> None:
     judged = [Likelihood([-1.0, -3.0], False), Likelihood([-1.5], False), Likelihood([-1.5], True)]
     task, (choice,) = toy("choice", {"query": "?", "choices": ["a", "b", "c"], "gold": 1})
-    assert ranked(task, choice, 0, judged).record["choice"] == 1
-    assert ranked(task, choice, 0, judged).grade == 1
+    assert ranked(task, choice, 0, judged)["choice"] == 1
+    assert ranked(task, choice, 0, judged)["correct"] == 1
     task, (text,) = toy("text", {"context": "a", "continuation": "x"})
-    assert ranked(task, text, 0, judged[1:2]).grade == 0
-    assert ranked(task, text, 0, judged[2:]).grade == 1
+    assert ranked(task, text, 0, judged[1:2])["correct"] == 0
+    assert ranked(task, text, 0, judged[2:])["correct"] == 1
 
 
 def test_a_prompt_too_long_for_the_model_loses_its_beginning() -> None:
@@ -253,9 +253,9 @@ def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> N
         read(listed, tmp_path / "b.zip")
 
 
-def choice_of(outcome: Outcome) -> object:
+def choice_of(record: Record) -> object:
     """What has to agree: the choice, or whether the text was reproduced."""
-    return outcome.record.get("choice", outcome.record["correct"])
+    return record.get("choice", record["correct"])
 
 
 def asked_both_ways(*, count: int, vocab: int) -> list[tuple[list[object], list[object]]]:
@@ -301,5 +301,5 @@ def test_asking_does_not_depend_on_the_batch() -> None:
     answers = [
         Scorer(model, tokenizer, device_tokens=size).rank(task, dict(enumerate(examples))) for size in (1, 100, 10_000)
     ]
-    choices = [[(o.record["choice"], o.record["tokens"]) for o in answer.values()] for answer in answers]
+    choices = [[(o["choice"], o["tokens"]) for o in answer.values()] for answer in answers]
     assert choices[0] == choices[1] == choices[2]

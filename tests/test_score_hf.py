@@ -52,7 +52,7 @@ def test_a_folder_is_judged_as_transformers_judges_it(gpt2, kind) -> None:
     examples = {n: example(Listed("toy", "toy.jsonl", kind, 2), item) for n, item in enumerate(items(kind))}
     task = Task(name="toy", load=lambda split: list(examples.values()), shots=2, per_token=True)
     together, alone = (
-        [outcome.record for outcome in scorer.rank(task, examples).values()]
+        list(scorer.rank(task, examples).values())
         for scorer in (Scorer(model, tokenizer), Scorer(model, tokenizer, device_tokens=1))
     )
     for left, right in zip(together, alone, strict=True):

@@ -182,6 +182,11 @@ def settings_of(stage: Path) -> dict[str, Any]:
     return found["settings"]
 
 
+def data_of(stage: Path) -> str:
+    """The data that a stage was trained on; the embedded world where nothing says it."""
+    return settings_of(stage).get("data", "world") if (stage / "config.json").exists() else "world"
+
+
 def begin_again(run: Path, name: str) -> None:
     """Remove everything a stage left in the run, or an evaluation (`evaluate sft`; `evaluate`: all), or the report.
 

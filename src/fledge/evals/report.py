@@ -58,42 +58,38 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
     scores = {name: read_scores(path) for name, path in evaluated.items()}
     isolations = (read_json(path).get("isolation") for path in evaluated.values())
     seconds = {name: found.get("total_seconds", 0.0) for name, found in stages.items()}
-    for name, found in scores.items():
-        seconds[f"evaluate {name}"] = sum(score.seconds for score in found.values())
-    final = {task: score.accuracy for found in scores.values() for task, score in found.items()}
-    card = {
+    seconds |= {f"evaluate {name}": sum(score.seconds for score in found.values()) for name, found in scores.items()}
+    total = sum(seconds.values())
+    graded = subjects(scores)
+    return {
         "run": run.name,
         "provenance": provenance(run, stages),
         "stages": stages,
         "isolation": next(filter(None, isolations), None),
         "scores": {stage: {task: asdict(score) for task, score in found.items()} for stage, found in scores.items()},
-        "final": final,
+        "final": {task: subject["accuracy"] for task, subject in graded.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "total_seconds": round(sum(seconds.values()), 3),
+        "total_seconds": round(total, 3),
         "hourly_cost": hourly_cost,
-        "cost_dollars": None if hourly_cost is None else round(sum(seconds.values()) / 3600 * hourly_cost, 2),
-        "subjects": subjects(scores),
+        "cost_dollars": None if hourly_cost is None else round(total / 3600 * hourly_cost, 2),
+        "subjects": graded,
         "gains": gains(scores),
         "curves": curves(run),
         "conversations": conversations(run, scores),
+        "rank": rank(graded),
     }
-    return card | {"rank": rank(card["subjects"])}
 
 
 def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     """Where the numbers come from: commit, seed, machine, hashes of tokenizer and held-out text."""
     last = run / list(stages)[-1]
-    machines = [found["machine"] for found in stages.values() if "machine" in found]
-    return (
-        {"commit": "unknown", "started": "unknown"}
-        | read_json(last / "config.json").get("provenance", {})
-        | {
-            "seed": settings_of(last).get("seed"),
-            "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
-            "held_out": stages.get("pretrain", {}).get("held_out"),
-            "machine": machines[-1] if machines else {},
-        }
-    )
+    found = {"commit": "unknown", "started": "unknown"} | read_json(last / "config.json").get("provenance", {})
+    return found | {
+        "seed": settings_of(last).get("seed"),
+        "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
+        "held_out": stages.get("pretrain", {}).get("held_out"),
+        "machine": next((done["machine"] for done in reversed(stages.values()) if "machine" in done), {}),
+    }
 
 
 def subjects(scores: Scores) -> dict[str, dict[str, Any]]:
@@ -112,22 +108,25 @@ def grade(share: float) -> str:
 
 def rank(graded: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """How far the model is on its way out of the nest, by the mean of its centered scores."""
-    if not graded:
-        return {"title": "egg", "mean": 0.0, "points": 0}
-    mean = sum(max(0.0, subject["centered"]) for subject in graded.values()) / len(graded)
+    centered = [max(0.0, subject["centered"]) for subject in graded.values()]
+    mean = sum(centered) / max(1, len(centered))
     return {"title": next(title for bar, title in RANKS if mean >= bar), "mean": mean, "points": round(1000 * mean)}
 
 
 def gains(scores: Scores) -> list[dict[str, Any]]:
     """What each stage changed on tasks that the one before was scored on too, with the standard error of the difference."""
-    found = []
-    for before, after in itertools.pairwise(scores):
-        for task, two in scores[after].items():
-            if (one := scores[before].get(task)) is not None:
-                error = math.hypot(one.standard_error, two.standard_error)
-                gain = {"gain": two.accuracy - one.accuracy, "standard_error": error}
-                found.append({"task": task, "before": before, "after": after, **gain})
-    return found
+    return [
+        {
+            "task": task,
+            "before": before,
+            "after": after,
+            "gain": two.accuracy - one.accuracy,
+            "standard_error": math.hypot(one.standard_error, two.standard_error),
+        }
+        for before, after in itertools.pairwise(scores)
+        for task, two in scores[after].items()
+        if (one := scores[before].get(task)) is not None
+    ]
 
 
 def curves(run: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:

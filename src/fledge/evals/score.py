@@ -18,44 +18,28 @@ import random
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from fledge.config import Sampling
 from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, common_prefix, likelihoods
 from fledge.evals.results import Score, mean_and_error
+from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
 from fledge.runs import write_atomic
 from fledge.tasks.base import Example, Task, shots
 from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.split import Split
-from fledge.train.loop import nll
+from fledge.text.tokenizer import Tokenizer
+from fledge.train.loop import Batch, nll
 
-if TYPE_CHECKING:
-    from fledge.infer.engine import Engine, Request
-    from fledge.text.tokenizer import Tokenizer
-    from fledge.train.loop import Batch
-
+Record = dict[str, Any]
+"""How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples."""
 SHUFFLE_SEED = 1337
 """`limit` keeps the first examples of this shuffle, as the public CORE code does."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How one example went: the grade of each answer, in [0, 1], and what goes into its JSON line."""
-
-    grades: list[float]
-    record: dict[str, Any]
-    truncated: int = 0
-    """Answers that were cut off."""
-
-    @property
-    def grade(self) -> float:
-        """The mean grade."""
-        return statistics.fmean(self.grades)
 
 
 class Scorer:
@@ -113,33 +97,36 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        outcomes = self.rank(task, {index: example for index, example in examples.items() if index not in free})
+        records = self.rank(task, {index: example for index, example in examples.items() if index not in free})
         if free:
             sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
-            outcomes |= self.answer(task, free, samples, sampling)
-        ordered = [outcomes[index] for index in sorted(outcomes)]
-        self._write(task.name, ordered)
-        accuracy, error = mean_and_error([outcome.grade for outcome in ordered])
+            records |= self.answer(task, free, samples, sampling)
+        self._write(task.name, [records[index] for index in sorted(records)])
+        grades = {
+            index: correct if isinstance(correct := record["correct"], list) else [correct]
+            for index, record in records.items()
+        }
+        accuracy, error = mean_and_error([statistics.fmean(found) for found in grades.values()])
         ks = [2**power for power in range(samples.bit_length())] if free else []
-        right = [outcomes[index].grades.count(1.0) for index in free]
+        right = [grades[index].count(1.0) for index in free]
         return Score(
             accuracy=accuracy,
             standard_error=error,
-            examples=len(ordered),
+            examples=len(records),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
-            truncated_share=sum(o.truncated for o in ordered) / (samples * len(free)) if free else 0.0,
+            truncated_share=sum(records[index]["truncated"] for index in free) / (samples * len(free)) if free else 0.0,
             pass_at={str(k): statistics.fmean(pass_at_k(samples, count, k) for count in right) for k in ks},
         )
 
-    def _write(self, task: str, outcomes: Iterable[Outcome]) -> None:
+    def _write(self, task: str, records: Iterable[Record]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
         if self.out is not None:
-            lines = (json.dumps({"task": task, **outcome.record}, ensure_ascii=False) + "\n" for outcome in outcomes)
+            lines = (json.dumps({"task": task, **record}, ensure_ascii=False) + "\n" for record in records)
             write_atomic(self.out / f"{self.stage}-{task.replace('/', '-')}.jsonl", "".join(lines))
 
-    def rank(self, task: Task, examples: Mapping[int, Example]) -> dict[int, Outcome]:
-        """Outcomes of examples that are ranked by likelihood, by their index."""
+    def rank(self, task: Task, examples: Mapping[int, Example]) -> dict[int, Record]:
+        """The records of examples that are ranked by likelihood, by their index."""
         shown = list(examples.values())
         rows = (row for place in range(len(shown)) for row in self.rows(task, shown, place))
         judged = likelihoods(self.model, rows, device_tokens=self.device_tokens)
@@ -184,18 +171,12 @@ class Scorer:
 
     def answer(
         self, task: Task, examples: Mapping[int, Example], samples: int, sampling: Sampling
-    ) -> dict[int, Outcome]:
-        """Outcomes of examples that are answered freely, by their index; all go through the engine in one flow."""
-        asked = [
-            (prompt, replace(sampling, seed=draw_seed(sampling.seed, index, number)))
-            for index, example in examples.items()
-            for prompt in (self._prompt(example),)
-            for number in range(samples)
-        ]
-        rest = iter(self._generate(asked))
-        outcomes = {}
+    ) -> dict[int, Record]:
+        """The records of examples that are answered freely, by their index."""
+        requests = iter(self._generate(examples, samples, sampling))
+        records = {}
         for index, example in examples.items():
-            answered = list(itertools.islice(rest, samples))
+            answered = list(itertools.islice(requests, samples))
             texts = [Message("assistant", decode_answer(self.tokenizer, request.answer)).text for request in answered]
             taught = example.reference.text if example.messages[-1].role == "assistant" else ""
             record = {
@@ -203,26 +184,28 @@ class Scorer:
                 "asked": example.question[-1].text,
                 "answer": texts[0] if samples == 1 else texts,
                 "expected": example.answer or taught,
+                "truncated": sum(request.finish == "length" for request in answered),
             }
-            truncated = sum(request.finish == "length" for request in answered)
-            outcomes[index] = graded(task, example, texts, record, truncated=truncated)
-        return outcomes
+            records[index] = graded(task, example, texts, record)
+        return records
 
-    def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> list[Request]:
-        """Answer the requests; where memory runs out, with half as many slots, and so on down to one."""
-        from fledge.infer.engine import Engine, Request
-
+    def _generate(self, examples: Mapping[int, Example], samples: int, sampling: Sampling) -> list[Request]:
+        """All answers in one flow through the engine; where memory runs out, with half as many slots, and so on down to one."""
         if not isinstance(self.model, Transformer):
             raise ValueError(
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
+        prompts = {index: self._prompt(example) for index, example in examples.items()}
         while True:
+            requests = [
+                Request(prompt=prompt, sampling=replace(sampling, seed=draw_seed(sampling.seed, index, number)))
+                for index, prompt in prompts.items()
+                for number in range(samples)
+            ]
             try:
-                if self.engine is None:
-                    self.engine = Engine(self.model, self.tokenizer, slots=self.slots)
-                else:
-                    self.engine.forget()  # the weights may have moved since it copied them
-                return self.engine.generate([Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked])
+                self.engine = self.engine or Engine(self.model, self.tokenizer, slots=self.slots)
+                self.engine.forget()  # the weights may have moved since it copied them
+                return self.engine.generate(requests)
             except torch.OutOfMemoryError:
                 if self.slots == 1:
                     raise
@@ -250,9 +233,9 @@ def crop(ids: list[int], start: int, most: int | None) -> Row:
     return Row(ids[cut:], max(1, start - cut))
 
 
-def ranked(task: Task, example: Example, index: int, judged: Sequence[Likelihood]) -> Outcome:
-    """The outcome of an example whose choices were judged: the likeliest is taken, of equals the first."""
-    record: dict[str, Any] = {"index": index, "expected": example.answer}
+def ranked(task: Task, example: Example, index: int, judged: Sequence[Likelihood]) -> Record:
+    """The record of an example whose choices were judged: the likeliest is taken, of equals the first."""
+    record: Record = {"index": index, "expected": example.answer}
     if example.form == "exact":
         choice, record["expected"] = (0 if judged[0].is_greedy else None), example.choices[0]
     else:
@@ -263,10 +246,8 @@ def ranked(task: Task, example: Example, index: int, judged: Sequence[Likelihood
     return graded(task, example, [str(choice)], record)
 
 
-def graded(
-    task: Task, example: Example, answers: Sequence[str], record: dict[str, Any], *, truncated: int = 0
-) -> Outcome:
-    """The outcome of an example: the mean grade of its answers.
+def graded(task: Task, example: Example, answers: Sequence[str], record: Record) -> Record:
+    """The record with the grade of each answer.
 
     Raises:
         RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
@@ -279,8 +260,7 @@ def graded(
             raise RuntimeError(
                 f"task {task.name}: the grader raised {error!r} on example {record['index']}, answer {answer!r}; {example}"
             ) from error
-    correct = grades[0] if len(grades) == 1 else grades
-    return Outcome(grades=grades, record={**record, "correct": correct}, truncated=truncated)
+    return {**record, "correct": grades[0] if len(grades) == 1 else grades}
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:
@@ -328,8 +308,6 @@ def samples(model: Transformer, tokenizer: Tokenizer, *, prompts: Sequence[str],
 
     After each prompt the likeliest continuation; then, as `prompt` "", two texts drawn at temperature 1 from nothing.
     """
-    from fledge.infer.engine import Engine, Request
-
     asked = [*((prompt, 0.0) for prompt in prompts), *[("", 1.0)] * 2]
     requests = [
         Request(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fledge import console
 from fledge.config import Evaluate, check
 from fledge.evals.results import Results, folder_hash, mean_score, weights_hash
-from fledge.runs import choose_stage, settings_of
+from fledge.runs import choose_stage, data_of
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
@@ -39,7 +39,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        tasks = named or without_sandbox(default_tasks(run, stage), config)
+        tasks = named or default_tasks(run, stage, config)
         measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
 
 
@@ -64,8 +64,13 @@ def find_named(config: Evaluate) -> dict[str, Task]:
     return tasks
 
 
-def without_sandbox(tasks: dict[str, Task], config: Evaluate) -> dict[str, Task]:
-    """The tasks that can be judged here: where the sandbox does not hold, those that nobody named are left out."""
+def default_tasks(run: Path, stage: str, config: Evaluate) -> dict[str, Task]:
+    """The tasks that suit a stage and the data it was trained on: a base model ranks continuations.
+
+    Where the sandbox does not hold, those that need it are left out: nobody named them.
+    """
+    kind = "base" if stage == "pretrain" else "chat"
+    tasks = {name: task for name, task in tasks_of(data_of(run / stage)).items() if kind in task.default_for}
     judged = [name for name, task in tasks.items() if task.judged]
     try:
         if judged:
@@ -74,14 +79,6 @@ def without_sandbox(tasks: dict[str, Task], config: Evaluate) -> dict[str, Task]
         console.say(f"left out: {', '.join(judged)} ({error})")
         return {name: task for name, task in tasks.items() if not task.judged}
     return tasks
-
-
-def default_tasks(run: Path, stage: str) -> dict[str, Task]:
-    """The tasks that suit a stage and the data it was trained on; a base model ranks continuations."""
-    begun = (run / stage / "config.json").exists()
-    data = settings_of(run / stage).get("data", "world") if begun else "world"
-    kind = "base" if stage == "pretrain" else "chat"
-    return {name: task for name, task in tasks_of(data).items() if kind in task.default_for}
 
 
 def asked(config: Evaluate) -> dict[str, int | float | str | None]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Rl, check
-from fledge.runs import open_stage, settings_of
+from fledge.runs import data_of, open_stage
 from fledge.tasks import find_task
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats
@@ -56,9 +56,8 @@ def main(config: Rl) -> None:
         )
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
-            data = settings_of(run / config.start).get("data", "world")
             # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
-            conversations = open_chats(data, stage="sft", seed=config.seed + 1)
+            conversations = open_chats(data_of(run / config.start), stage="sft", seed=config.seed + 1)
             rows = conversation_rows(conversations, tokenizer, length=rollouts.length, cursor=cursor, seed=config.seed)
             return in_background(rows, ahead=rollouts.replayed)
 

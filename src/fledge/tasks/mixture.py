@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from fledge.tasks import find_task
 from fledge.tasks.base import Example
-from fledge.tasks.records import Files, split_records
+from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.conversations import Stored, open_conversations, restore
 from fledge.text.datasets import find_generated
@@ -76,24 +77,25 @@ def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversatio
     """
     from fledge import console
 
-    examples: dict[str, Sequence[Example]] = {}
-    for name in shares:
+    home = data_home()
+    found: list[tuple[int, Sequence[Example]]] = []
+    for name, share in shares.items():
         try:
-            examples[name] = training_examples(name, data_home())
+            found.append((share, training_examples(name, home)))
         except (FileNotFoundError, ConnectionError) as error:
-            if data_home() is None:
+            if home is None:
                 raise
             console.say(f"left out of the mixture: {name} ({str(error).split(';')[0]})")
-    names = [name for name in shares if examples.get(name)]
-    if not names:
+    found = [(share, examples) for share, examples in found if examples]
+    if not found:
         raise ValueError(
-            f"{data_home()}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
+            f"{home}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
         )
-    weights = [shares[name] for name in names]
+    weights, sets = zip(*found, strict=True)
 
     def pick(index: int) -> Conversation:
         rng = random.Random(f"{seed}/{index}")
-        return rng.choice(examples[rng.choices(names, weights)[0]]).messages
+        return rng.choice(rng.choices(sets, weights)[0]).messages
 
     return pick
 
@@ -107,28 +109,28 @@ def training_examples(name: str, home: Path | None) -> Sequence[Example]:
     if name != "smoltalk":
         return find_task(name).load("train")
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
-        return dialogues(home / "chat")
-    records = split_records(name, SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"]))
-    return _examples(parse_conversation(record, record.where) for record in records)
+        files = sorted(file for file in (home / "chat").iterdir() if ".jsonl" in file.name)
+        return talks(chain.from_iterable(map(read_records, files)), str(home / "chat"))
+    return talks(split_records(name, SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"])), name)
 
 
-def dialogues(folder: Path) -> Sequence[Example]:
-    """Conversations of every .jsonl in a folder; records in another form (other roles, tool schemas) are left out, counted."""
+def talks(records: Iterable[Record], where: str) -> Sequence[Example]:
+    """The conversations of records, up to the last answer; those in another form (other roles, tool schemas) are counted."""
     from fledge import console
 
     strange = 0
 
-    def read() -> Iterator[Conversation]:
+    def read() -> Iterator[dict[str, Any]]:
         nonlocal strange
-        for path in sorted(file for file in folder.iterdir() if ".jsonl" in file.name):
-            for record in read_records(path):
-                try:
-                    yield parse_conversation(record, record.where)
-                except ValueError:
-                    strange += 1
+        for record in records:
+            try:
+                if conversation := answered(parse_conversation(record, where)):
+                    yield to_json(conversation)
+            except ValueError:
+                strange += 1
 
-    found = _examples(read())
-    console.say(f"{len(found):,} dialogues from {folder} ({strange:,} records in another form left out)")
+    found = Stored(read(), make=lambda record: Example(messages=restore(record)))
+    console.say(f"{len(found):,} dialogues from {where} ({strange:,} records in another form left out)")
     return found
 
 
@@ -136,8 +138,3 @@ def answered(conversation: Conversation) -> Conversation:
     """The conversation up to the assistant's last message; empty where it says nothing."""
     last = max((place for place, message in enumerate(conversation, 1) if message.role == "assistant"), default=0)
     return conversation[:last]
-
-
-def _examples(conversations: Iterable[Conversation]) -> Sequence[Example]:
-    kept = map(to_json, filter(None, map(answered, conversations)))
-    return Stored(kept, make=lambda record: Example(messages=restore(record)))

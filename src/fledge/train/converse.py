@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Midtrain, Sft, check
-from fledge.runs import open_stage, settings_of
+from fledge.runs import data_of, open_stage
 from fledge.tasks.mixture import Conversations, open_chats
 from fledge.text.documents import open_documents
 from fledge.text.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ def main(config: Midtrain) -> None:
     tokenizer, model = Tokenizer.load(run / "tokenizer"), load_model(run / config.start)
     config = resolved(config)
     shape = Shape.of(config, length=config.context or model.config.context)
-    text = text_of(run)
+    text = data_of(run / "pretrain")
     with open_stage(config) as stage:
         session = Session(stage, config, model)
         console.say(
@@ -62,9 +62,3 @@ def main(config: Midtrain) -> None:
             pass
         dropped = (session.cursor.get("chats") or {}).get("dropped", 0)
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped)
-
-
-def text_of(run: Path) -> str:
-    """The text the run was pretrained on; the embedded world where the run has no pretraining of its own."""
-    pretrain = run / "pretrain"
-    return settings_of(pretrain).get("data", "world") if (pretrain / "config.json").exists() else "world"
