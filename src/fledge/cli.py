@@ -6,6 +6,7 @@ their docstrings as help. Nothing heavy is imported before it is needed, so help
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import importlib
 import json
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__
-from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage, to_json
+from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage
 from fledge.runs import begin_again, newest_run
 from fledge.settings import nearest
 
@@ -44,25 +45,20 @@ def run(arguments: Sequence[str]) -> int:
         print(f"fledge {__version__}")
         return 0
     command, *rest = arguments
-    debug = "--debug" in rest
     try:
-        return dispatch(command, [word for word in rest if word != "--debug"])
+        return dispatch(command, rest)
     except KeyboardInterrupt as interrupt:
         again = "" if BEGINS_AGAIN.isdisjoint(rest) else f", without {', '.join(sorted(BEGINS_AGAIN))}"
         complain(
             f"interrupted{f': {interrupt}' if str(interrupt) else ''}. The same command{again} goes on from there."
         )
         return 130
-    except (ValueError, FileNotFoundError, OSError) as error:
-        if debug:
+    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        if "--debug" in rest:
             raise
-        complain(str(error))
-        return 2
-    except (FloatingPointError, RuntimeError) as error:
-        if debug:
-            raise
-        complain(f"{error} (--debug shows where)")
-        return 1
+        of_the_user = isinstance(error, ValueError | OSError)
+        complain(f"{error}{'' if of_the_user else ' (--debug shows where)'}")
+        return 2 if of_the_user else 1
 
 
 def complain(text: str) -> None:
@@ -96,20 +92,20 @@ def dispatch(command: str, words: list[str]) -> int:
     command, config, flags = read(command, words)
     if config is None:
         return 0
-    if "--dry-run" in flags:
+    if flags.dry_run:
         if isinstance(config, TrainStage):
             from fledge.train.session import resolved
 
             config = resolved(config)
-        print(json.dumps(to_json(config), indent=1))
+        print(json.dumps(dataclasses.asdict(config), indent=1))
         return 0
-    if "--fresh" in flags and command in STAGES:
+    if flags.fresh and command in STAGES:
         begin_again(Path(config.run), command)
     return importlib.import_module(module_of(command)).main(config) or 0
 
 
-def read(command: str, words: list[str]) -> tuple[str, Any, set[str]]:
-    """The command's full name, its settings (None when help was shown), and which flags of every command were given.
+def read(command: str, words: list[str]) -> tuple[str, Any, argparse.Namespace]:
+    """The command's full name, its settings (None when help was shown), and the flags of every command.
 
     Raises:
         ValueError: there is no such command.
@@ -121,10 +117,16 @@ def read(command: str, words: list[str]) -> tuple[str, Any, set[str]]:
         raise ValueError(f"{command!r} is not a command; there are: {', '.join(there)}.{nearest(command, there)}")
     kind = SETTINGS[command]
     own = {field.name for field in dataclasses.fields(kind)}
-    words = with_data_home([part for word in words for part in long_form(word)])
-    flags = {flag for flag in ("--dry-run", "--fresh") if flag in words and flag[2:].replace("-", "_") not in own}
-    words = with_folder(command, [word for word in words if word not in flags])
-    return command, parse(kind, f"fledge {command}", words), flags
+    parser = argparse.ArgumentParser(prog=f"fledge {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--local", metavar="DIR")
+    for flag in ("debug", "dry_run", "fresh"):
+        parser.set_defaults(**{flag: False})
+        if flag not in own:
+            parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true")
+    flags, words = parser.parse_known_args([part for word in words for part in long_form(word)])
+    if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
+        os.environ["FLEDGE_LOCAL"] = flags.local
+    return command, parse(kind, f"fledge {command}", with_folder(command, words)), flags
 
 
 def module_of(command: str) -> str:
@@ -138,21 +140,6 @@ def long_form(word: str) -> list[str]:
     """--from=sft -> --start sft: settings under the names that the dataclasses have."""
     name, equals, value = word.partition("=")
     return [SHORT[name], *([value] if equals else [])] if name in SHORT else [word]
-
-
-def with_data_home(words: list[str]) -> list[str]:
-    """`--local DIR` is no setting of a stage but of the process, as FLEDGE_LOCAL is: where data sets lie already."""
-    rest = iter(words)
-    kept = []
-    for word in rest:
-        name, equals, value = word.partition("=")
-        if name != "--local":
-            kept.append(word)
-        elif (folder := value if equals else next(rest, "")) == "":
-            raise ValueError("--local: no folder given; name one that holds data sets already downloaded")
-        else:
-            os.environ["FLEDGE_LOCAL"] = folder
-    return kept
 
 
 def with_folder(command: str, words: list[str]) -> list[str]:

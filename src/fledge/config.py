@@ -14,7 +14,6 @@ from typing import Any, Literal, Self
 
 from fledge.settings import bounded, check_bounds, check_multiple, help_of
 
-Device = str
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -133,25 +132,31 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeededStage(Stage):
-    """What the stages share that draw at random."""
+class Seeded:
+    """What the commands share that draw at random."""
 
     seed: int = 0
     """Seed of everything random."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelStage(Stage):
-    """What the stages with a model share."""
+class Threaded:
+    """What the commands share that keep processors busy."""
 
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
     threads: int | None = bounded(None, 1)
     """CPU threads. None: one per core."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(SeededStage, ModelStage):
+class Machine(Threaded):
+    """What the commands with a model share."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainStage(Seeded, Machine, Stage):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -176,11 +181,9 @@ class RowStage(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer(SeededStage):
+class Tokenizer(Seeded, Threaded, Stage):
     """Train the BPE tokenizer."""
 
-    threads: int | None = bounded(None, 1)
-    """CPU threads. None: one per core."""
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
     vocab: int = bounded(32_768, 1)
@@ -275,7 +278,7 @@ class Rl(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(SeededStage, ModelStage):
+class Evaluate(Seeded, Machine, Stage):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
@@ -303,7 +306,7 @@ class Report(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerStage(Sampling, ModelStage):
+class AnswerStage(Sampling, Machine, Stage):
     """What the commands share whose model answers a user."""
 
     tools: Literal["calculator", "python", "none"] = "calculator"
@@ -360,7 +363,7 @@ class Serve(AnswerStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecipe:
+class RunRecipe(Seeded, Machine):
     """Raise a model: all stages of a recipe, in one folder."""
 
     recipe: str = "demo"
@@ -369,8 +372,6 @@ class RunRecipe:
     """Folder of the run. None: runs/<recipe>."""
     data: str | None = None
     """Text to pretrain on. None: the recipe's."""
-    seed: int = 0
-    """Seed of everything random."""
     classic: bool = False
     """The article's architecture alone: every extra off."""
     only: str | None = None
@@ -381,16 +382,12 @@ class RunRecipe:
     """Delete the run folder's stages first."""
     dry_run: bool = False
     """Show the settings of every stage and exit."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
-    threads: int | None = bounded(None, 1)
-    """CPU threads. None: one per core."""
     list: bool = False
     """Show the recipes and exit."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferBench:
+class InferBench(Machine):
     """Measure how fast this machine answers, with random weights or those of a run."""
 
     run: str | None = None
@@ -413,10 +410,6 @@ class InferBench:
     """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
     clock: str = "wall"
     """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
-    device: str = "auto"
-    """auto, cpu, cuda, mps."""
-    threads: int | None = bounded(None, 1)
-    """CPU threads. None: one per core."""
 
 
 COMMANDS: dict[str, dict[str, type[Any]]] = {
@@ -429,11 +422,6 @@ COMMANDS: dict[str, dict[str, type[Any]]] = {
 SETTINGS: dict[str, type[Any]] = {name: kind for group in COMMANDS.values() for name, kind in group.items()}
 STAGES = {name: kind for name, kind in SETTINGS.items() if issubclass(kind, Stage)}
 TRAINED = tuple(name for name, kind in STAGES.items() if issubclass(kind, TrainStage))
-
-
-def to_json(config: Any) -> dict[str, Any]:
-    """A config as plain data, nested dataclasses included."""
-    return dataclasses.asdict(config)
 
 
 def check(config: Any) -> None:

@@ -19,11 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fledge.config import STAGES, TRAINED, Stage, to_json
+from fledge.config import STAGES, TRAINED, Stage
 from fledge.settings import nearest
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what.
@@ -143,7 +143,7 @@ def _settle_config(path: Path, config: Stage) -> None:
 
     One that stands alone was left by a start that failed before it made anything: a corrected setting replaces it.
     """
-    file, wanted = path / "config.json", to_json(config)
+    file, wanted = path / "config.json", asdict(config)
     if file.exists() and {entry.name for entry in path.iterdir()} - {file.name, LOCK}:
         found = settings_of(path)
         changed = [
@@ -267,17 +267,15 @@ def provenance() -> dict[str, Any]:
     from fledge import __version__
 
     root = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(root)]
+    # Without tags --always names the commit, in full and with a mark where files differ from it.
+    describe = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = bool(
-            subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout.strip()
-        )
+        commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit, dirty = "unknown", False
+        commit = "unknown"
     return {
         "fledge": __version__,
-        "commit": commit + ("+changes" if dirty else ""),
+        "commit": commit,
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
     }
