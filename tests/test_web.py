@@ -794,7 +794,7 @@ def test_a_server_that_is_gone_is_noticed_and_the_failed_question_is_not_sent_tw
 def test_a_server_with_a_key_is_asked_with_it(open_page: Open, server: ScriptedServer) -> None:
     server.key = "secret"
     page = open_page(ready=False)
-    expect(page.locator("#key")).to_be_visible()
+    expect(page.locator("#key-box")).to_be_focused()
     page.fill("#key-box", "wrong")
     page.keyboard.press("Enter")
     expect(page.locator("#key-wrong")).to_be_visible()

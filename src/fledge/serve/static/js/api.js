@@ -79,7 +79,7 @@ export const keyDialog = () => dialog("key", "This server asks for a key", html`
   <form method="dialog" class="key" @submit=${keep}>
     <p id="key-wrong" class="wrong" hidden>The server did not accept that key.</p>
     <label for="key-box">API key</label>
-    <input id="key-box" type="password" autocomplete="off" required aria-describedby="key-about">
+    <input id="key-box" type="password" autocomplete="off" required autofocus aria-describedby="key-about">
     <small id="key-about">Kept until this tab is closed.</small>
     <footer>
       <button type="button" class="plain" @click=${() => $("#key").close()}>Cancel</button>
