@@ -23,7 +23,7 @@ from benchmarks.harness import Timed, apart, in_turns, median, show, timed
 from fledge.console import say
 from fledge.text import bpe
 from fledge.text.documents import Document, describe, open_documents
-from fledge.text.tokenizer import Tokenizer, byte_letters
+from fledge.text.tokenizer import SPECIAL, Tokenizer, byte_letters
 
 Ids = tuple[int, int]
 GPT_2_SPLIT = "gigatoken"
@@ -139,9 +139,8 @@ Train = Callable[[], list[bytes]]
 
 def train_ours(documents: list[str], settings: Settings, threads: int, folder: str) -> Train:
     def work() -> list[bytes]:
-        tokenizer = Tokenizer.train(
-            documents, vocab=settings.vocab, digits=settings.digits, special=(), threads=threads
-        )
+        vocab = settings.vocab + len(SPECIAL)  # peers train without special tokens
+        tokenizer = Tokenizer.train(documents, vocab=vocab, digits=settings.digits, threads=threads)
         tokenizer.save(folder)
         return list(spellings(tokenizer))[256:]
 

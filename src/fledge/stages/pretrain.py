@@ -62,11 +62,10 @@ def main(config: Pretrain) -> None:
             prompts = source.PROMPTS if source else TEXT_PROMPTS
             return samples(model, tokenizer, prompts=prompts, seed=config.seed)
 
-        plan = session.plan(shape.steps, shape.micro)
-        for step in session.train(batches, plan):
-            if due(step.index, config.eval_every or 0, plan.steps):
+        for step in session.train(batches, steps=shape.steps, micro=shape.micro):
+            if due(step.index, config.eval_every or 0, shape.steps):
                 session.log(step, val_bits_per_byte=bits_per_byte())
-            if config.sample_every and due(step.index, config.sample_every, plan.steps):
+            if config.sample_every and due(step.index, config.sample_every, shape.steps):
                 stage.log(step=step.index + 1, samples=write())
         session.finish(
             val_bits_per_byte=bits_per_byte(),

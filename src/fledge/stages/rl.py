@@ -50,7 +50,6 @@ def main(config: Rl) -> None:
     with open_stage(config) as stage:
         session = Session(stage, config, model)
         rollouts = Rollouts(model, tokenizer, task, config)
-        plan = session.plan(config.steps, rollouts.micro)
         console.say(
             f"rl: {config.steps} steps of {config.prompts} prompts x {config.samples} answers on {task.name}, from {config.start}"
         )
@@ -72,8 +71,8 @@ def main(config: Rl) -> None:
             return {"validation": score.accuracy, "validation_standard_error": score.standard_error}
 
         before = accuracy()
-        for step in session.train(batches, plan):
+        for step in session.train(batches, steps=config.steps, micro=rollouts.micro):
             stage.log(step=step.index + 1, **metrics(rollouts.groups))
-            if config.eval_every and due(step.index, config.eval_every, plan.steps):
+            if config.eval_every and due(step.index, config.eval_every, config.steps):
                 session.log(step, **accuracy())
-        session.finish(task=task.name, steps=plan.steps, before=before, after=accuracy())
+        session.finish(task=task.name, steps=config.steps, before=before, after=accuracy())

@@ -54,7 +54,7 @@ def find_generated(name: str) -> Generated | None:
 
 def generated() -> Mapping[str, Generated]:
     """All of them by name."""
-    return {name: cast(Generated, importlib.import_module(module)) for name, module in MODULES.items()}
+    return {name: source for name in MODULES if (source := find_generated(name))}
 
 
 def find_data(data: str) -> Generated | Dataset | Path:

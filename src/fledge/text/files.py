@@ -34,12 +34,16 @@ COMPRESSED = (".gz", ".zst")
 class Record(dict[str, Any]):
     """The fields of one object of a file, and where it stands there. A field that is missing is a ValueError that says so."""
 
-    def __init__(self, fields: dict[str, Any], where: str, number: int) -> None:
+    __slots__ = ("number", "path")
+
+    def __init__(self, fields: dict[str, Any], path: Path | zipfile.Path, number: int) -> None:
         super().__init__(fields)
-        self.where = where
+        self.path, self.number = path, number  # from 1: so many lines, rows or pieces are read with it
+
+    @property
+    def where(self) -> str:
         """`train.jsonl line 3`, for messages."""
-        self.number = number
-        """From 1: how many lines, rows or pieces are read with it."""
+        return f"{self.path} {'row' if self.path.suffix == '.parquet' else 'line'} {self.number}"
 
     def __missing__(self, field: str) -> Any:
         found = f"fields {', '.join(self) or 'none'} found"
@@ -61,7 +65,7 @@ def read_records(path: Path | zipfile.Path, *, columns: list[str] | None = None,
         return _parquet_records(path, columns, begin)
     if ".txt" in path.name:
         pieces = islice(enumerate(read_text_pieces(path), 1), begin, None)
-        return (Record({"text": piece}, f"{path} piece {number}", number) for number, piece in pieces)
+        return (Record({"text": piece}, path, number) for number, piece in pieces)
     return _json_records(path, begin)
 
 
@@ -69,15 +73,16 @@ def _json_records(path: Path | zipfile.Path, begin: int) -> Iterator[Record]:
     for number, line in read_lines(path):
         if number <= begin or line.isspace():
             continue
-        where = f"{path} line {number}"
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:  # ValueError alone: an integer of thousands of digits
             at = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise ValueError(f"{where}: not JSON ({at}); each line must be one object") from None
+            raise ValueError(f"{path} line {number}: not JSON ({at}); each line must be one object") from None
         if not isinstance(fields, dict):
-            raise ValueError(f"{where}: {type(fields).__name__} found; each line must be one object {{...}}")
-        yield Record(_whole(fields) if "\\ud" in line.lower() else fields, where, number)
+            raise ValueError(
+                f"{path} line {number}: {type(fields).__name__} found; each line must be one object {{...}}"
+            )
+        yield Record(_whole(fields) if "\\ud" in line.lower() else fields, path, number)
 
 
 def _whole(fields: dict[str, Any]) -> dict[str, Any]:
@@ -125,19 +130,22 @@ def read_text_pieces(path: Path | zipfile.Path) -> Iterator[str]:
     size = 0
     for _, line in read_lines(path):
         for place, part in enumerate(line.split(TEXT_CUT)):
-            for stretch in ([TEXT_CUT] if place else []) + _stretches(part):
-                is_cut = stretch == TEXT_CUT
-                if is_cut or size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
+            if place:  # a mark of end lies before it
+                yield "".join(piece)
+                piece, size = [], 0
+            for stretch in _stretches(part):
+                if size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
                     yield "".join(piece)
                     piece, size = [], 0
-                if not is_cut:
-                    piece.append(stretch)
-                    size += len(stretch)
+                piece.append(stretch)
+                size += len(stretch)
     yield "".join(piece)
 
 
 def _stretches(part: str) -> list[str]:
     """The part of a line whole, or cut behind a blank after every TEXT_LIMIT characters."""
+    if len(part) <= TEXT_LIMIT:
+        return [part] if part else []
     return re.findall(rf"(?s).{{{TEXT_LIMIT}}}.*? |.+", part)
 
 
@@ -151,7 +159,7 @@ def _parquet_records(path: Path, columns: list[str] | None, begin: int) -> Itera
                 for batch in file.iter_batches(PARQUET_ROWS, row_groups=[group], columns=columns):
                     first = max(row, begin)
                     for number, fields in enumerate(batch.slice(first - row).to_pylist(), first + 1):
-                        yield Record(fields, f"{path} row {number}", number)
+                        yield Record(fields, path, number)
                     row += len(batch)
             else:
                 row += rows

@@ -81,7 +81,6 @@ class Tokenizer:
         max_chars: int | None = None,
         doc_cap: int | None = None,
         digits: int = DIGITS,
-        special: Sequence[str] = SPECIAL,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> "Tokenizer":
@@ -99,10 +98,10 @@ class Tokenizer:
         Raises:
             ValueError: vocab is too small, the corpus is empty, or a document holds a lone surrogate.
         """
-        wanted = vocab - 256 - len(special)
+        least = 256 + len(SPECIAL)
+        wanted = vocab - least
         if wanted < 0:
-            least = 256 + len(special)
-            raise ValueError(f"vocab={vocab}: at least {least} are needed, 256 bytes and {len(special)} special tokens")
+            raise ValueError(f"vocab={vocab}: at least {least} are needed, 256 bytes and {len(SPECIAL)} special tokens")
         bpe.pattern(digits)  # raises where digits are not allowed
         trainer = backend(os.environ.get("FLEDGE_BPE", "")).Trainer(digits=digits, threads=threads or cores())
         report = progress or (lambda phase, done, total: None)
@@ -121,15 +120,14 @@ class Tokenizer:
         while len(merges) < wanted:
             more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
             if not more:
-                tokens = 256 + len(merges) + len(special)
-                shortage = f"the text has only {len(merges)} pairs to merge: {tokens} tokens instead of {vocab}"
-                print(f"fledge: {shortage}", file=sys.stderr)
+                shortage = f"only {len(merges)} pairs to merge: {least + len(merges)} tokens instead of {vocab}"
+                print(f"fledge: the text has {shortage}", file=sys.stderr)
                 break
             merges += more
             report("merge", len(merges), wanted)
         provenance = {"documents": count, "chars": chars, "vocab_wanted": vocab}
         provenance |= {"max_chars": max_chars, "doc_cap": doc_cap}
-        return cls(merges, digits=digits, special=special, provenance=provenance)
+        return cls(merges, digits=digits, provenance=provenance)
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":

@@ -58,7 +58,7 @@ def main(config: Midtrain) -> None:
             rows = mixed(chats, texts, share=config.replay, cursor=cursor)
             return batched(rows, rows=shape.rows, device=session.device)
 
-        for _ in session.train(batches, session.plan(shape.steps, shape.micro)):
+        for _ in session.train(batches, steps=shape.steps, micro=shape.micro):
             pass
         dropped = (session.cursor.get("chats") or {}).get("dropped", 0)
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped)

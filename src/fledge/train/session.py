@@ -2,9 +2,8 @@
 
     config = resolved(config)                        # nothing is None that can be derived
     session, shape = Session(stage, config, model), Shape.of(config, length=config.context)
-    plan = session.plan(shape.steps, shape.micro)
-    for step in session.train(batches, plan):        # batches: cursor or None -> iterator of Batch
-        if due(step.index, every, plan.steps):
+    for step in session.train(batches, steps=shape.steps, micro=shape.micro):      # batches: cursor or None -> iterator of Batch
+        if due(step.index, every, shape.steps):
             session.log(step, val_bits_per_byte=...)
     session.finish()
 
@@ -151,25 +150,22 @@ class Session:
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
 
-    def plan(self, steps: int, micro: int) -> Plan:
-        """The loop's plan for the settings of the stage."""
+    def train(self, batches: Batches, *, steps: int, micro: int) -> Iterator[Step]:
+        """The loop's steps from the last checkpoint on: `steps` in all, of `micro` batches each."""
         names = ("warmup", "warmdown", "final_share", "clip")
-        return Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
-
-    def train(self, batches: Batches, plan: Plan) -> Iterator[Step]:
-        """The loop's steps from the last checkpoint on."""
+        plan = Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         if progress.step:
-            console.say(f"{self.stage.name}: goes on from step {progress.step} of {plan.steps}")
+            console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
         loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
         saved = ended = time.perf_counter()
         with (
             stopped_gently() as stopped,
-            console.Live(self.stage.name, total=plan.steps, done=progress.step) as self.live,
+            console.Live(self.stage.name, total=steps, done=progress.step) as self.live,
         ):
             for step in train(self.model, self.optimizer, source, plan, start=progress.step, loss=loss):
                 self.cursor = step.cursor
@@ -178,19 +174,19 @@ class Session:
                 self.live.show(
                     step.index + 1, f"loss {step.loss_nats:.3f} · {step.tokens / step.seconds:,.0f} tokens/s"
                 )
-                last, now = step.index + 1 == plan.steps, time.perf_counter()
+                last, now = step.index + 1 == steps, time.perf_counter()
                 every = self.config.save_every
                 wanted = (step.index + 1) % every == 0 if every else now - saved > SAVE_SECONDS
                 if last or wanted or stopped.is_set():
                     self.save(step)
                     saved = time.perf_counter()
                 if stopped.is_set():
-                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {step.index + 1} of {plan.steps}")
+                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {step.index + 1} of {steps}")
                 ended = time.perf_counter()
                 yield step
                 self.seconds["other"] += time.perf_counter() - ended
             if stopped.is_set():  # while the stage was at work after its last step
-                raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {plan.steps}")
+                raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {steps}")
         self.model.eval()
 
     def save(self, step: Step) -> None:
