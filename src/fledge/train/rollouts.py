@@ -68,7 +68,7 @@ class Rollouts:
     def __init__(self, model: Transformer, tokenizer: Tokenizer, task: Task, config: Rl) -> None:
         self.model, self.tokenizer, self.task, self.config = model, tokenizer, task, config
         self.examples = task.load("train")
-        self.engine: Engine | None = None
+        self.engine = Engine(model, tokenizer)
         self.groups: list[Group] = []
         """Those of the last step."""
         self.length = model.config.context
@@ -101,10 +101,7 @@ class Rollouts:
         chosen = rng.sample(self.examples, config.prompts)
         groups = [[self._request(example, rng.getrandbits(62)) for _ in range(config.samples)] for example in chosen]
         self.model.eval()
-        if self.engine is None:
-            self.engine = Engine(self.model, self.tokenizer)
-        else:
-            self.engine.forget()
+        self.engine.forget()
         self.engine.generate([request for group in groups for request in group])
         return [
             Group(requests, [self._grade(example, request) for request in requests])
