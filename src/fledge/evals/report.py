@@ -194,15 +194,12 @@ def summary_rows(card: dict[str, Any], *, errors: bool = True) -> Table:
 
 def time_rows(card: dict[str, Any]) -> Table:
     """Where the minutes go: a row per stage, a column per part of the work, in seconds; and dollars, if an hour has a price."""
-    hourly = card["hourly_cost"]
-
-    def row(name: str, parts: dict[str, float], seconds: float) -> list[str]:
+    hourly, rows = card["hourly_cost"], []
+    for name, seconds in [*card["seconds"].items(), ("all", card["total_seconds"])]:
+        parts = card["stages"].get(name, {}).get("seconds", {})
         cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
-        return [name, *(f"{parts[part]:.1f}" if part in parts else "" for part in PARTS), f"{seconds:.1f}", *cost]
-
-    rows = [row(name, card["stages"].get(name, {}).get("seconds", {}), took) for name, took in card["seconds"].items()]
-    columns = ["stage", *PARTS, "seconds", *([] if hourly is None else ["cost"])]
-    return columns, [*rows, row("all", {}, card["total_seconds"])]
+        rows.append([name, *(f"{parts[part]:.1f}" if part in parts else "" for part in PARTS), f"{seconds:.1f}", *cost])
+    return ["stage", *PARTS, "seconds", *([] if hourly is None else ["cost"])], rows
 
 
 def facts(card: dict[str, Any]) -> dict[str, str]:

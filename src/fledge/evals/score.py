@@ -30,7 +30,7 @@ from fledge.evals.results import Score, mean_and_error
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
 from fledge.runs import write_atomic
-from fledge.tasks.base import Example, Task, shots
+from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
 from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
@@ -38,8 +38,6 @@ from fledge.train.loop import Batch, nll
 
 Record = dict[str, Any]
 """How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples."""
-SHUFFLE_SEED = 1337
-"""`limit` keeps the first examples of this shuffle, as the public CORE code does."""
 
 
 class Scorer:

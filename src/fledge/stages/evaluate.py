@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from fledge.runs import choose_stage, data_of
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
-from fledge.text.split import Split
 
 if TYPE_CHECKING:
     from fledge.evals.score import Scorer
@@ -89,8 +89,9 @@ def asked(config: Evaluate) -> dict[str, int | float | str | None]:
 def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str) -> None:
     """Score what has no result yet, and print all."""
     results = Results(run / "eval" / f"{stage}.json", weights=weights, settings=asked(config))
-    # Read first, so that missing files and splits are found before torch is imported and a model loaded.
-    wanted = [with_examples(task, config.split) for name, task in tasks.items() if not results.holds(name)]
+    wanted = [replace(task, load=cache(task.load)) for name, task in tasks.items() if not results.holds(name)]
+    for task in wanted:  # read first: missing files and splits are found before torch is imported and a model loaded
+        task.load(config.split)
     if wanted:
         scorer = load(config, run, stage)
         with console.Live(f"evaluate {title}", total=len(wanted)) as live:
@@ -116,12 +117,6 @@ def load(config: Evaluate, run: Path, stage: str) -> Scorer:
         model = load_model(run / stage, device=find_device(config.device))
         tokenizer = Tokenizer.load(run / "tokenizer")
     return Scorer(model, tokenizer, out=run / "eval", stage=stage)
-
-
-def with_examples(task: Task, split: Split) -> Task:
-    """The task with its examples read."""
-    examples = task.load(split)
-    return replace(task, load=lambda _: examples)
 
 
 def show(tasks: Mapping[str, Task], results: Results, *, title: str) -> None:

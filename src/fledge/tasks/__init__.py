@@ -14,8 +14,6 @@ from fledge.settings import nearest
 from fledge.tasks.base import Task
 from fledge.text.datasets import find_generated, generated
 
-CHAT_FILES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
-
 
 def public_tasks() -> dict[str, Task]:
     """The tasks of public data sets; a new one is named here."""
@@ -56,7 +54,7 @@ def find_task(name: str) -> Task:
     tasks, path = all_tasks(), Path(name)
     if name in tasks:
         return tasks[name]
-    is_file = name.endswith((*CHAT_FILES, ".txt")) or path.is_dir()
+    is_file = ".jsonl" in name or path.suffix == ".txt" or path.is_dir()
     if is_file and not path.exists():
         raise FileNotFoundError(f"{name}: no such file; give the path of an identity file, or a task's name")
     if is_file and path.suffix == ".txt":

@@ -25,8 +25,8 @@ from fledge.text.chat import Conversation, Message
 from fledge.text.split import Split
 
 Form = Literal["chat", "letter", "continuation", "beginning", "exact"]
-SHOT_SEED = 1234
-"""Seed of the examples shown in prompts, as in the public CORE code."""
+SHUFFLE_SEED, SHOT_SEED = 1337, 1234
+"""Of the order in which a limit takes examples, and of those shown in prompts: as in the public CORE code."""
 
 
 @dataclass(frozen=True, kw_only=True)

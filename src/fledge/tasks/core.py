@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fledge.tasks.base import Example, Split, Task
+from fledge.tasks.base import SHUFFLE_SEED, Example, Task
 from fledge.text.files import read_records
 from fledge.text.hub import locate_bundle
+from fledge.text.split import Split
 
-SHUFFLE_SEED = 1337
 CHANCE_V2 = {"commonsense_qa": 0.403, "agi_eval_lsat_ar": 0.25, "bigbench_language_identification": 0.25}
 """Where DCLM's baselines of September 2025 (`eval_meta_data.csv`, "v2") differ from v1, which the published scores use."""
 Kind = Literal["choice", "schema", "text"]
