@@ -38,7 +38,6 @@ def test_a_result_holds_what_was_printed_and_where_it_ran(sandbox: Sandbox) -> N
     result = sandbox.run("import sys\nprint('out')\nprint('err', file=sys.stderr)", timeout_seconds=PATIENCE)
     assert (result.status, result.stdout, result.error) == ("ok", "out\nerr\n", None)
     assert result.isolation == sandbox.isolation != "none"
-    assert result.seconds > 0
 
 
 @pytest.mark.parametrize(
@@ -264,14 +263,16 @@ def test_where_attacks_succeed_the_sandbox_refuses_unless_told_otherwise_and_say
     assert "isolation=none" in result.stderr
 
 
-def test_what_cannot_start_is_unavailable(tmp_path: Path) -> None:
+def test_what_cannot_start_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SandboxUnavailable, match="cannot be started"):
-        Sandbox(workers=1, python=str(tmp_path / "python"))
+        Sandbox(workers=1)
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho no interpreter here >&2; exit 1\n")
     broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
     with pytest.raises(SandboxUnavailable, match="no interpreter here"):
-        Sandbox(workers=1, python=str(broken))
+        Sandbox(workers=1)
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])

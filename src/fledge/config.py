@@ -408,7 +408,7 @@ class InferBench(Machine):
     """Tokens to sample per request."""
     mixed: bool = False
     """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
-    clock: str = "wall"
+    clock: Literal["wall", "cpu"] = "wall"
     """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
 
 

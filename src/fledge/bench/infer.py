@@ -20,6 +20,7 @@ import torch
 
 from fledge.config import InferBench, Sampling
 from fledge.console import table
+from fledge.infer.check import draw_weights
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import ModelConfig, Transformer
@@ -43,11 +44,20 @@ class Row:
     """Bytes of weights and cached keys that decoding had to read, per second, over what the memory can do."""
 
 
+COLUMNS = {
+    "requests": "{batch}",
+    "prompt": "{prompt}",
+    "first token, s": "{first_token_seconds:.4f}",
+    "tokens/s each": "{tokens_per_second_each:,.0f}",
+    "tokens/s": "{tokens_per_second:,.0f}",
+    "bandwidth": "{bandwidth_share:.0%}",
+}
+"""Of the table: how a Row is shown."""
+
+
 def main(config: InferBench) -> None:
     """Print the tables and one line of JSON."""
-    clock = {"wall": time.perf_counter, "cpu": time.process_time}.get(config.clock)
-    if clock is None:
-        raise ValueError(f"clock={config.clock!r} is not one of wall, cpu")
+    clock = {"wall": time.perf_counter, "cpu": time.process_time}[config.clock]
     device = find_device(config.device)
     threads(config.threads)
     batches, lengths = (sorted(map(int, text.split(","))) for text in (config.batches, config.prompts))
@@ -57,17 +67,14 @@ def main(config: InferBench) -> None:
     report: dict[str, Any] = {"device": str(device), "threads": torch.get_num_threads(), "clock": config.clock}
     report |= {"model": asdict(model.config), "read_bytes_per_second": bandwidth, "rows": []}
     rng = random.Random(0)
-    rows = []
-    for length in lengths:
-        for batch in batches:
-            requests = [make_request(rng, model, length, config.new, seed) for seed in range(batch)]
-            rows.append(measure(model, requests, str(length), bandwidth, clock, context=context))
+    works = [(str(length), [(length, config.new)] * batch) for length in lengths for batch in batches]
     if config.mixed:
-        sizes = [(rng.randint(100, 1024), rng.randint(100, 1024)) for _ in range(256)]
+        works.append(("100-1024", [(rng.randint(100, 1024), rng.randint(100, 1024)) for _ in range(256)]))
+    for name, sizes in works:
         requests = [make_request(rng, model, prompt, new, seed) for seed, (prompt, new) in enumerate(sizes)]
-        rows.append(measure(model, requests, "100-1024", bandwidth, clock, context=context))
-    show(f"engine on {device}, {model.parameter_counts()['total']:,} parameters", rows)
-    report["rows"] = [asdict(row) for row in rows]
+        report["rows"].append(asdict(measure(model, requests, name, bandwidth, clock, context=context)))
+    title = f"engine on {device}, {model.parameter_counts()['total']:,} parameters"
+    table(title, list(COLUMNS), [[cell.format(**row) for cell in COLUMNS.values()] for row in report["rows"]])
     print(json.dumps(report))
 
 
@@ -78,19 +85,9 @@ def make_model(config: InferBench, *, context: int) -> Transformer:
 
         model = load_model(Path(config.run))
     else:
-        shape = ModelConfig(
-            vocab=config.vocab,
-            layers=config.layers,
-            width=config.width,
-            heads=config.heads,
-            kv_heads=config.heads,
-            context=context,
-        )
-        model = Transformer(shape).init(seed=0)
-        generator = torch.Generator().manual_seed(0)
-        with torch.no_grad():
-            for parameter in model.parameters():  # a fresh model's last matrices are 0 and every logit with them
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * model.config.width**-0.5)
+        heads = {"heads": config.heads, "kv_heads": config.heads}
+        shape = ModelConfig(vocab=config.vocab, layers=config.layers, width=config.width, **heads, context=context)
+        model = draw_weights(Transformer(shape))
     with torch.no_grad():
         # A logit of 0 is never the greatest of a thousand, and seldom drawn.
         model.unembedding[list(SPECIAL.values())] = 0
@@ -160,19 +157,3 @@ def measure(
         tokens_per_second=tokens / (end - begin),
         bandwidth_share=read / seconds / bandwidth,
     )
-
-
-def show(title: str, rows: list[Row]) -> None:
-    header = ("requests", "prompt", "first token", "tokens/s each", "tokens/s", "bandwidth")
-    lines = [
-        (
-            str(row.batch),
-            row.prompt,
-            f"{row.first_token_seconds * 1e3:,.1f} ms",
-            f"{row.tokens_per_second_each:,.0f}",
-            f"{row.tokens_per_second:,.0f}",
-            f"{row.bandwidth_share:.0%}",
-        )
-        for row in rows
-    ]
-    table(title, header, lines)

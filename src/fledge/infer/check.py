@@ -120,9 +120,12 @@ def small_twin(kind: type[Transformer], config: ModelConfig) -> Transformer:
         context=CONTEXT,
     )
     with torch.random.fork_rng(devices=[]):
-        twin = kind(small)
+        return draw_weights(kind(small)).eval()
+
+
+def draw_weights(model: Transformer) -> Transformer:
+    """Every weight drawn at random, at the scale at which the stream and the logits stay of size 1."""
     generator = torch.Generator().manual_seed(0)
-    for parameter in twin.parameters():
-        # The scale at which the stream and the logits stay of size 1.
+    for parameter in model.parameters():
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * parameter.size(-1) ** -0.5)
-    return twin.eval()
+    return model

@@ -21,7 +21,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +30,7 @@ from fledge.sandbox.wire import receive
 from fledge.settings import cores
 
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
+MAX_OUTPUT_BYTES = 1 << 16  # of what a program prints
 MAX_RESULT_BYTES = 1 << 16
 MAX_SECONDS = 86_400.0
 _KILLED = "killed by signal 9"
@@ -53,9 +53,8 @@ class Result:
     """ok; error (an exception, sys.exit(1)); timeout; memory; crash (a signal, os._exit); output (printed too much);
     refused (never started: the sandbox is closed, or a wall is missing)."""
     stdout: str
-    """What it printed, stderr included, cut at `output_bytes`. Bytes that are not UTF-8 are replaced."""
+    """What it printed, stderr included, cut at 64 KiB. Bytes that are not UTF-8 are replaced."""
     error: str | None
-    seconds: float
     isolation: str
     """The walls that stood, such as "nobody+landlock+seccomp"; "none" where --unsafe-exec allowed that."""
 
@@ -70,9 +69,7 @@ class Sandbox:
     Args:
         workers: jobs at the same time; None: one per core.
         memory_bytes: what a program may allocate beyond the interpreter itself.
-        output_bytes: how much a program may print.
         unsafe_exec: run even where the self-test shows that programs can get out.
-        python: the interpreter to run programs with.
 
     Raises:
         ValueError: a number of workers that leaves nothing to do the jobs.
@@ -84,16 +81,13 @@ class Sandbox:
         *,
         workers: int | None = None,
         memory_bytes: int = 256 << 20,
-        output_bytes: int = 1 << 16,
         unsafe_exec: bool = False,
-        python: str = sys.executable,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers={workers}: at least 1 has to do the jobs; None: one per core")
         self.workers = workers or cores()
         self.isolation = "none"  # until the self-test is passed
-        self._limits = {"memory_bytes": memory_bytes, "output_bytes": output_bytes, "walls": []}
-        self._python = python
+        self._limits = {"memory_bytes": memory_bytes, "output_bytes": MAX_OUTPUT_BYTES, "walls": []}
         self._closed = False
         self._idle: queue.LifoQueue[_Zygote | None] = queue.LifoQueue()  # the last used is the warmest
         for _ in range(self.workers):
@@ -173,7 +167,7 @@ class Sandbox:
                 if self._closed:
                     return self._nothing("refused", "the sandbox is closed", jobs)
                 try:
-                    zygote = zygote or _Zygote(self._python)
+                    zygote = zygote or _Zygote()
                     return zygote.work(jobs, seconds, isolation=self.isolation)
                 except BaseException as problem:
                     # After an interrupt too: the reply to come would be taken for the next job's.
@@ -188,7 +182,7 @@ class Sandbox:
             self._idle.put(zygote)
 
     def _nothing(self, status: str, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
-        return [Result(status, "", error, 0.0, self.isolation)] * len(jobs)
+        return [Result(status, "", error, self.isolation)] * len(jobs)
 
 
 class _Died(Exception):
@@ -198,7 +192,7 @@ class _Died(Exception):
 class _Zygote:
     """The process that forks (zygote.py), seen from here. One caller at a time."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self) -> None:
         control, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         start = "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main()"
@@ -207,7 +201,7 @@ class _Zygote:
         with theirs:
             try:
                 process = subprocess.Popen(
-                    [python, *options, "-c", start, root],
+                    [sys.executable, *options, "-c", start, root],
                     env={"PYTHONHASHSEED": "0"},
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -216,7 +210,7 @@ class _Zygote:
                 )
             except OSError as problem:
                 control.close()
-                raise SandboxUnavailable(f"{python} cannot be started: {problem}") from problem
+                raise SandboxUnavailable(f"{sys.executable} cannot be started: {problem}") from problem
         self._control, self._replies, self._process = control, control.makefile("rb"), process
         # It ends also when it was forgotten, and at exit.
         self.close = weakref.finalize(self, _end, control, self._replies, process)
@@ -228,7 +222,7 @@ class _Zygote:
             except (OSError, EOFError):
                 self.close()
                 said = errors.read().decode("utf-8", "replace").strip()[-2000:]
-                raise SandboxUnavailable(f"{python} did not start as a sandbox worker: {said}") from None
+                raise SandboxUnavailable(f"{sys.executable} did not start as a sandbox worker: {said}") from None
 
     def work(self, jobs: list[dict[str, Any]], seconds: float, *, isolation: str) -> list[Result]:
         """Let one child per job run; the last one ends the request.
@@ -241,7 +235,6 @@ class _Zygote:
             for job, (given, *_) in zip(jobs, children, strict=True):
                 given.write(json.dumps(job).encode())
                 given.flush()
-            began = time.perf_counter()
             try:
                 self._control.settimeout(seconds + 60)
                 files = [file.fileno() for files in children for file in files]
@@ -249,16 +242,15 @@ class _Zygote:
                 timed_out, codes = receive(self._replies)
             except (OSError, EOFError) as problem:
                 raise _Died(str(problem) or "end of file") from problem
-            took = time.perf_counter() - began
             results = []
-            for job, (_, stdout, result), code in zip(jobs, children, codes, strict=True):
-                printed = os.pread(stdout.fileno(), job["output_bytes"], 0)
+            for (_, stdout, result), code in zip(children, codes, strict=True):
+                printed = os.pread(stdout.fileno(), MAX_OUTPUT_BYTES, 0)
                 status, error = _status(os.pread(result.fileno(), MAX_RESULT_BYTES, 0), code)
                 if timed_out:
                     status, error = "timeout", "time ran out"
-                elif len(printed) >= job["output_bytes"]:
-                    status, error = "output", f"printed more than {job['output_bytes']} bytes"
-                results.append(Result(status, printed.decode("utf-8", "replace"), error, took, isolation))
+                elif len(printed) >= MAX_OUTPUT_BYTES:
+                    status, error = "output", f"printed more than {MAX_OUTPUT_BYTES} bytes"
+                results.append(Result(status, printed.decode("utf-8", "replace"), error, isolation))
             return results
 
 
