@@ -115,6 +115,5 @@ def test_a_model_changed_on_one_side_is_not_scored() -> None:
 
 
 def test_a_model_changed_on_one_side_samples_no_rollouts() -> None:
-    rollouts = Rollouts(changed(), BYTES, sums(), Rl(run="", prompts=2, samples=2, steps=1))
     with pytest.raises(ValueError, match="must be changed in the other"):
-        next(rollouts.batches())
+        Rollouts(changed(), BYTES, sums(), Rl(run="", prompts=2, samples=2, steps=1))

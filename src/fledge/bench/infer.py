@@ -85,8 +85,8 @@ def make_model(config: InferBench, *, context: int) -> Transformer:
 
         model = load_model(Path(config.run))
     else:
-        heads = {"heads": config.heads, "kv_heads": config.heads}
-        shape = ModelConfig(vocab=config.vocab, layers=config.layers, width=config.width, **heads, context=context)
+        size: dict[str, Any] = {"layers": config.layers, "width": config.width, "heads": config.heads}
+        shape = ModelConfig(**size, kv_heads=config.heads, vocab=config.vocab, context=context)
         model = draw_weights(Transformer(shape))
     with torch.no_grad():
         # A logit of 0 is never the greatest of a thousand, and seldom drawn.
