@@ -13,6 +13,7 @@ import torch
 
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
+from fledge.sandbox.calls import ToolPool
 from tiny_engine import BYTES, asking, tiny_engine, tiny_model
 
 SPECIAL = BYTES.special
@@ -147,7 +148,7 @@ def test_logprobs_are_those_of_the_full_forward() -> None:
 def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, steps_meanwhile = [], []
 
-    def slow_tool(code: str) -> str:
+    def slow_tool(code: str, _: threading.Event) -> str:
         codes.append(code)
         before = engine.counts["steps"]
         deadline = time.monotonic() + 5
@@ -182,7 +183,7 @@ def test_after_a_tool_result_decoding_continues_as_the_full_forward_would() -> N
     request.tokens += call
     request.answer += call
     request.mask += [1] * len(call)
-    engine._call(request, lambda code: {"1+1": "2"}[code])
+    engine._call(request, ToolPool(lambda code, _: {"1+1": "2"}[code]))
     engine.generate([request])
     assert request.answer[: len(call) + len(result)] == call + result
     after = request.answer[len(call) + len(result) :]
@@ -198,7 +199,7 @@ def test_a_made_up_tool_result_ends_the_answer(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_tool_that_raises_stops_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(code: str) -> str:
+    def broken(code: str, _: threading.Event) -> str:
         raise RuntimeError("no such tool")
 
     engine = tiny_engine(slots=1, run_tool=broken)
@@ -209,8 +210,30 @@ def test_a_tool_that_raises_stops_the_caller(monkeypatch: pytest.MonkeyPatch) ->
     assert len(engine.cache.slots.free) == 1
 
 
+def test_a_cancelled_answer_ends_its_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(_: str, stop: threading.Event) -> str:
+        begun.set()
+        if stop.wait(60):
+            ended.set()
+        return ""
+
+    engine = tiny_engine(slots=1, run_tool=endless)
+    script = iter([SPECIAL["<|python_start|>"], SPECIAL["<|python_end|>"]])
+    scripted(engine, monkeypatch, lambda request: next(script))
+    request = asking(prompt=[BOS])
+    engine.submit(request)
+    while not begun.is_set():
+        engine.step()
+    engine.cancel(request)
+    engine.step()
+    assert request.finish == "cancelled"
+    assert ended.wait(5)
+
+
 def test_a_long_tool_result_fills_what_room_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = tiny_engine(slots=1, run_tool=lambda code: "9" * 500)
+    engine = tiny_engine(slots=1, run_tool=lambda code, stop: "9" * 500)
     script = iter([SPECIAL["<|python_start|>"], SPECIAL["<|python_end|>"]])
     scripted(engine, monkeypatch, lambda request: next(script))
     request = engine.generate([asking(prompt=[BOS], max_tokens=20)])[0]

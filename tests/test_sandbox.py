@@ -9,6 +9,7 @@ import re
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from fledge.sandbox import jail
-from fledge.sandbox.sandbox import Sandbox, SandboxUnavailable
-from fledge.sandbox.wire import pack, unpack
+from fledge.sandbox.sandbox import STOPPED, Sandbox, SandboxUnavailable
+from fledge.sandbox.wire import STOP, pack, unpack
 
 HUMANEVAL = Path(__file__).resolve().parents[2].joinpath("shared/data/humaneval/HumanEval.jsonl.gz")
 PATIENCE = 60.0
@@ -60,6 +61,25 @@ def test_a_program_is_stopped_when_its_time_is_up(sandbox: Sandbox) -> None:
     result = sandbox.run("print('before', flush=True)\nwhile True: pass", timeout_seconds=0.5)
     assert (result.status, result.stdout) == ("timeout", "before\n")
     assert sandbox.run("print(1)", timeout_seconds=PATIENCE).stdout == "1\n"
+
+
+def test_a_program_ends_when_its_caller_stops_it_and_the_worker_goes_on() -> None:
+    with Sandbox(workers=1) as sandbox, ThreadPoolExecutor(3) as threads:
+        own = f"import time; print({os.getpid()}); time.sleep({PATIENCE})"
+        for _ in range(3):
+            stop = threading.Event()
+            jobs = [threads.submit(sandbox.run, own, timeout_seconds=PATIENCE, stop=stop) for _ in range(2)]
+            time.sleep(0.1)
+            assert not any(job.done() for job in jobs)
+            stop.set()
+            results = [job.result(PATIENCE / 2) for job in jobs]
+            assert sorted(result.status for result in results) == ["refused", "timeout"]
+            assert {result.error for result in results} == {STOPPED}
+        worker = sandbox._idle.queue[0]
+        # A stop that comes when the job has just ended changes nothing for the next.
+        worker._control.send(STOP)
+        assert sandbox.run("print(1)", timeout_seconds=PATIENCE).stdout == "1\n"
+        assert sandbox._idle.queue[0] is worker
 
 
 def test_a_program_prints_the_same_in_every_worker() -> None:

@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from os import getpid
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import torch
 
 from fledge.sandbox.sandbox import Sandbox
-from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, python_tool, run_tool
+from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, Tool, python_tool, run_tool
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.server import Server, create_app
 from hostile.attack import World, children, secrets_in
@@ -40,7 +39,7 @@ def plan(code: str) -> list[int]:
     return [START, *BYTES.encode(code), END, *b"done", STOP]
 
 
-def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Callable[[str], str]) -> tuple[list[str], int]:
+def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Tool) -> tuple[list[str], int]:
     """Ask a server whose model says plan(codes[seed]); the tools' answers, and how many others were answered meanwhile."""
     plans = dict(enumerate(map(plan, codes))) | {POLITE: [*b"I only talk.", STOP]}
     models = ModelPool(

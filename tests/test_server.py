@@ -248,7 +248,7 @@ def test_old_turns_are_dropped_whole_and_said(url: str) -> None:
 
 
 def test_tool_use_travels_beside_the_text() -> None:
-    with serving(pool(model=eager_model, engine={"run_tool": lambda code: "42"})) as url:
+    with serving(pool(model=eager_model, engine={"run_tool": lambda code, stop: "42"})) as url:
         for seed in range(20):
             whole = ask(url, seed=seed, max_tokens=60, top_k=0)
             parts = (whole.choices[0].message.model_dump().get("fledge") or {"parts": []})["parts"]
@@ -270,15 +270,6 @@ def test_tool_use_travels_beside_the_text() -> None:
         assert ask(url, messages=[*HELLO, {"role": "assistant", "content": parts}, *HELLO]).choices
         off = ask(url, seed=seed, max_tokens=60, top_k=0, tool_choice="none")
         assert "42" not in str(off.choices[0].message.model_dump().get("fledge"))
-
-
-def test_keys_are_checked_where_one_is_set() -> None:
-    with serving(api_key="secret") as url:
-        with pytest.raises(openai.AuthenticationError):
-            client(url, "wrong").models.list()
-        assert client(url, "secret").models.list().data
-        assert httpx.get(f"{url}/health").status_code == 200
-        assert httpx.get(f"{url}/metrics").status_code == 401
 
 
 def test_a_client_who_hangs_up_frees_its_slot(url: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fledge.sandbox.calls import TOOL_THREADS
 from fledge.serve import server
 from fledge.serve.api import STOP_CHARS
 from fledge.text.tokenizer import Tokenizer
@@ -88,7 +90,7 @@ def test_an_unexpected_failure_of_a_whole_answer_is_a_500_that_tells_nothing_of_
 
 
 def test_a_failing_tool_tells_its_kind_of_error_and_no_path() -> None:
-    def broken(_: str) -> str:
+    def broken(_: str, stop: threading.Event) -> str:
         raise FileNotFoundError("/secret/place")
 
     with serving(pool(model=eager_model, engine={"run_tool": broken})) as url:
@@ -103,7 +105,7 @@ def test_a_client_who_hangs_up_is_cancelled_at_once() -> None:
     on = pool(engine={"context": 10_000})
     seconds: list[float] = []
     body = json.dumps(LONG | {"stream": True}).encode()
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with serving(on) as url:
         address = httpx.URL(url)
         for done in range(20):
@@ -121,30 +123,59 @@ def test_a_client_who_hangs_up_is_cancelled_at_once() -> None:
     )
 
 
+def test_tools_end_with_their_requests_and_one_client_leaves_threads_for_others() -> None:
+    begun: list[threading.Event] = []
+
+    def endless(_: str, stop: threading.Event) -> str:
+        begun.append(stop)
+        stop.wait(60)
+        return ""
+
+    on = pool(model=eager_model, engine={"run_tool": endless, "slots": 40})
+    body = LONG | {"model": "sft", "max_tokens": 200, "temperature": 1, "stream": True}
+    with serving(on) as url, contextlib.ExitStack() as clients:
+
+        def ask(seed: int, address: str) -> None:
+            web = clients.enter_context(httpx.Client(transport=httpx.HTTPTransport(local_address=address), timeout=30))
+            clients.enter_context(web.stream("POST", url + CHAT, json=body | {"seed": seed}))
+
+        for seed in range(16):
+            ask(seed, "127.0.0.1")
+        engine = on.loaded["sft"].engines[0]
+        until(lambda: sum(request.tool is not None for request in engine.running) > TOOL_THREADS)
+        assert len(begun) == TOOL_THREADS // 2
+        for seed in range(16):
+            ask(seed, "127.0.0.2")
+        until(lambda: len(begun) == TOOL_THREADS)
+        clients.close()
+        until(lambda: not engine.tools or not engine.tools.running)
+        assert all(stop.is_set() for stop in begun)
+
+
 def test_requests_that_never_arrive_are_given_up(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    endless = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n".encode()
+    endless = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n".encode()
     answer = raw(url, endless)
     assert b" 408 " in answer
     assert b"the body took longer than 0.5 s" in answer
     monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
-    whole = b"GET /health HTTP/1.1\r\nHost: here\r\n\r\n"
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert raw(url, b"") == raw(url, b"GET /hea") == b""
     assert raw(url, whole + whole[:20]).count(b" 200 OK") == 1
 
 
 def test_a_body_that_is_too_long_is_not_read_to_its_end(url: str) -> None:
     chunk = b"100000\r\n" + b" " * 0x100000 + b"\r\n"
-    head = f"POST {CHAT} HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     assert b" 413 " in raw(url, head + chunk + chunk[:100])  # and it hangs up, or this would take until the timeout
 
 
 @pytest.mark.parametrize(
     "sent",
     [
-        b"GET /health HTTP/1.1\r\nHost: here\r\n" + b"X: y\r\n" * 30_000,
-        b"GET /health HTTP/1.1\r\nHost: here\r\nX: " + b"y" * 200_000,
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"X: y\r\n" * 30_000,
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 200_000,
         b"\x16\x03\x01 what is this\r\n\r\n",
-        b"POST /v1/completions HTTP/1.1\r\nHost: here\r\nContent-Length: -1\r\n\r\n",
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
     ],
 )
 def test_what_is_no_http_and_floods_of_headers_are_refused(url: str, sent: bytes) -> None:
@@ -169,7 +200,7 @@ def test_no_method_and_no_path_fails_or_leads_elsewhere(url: str) -> None:
     for path in paths:
         allowed = (200, 404, 405) if path in ("/", "//", "//evil.example/%2e%2e") else (404, 405)
         for method in ("GET", "HEAD", "OPTIONS", "POST", "TRACE"):
-            sent = f"{method} {path} HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+            sent = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
             status = int(raw(url, sent.encode()).split()[1])
             assert status in allowed, (method, path, status)
 

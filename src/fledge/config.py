@@ -326,7 +326,7 @@ class Chat(AnswerStage):
     url: str | None = None
     """Talk to a server instead, as in http://127.0.0.1:8000."""
     api_key: str | None = None
-    """Key of that server."""
+    """Key of that server. None: that of FLEDGE_API_KEY."""
     system: str | None = None
     """System prompt."""
 
@@ -342,12 +342,14 @@ class Serve(AnswerStage):
     """Serve this stage alone. None: all of the run, the last as default."""
     host: str = "127.0.0.1"
     """Address to listen on."""
-    port: int = 8000
-    """Port to listen on."""
+    port: int = bounded(8000, 0, 65_535)
+    """Port to listen on; 0: any that is free."""
+    allowed_hosts: str | None = None
+    """Further host names that lead here, with commas, as in chat.example.org behind a proxy. Others are refused."""
     root_path: str = ""
     """Path below which a proxy shows the server, as in /pip."""
     api_key: str | None = None
-    """Key that clients of the API must send. None: no key is asked for."""
+    """Key that clients of the API must send. None: that of FLEDGE_API_KEY, which other users of the machine do not see."""
     max_tokens: int = bounded(4096, 1, 1_000_000)
     """Longest answer, in tokens; a client may ask for less."""
     queue: int = 256

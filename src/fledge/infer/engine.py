@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +32,8 @@ from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
 from fledge.infer.sampling import Settings, draw, row_keys, seed_key
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
+from fledge.sandbox.calls import ToolPool
+from fledge.sandbox.tools import Tool
 from fledge.sandbox.tools import run_tool as run_calculator
 from fledge.text.chat import PartReader
 
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 IDLE_SECONDS = 0.5  # an idle engine looks up this often, in case it was not woken
-TOOL_THREADS = 4
 
 
 @dataclass(eq=False, kw_only=True)
@@ -51,6 +52,8 @@ class Request:
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
     tools: bool = True
+    client: str = ""
+    """Who asks: one client's calls of tools must not keep others waiting. Empty: no bound."""
     top_logprobs: int | None = None
     """Likeliest alternatives to report per sampled token; 0: its own log-probability alone. None: neither."""
 
@@ -94,7 +97,7 @@ class Engine:
         slots: int | None = None,
         context: int | None = None,
         budget: int | None = None,
-        run_tool: Callable[[str], str] | None = run_calculator,
+        run_tool: Tool | None = run_calculator,
         dtype: torch.dtype | None = None,
         kernel: Kernel | Literal["auto"] | None = "auto",
     ) -> None:
@@ -103,13 +106,13 @@ class Engine:
             slots: answers computed at the same time. None: 64, less where their cache would exceed 2 GiB (CPU).
             context: most tokens of prompt and answer together. None: the model's.
             budget: most prompt tokens in one step; bounds how long running answers wait for a new prompt.
-            run_tool: code -> result, called in another thread. None: code is never run.
+            run_tool: (code, stop) -> result, called in another thread. None: code is never run.
             dtype: of weights and cache. None: bfloat16 on CUDA, else float32.
             kernel: attends rows of any lengths at once (infer/gpu.py), and decoding steps are recorded. "auto": torch's, on a
                 GPU where it works. None: rows are attended in groups of similar length.
         """
         config, device = model.config, model.embedding.device
-        self.tokenizer, self.run_tool = tokenizer, run_tool
+        self.tokenizer, self.tools = tokenizer, ToolPool(run_tool) if run_tool else None
         self.device, self.context = device, context or config.context
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         slots = slots or default_slots(model, self.context, self.dtype)
@@ -135,7 +138,6 @@ class Engine:
         self.wake = threading.Event()
         self.thread: threading.Thread | None = None
         self.closed = self.cancelling = False
-        self.pool = ThreadPoolExecutor(TOOL_THREADS, thread_name_prefix="tool")
         self._drawn: tuple[list[Request], Settings, np.ndarray] | None = None
 
     def generate(self, requests: Sequence[Request]) -> list[Request]:
@@ -191,7 +193,8 @@ class Engine:
             self.thread = None
         for request in [*self.running, *self.waiting]:
             self._end(request, "cancelled")
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self.tools is not None:
+            self.tools.close()
 
     @property
     def bytes(self) -> int:
@@ -337,16 +340,16 @@ class Engine:
         elif len(request.answer) >= request.sampling.max_tokens or len(request.tokens) >= self.context:
             self._end(request, "length")
         else:
-            if token == self.python_end and request.tools and self.run_tool is not None:
-                self._call(request, self.run_tool)
+            if token == self.python_end and request.tools and self.tools is not None:
+                self._call(request, self.tools)
             request.on_event(request)
 
-    def _call(self, request: Request, run_tool: Callable[[str], str]) -> None:
+    def _call(self, request: Request, tools: ToolPool) -> None:
         """Run the code that has just ended in another thread; nothing where none was begun."""
         marks = [place for place, token in enumerate(request.answer) if token in (self.python_start, self.python_end)]
         if len(marks) > 1 and request.answer[marks[-2]] == self.python_start:
             code = self.tokenizer.decode(request.answer[marks[-2] + 1 : -1])
-            request.tool = self.pool.submit(run_tool, code)
+            request.tool = tools.submit(code, client=request.client)
             request.tool.add_done_callback(lambda _: self.wake.set())
 
     def _take_result(self, request: Request, tool: Future[str]) -> None:
@@ -375,6 +378,8 @@ class Engine:
             request.on_event(request)
 
     def _end(self, request: Request, why: str) -> None:
+        if request.tool is not None:
+            request.tool.cancel()
         if request.slot >= 0:
             self.cache.slots.release(request.slot, request.tokens[: request.computed])
             self.running.remove(request)

@@ -21,18 +21,23 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from fledge.sandbox.wire import receive
+from fledge.sandbox.wire import STOP, receive
 from fledge.settings import cores
 
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_OUTPUT_BYTES = 1 << 16  # of what a program prints
 MAX_RESULT_BYTES = 1 << 16
 MAX_SECONDS = 86_400.0
+STOP_SECONDS = 0.05
+"""A job that nobody waits for any more runs on for this long."""
+STOPPED = "stopped, nobody waits for it any more"
 _KILLED = "killed by signal 9"
 
 _log = logging.getLogger(__name__)
@@ -98,9 +103,12 @@ class Sandbox:
             self.close()
             raise
 
-    def run(self, code: str, *, timeout_seconds: float = 10.0) -> Result:
-        """Run a program and return what it printed. Never raises for anything the program does."""
-        return self._work([{"role": "program", "program": code}], timeout_seconds)[0]
+    def run(self, code: str, *, timeout_seconds: float = 10.0, stop: threading.Event | None = None) -> Result:
+        """Run a program and return what it printed. Never raises for anything the program does.
+
+        Whoever sets `stop` has it ended at once, whether it runs or waits for a worker.
+        """
+        return self._work([{"role": "program", "program": code}], timeout_seconds, stop)[0]
 
     def check(
         self, prompt: str, completion: str, test: str, entry_point: str, *, timeout_seconds: float = 10.0
@@ -156,7 +164,7 @@ class Sandbox:
         _log.warning("--unsafe-exec: %s. Programs of the model run with the rights of this user. isolation=none", found)
         return "none"
 
-    def _work(self, jobs: list[dict[str, Any]], seconds: float) -> list[Result]:
+    def _work(self, jobs: list[dict[str, Any]], seconds: float, stop: threading.Event | None = None) -> list[Result]:
         """Wait for a worker and let it do the jobs; a worker that died is replaced, once per call."""
         if not 0 < seconds <= MAX_SECONDS:
             raise ValueError(f"timeout_seconds={seconds} is not positive, or above {MAX_SECONDS:.0f}, a day")
@@ -164,11 +172,11 @@ class Sandbox:
         zygote = self._idle.get()
         try:
             for _ in range(2):
-                if self._closed:
-                    return self._nothing("refused", "the sandbox is closed", jobs)
+                if self._closed or (stop and stop.is_set()):
+                    return self._nothing("refused", "the sandbox is closed" if self._closed else STOPPED, jobs)
                 try:
                     zygote = zygote or _Zygote()
-                    return zygote.work(jobs, seconds, isolation=self.isolation)
+                    return zygote.work(jobs, seconds, stop, isolation=self.isolation)
                 except BaseException as problem:
                     # After an interrupt too: the reply to come would be taken for the next job's.
                     if zygote is not None:
@@ -224,8 +232,10 @@ class _Zygote:
                 said = errors.read().decode("utf-8", "replace").strip()[-2000:]
                 raise SandboxUnavailable(f"{sys.executable} did not start as a sandbox worker: {said}") from None
 
-    def work(self, jobs: list[dict[str, Any]], seconds: float, *, isolation: str) -> list[Result]:
-        """Let one child per job run; the last one ends the request.
+    def work(
+        self, jobs: list[dict[str, Any]], seconds: float, stop: threading.Event | None, *, isolation: str
+    ) -> list[Result]:
+        """Let one child per job run; the last one ends the request, and so does `stop`.
 
         Raises:
             _Died: the process is gone, or says nothing for a minute after time is up.
@@ -236,9 +246,9 @@ class _Zygote:
                 given.write(json.dumps(job).encode())
                 given.flush()
             try:
-                self._control.settimeout(seconds + 60)
                 files = [file.fileno() for files in children for file in files]
                 socket.send_fds(self._control, [str(seconds).encode()], files)
+                self._await_reply(seconds + 60, stop or threading.Event())
                 timed_out, codes = receive(self._replies)
             except (OSError, EOFError) as problem:
                 raise _Died(str(problem) or "end of file") from problem
@@ -247,11 +257,23 @@ class _Zygote:
                 printed = os.pread(stdout.fileno(), MAX_OUTPUT_BYTES, 0)
                 status, error = _status(os.pread(result.fileno(), MAX_RESULT_BYTES, 0), code)
                 if timed_out:
-                    status, error = "timeout", "time ran out"
+                    status, error = "timeout", STOPPED if stop and stop.is_set() else "time ran out"
                 elif len(printed) >= MAX_OUTPUT_BYTES:
                     status, error = "output", f"printed more than {MAX_OUTPUT_BYTES} bytes"
                 results.append(Result(status, printed.decode("utf-8", "replace"), error, isolation))
             return results
+
+    def _await_reply(self, seconds: float, stop: threading.Event) -> None:
+        """Until a reply is there or time is up; where the job is stopped meanwhile, have it ended."""
+        self._control.settimeout(STOP_SECONDS)
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                self._control.recv(1, socket.MSG_PEEK)
+                break
+        else:
+            self._control.send(STOP)
+        self._control.settimeout(60)
 
 
 def _end(control: socket.socket, replies: BinaryIO, process: subprocess.Popen[bytes]) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import decimal
 import re
+import threading
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from fledge.sandbox.sandbox import Sandbox
 
 ToolName = Literal["calculator", "python", "none"]
+Tool = Callable[[str, threading.Event], str]
+"""(code, stop) -> what the model reads as its result. Whoever sets `stop` waits for no result any more."""
 
 MAX_CHARS = 512
 """Longest expression. With numbers of 40 digits it bounds the time of a call (measured worst: about a millisecond)."""
@@ -92,7 +95,7 @@ def format_number(value: int | float | Decimal) -> str:
     return format(number, "f")
 
 
-def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Callable[[str], str] | None:
+def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Tool | None:
     """What runs the code that a model writes: code -> what the model reads as its result.
 
     Raises:
@@ -104,23 +107,24 @@ def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Callable[[str], s
         return run_tool
     from fledge.sandbox.sandbox import Sandbox
 
-    return python_tool(Sandbox(unsafe_exec=unsafe_exec))
+    # Workers begin when they are needed; several models of a server, with threads of their own, shall not wait for each other.
+    return python_tool(Sandbox(workers=16, unsafe_exec=unsafe_exec))
 
 
-def run_tool(code: str) -> str:
-    """What the model reads after a call of the calculator: the value, or a short error."""
+def run_tool(code: str, stop: threading.Event | None = None) -> str:
+    """What the model reads after a call of the calculator: the value, or a short error. It is over before it could be stopped."""
     value = calculate(code.strip())
     return CALCULATOR_ERROR if value is None else value
 
 
-def python_tool(sandbox: Sandbox, *, timeout_seconds: float = 10.0) -> Callable[[str], str]:
+def python_tool(sandbox: Sandbox, *, timeout_seconds: float = 10.0) -> Tool:
     """The tool of `--tools python`: arithmetic as above, anything else as a program whose prints are the answer."""
 
-    def call(code: str) -> str:
+    def call(code: str, stop: threading.Event | None = None) -> str:
         value = calculate(code.strip())
         if value is not None:
             return value
-        result = sandbox.run(code, timeout_seconds=timeout_seconds)
+        result = sandbox.run(code, timeout_seconds=timeout_seconds, stop=stop)
         shown = _cut(result.stdout.rstrip(), MAX_OUTPUT_BYTES)
         if result.status == "ok":
             return shown or "(no output; use print)"

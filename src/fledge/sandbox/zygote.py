@@ -75,6 +75,8 @@ def main() -> None:
         request, files, *_ = socket.recv_fds(control, 64, 6)
         if not request:
             return
+        if not files:  # a stop for the job before, which had just ended
+            continue
         deadline = time.monotonic() + float(request)
         pair = socket.socketpair() if len(files) == 6 else ()
         pids = []
@@ -112,7 +114,10 @@ def _wake_on_child_exit() -> int:
 
 
 def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int) -> tuple[bool, list[int]]:
-    """Until the last child ends or time is up, then kill whoever is left. Whether time was up, and the exit codes."""
+    """Until the last child ends, time is up or the caller stops it, then kill whoever is left.
+
+    Returns whether it did not end by itself, and the exit codes.
+    """
     codes: dict[int, int] = {}
 
     def reap(flags: int) -> None:
@@ -127,9 +132,11 @@ def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int
 
     while pids[-1] not in codes and (left := deadline - time.monotonic()) > 0:
         ready = select.select([wake, control], [], [], left)[0]
-        if control in ready:  # nobody speaks out of turn: the caller is gone
+        if control in ready:
             kill()
-            os._exit(1)
+            if not control.recv(1):  # no stop: the caller is gone
+                os._exit(1)
+            break
         if wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)

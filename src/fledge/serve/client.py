@@ -14,7 +14,7 @@ import queue
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from fledge.text.chat import Conversation, Part, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
+    from fledge.sandbox.tools import Tool
     from fledge.text.tokenizer import Tokenizer
 
 
@@ -43,9 +44,7 @@ class Outcome:
 class LocalModel:
     """A model in this process; its engine runs in a thread, so that Ctrl-C is heard at once."""
 
-    def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, *, name: str, run_tool: Callable[[str], str] | None = None
-    ) -> None:
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, name: str, run_tool: Tool | None = None) -> None:
         from fledge.infer.engine import Engine
 
         self.name, self.tokenizer, self.outcome = name, tokenizer, None

@@ -1,18 +1,21 @@
 """The server: OpenAI's API and the web page over the models of one run.
 
-    app = create_app(pool, api_key=None)
+    app = create_app(pool, access=Access(host="127.0.0.1"))
     Server(app, host="127.0.0.1", port=8000).run()
 
 Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: no CORS, a strict
-Content-Security-Policy. A client who hangs up frees its slot before the next step of the engine.
+Content-Security-Policy, and pages of other sites are refused (access.py). A client who hangs up frees its slot before the
+next step of the engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
+import errno
 import json
+import os
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,10 +29,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.config import Sampling, Serve
+from fledge.serve.access import EVERYWHERE, Access
 from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
@@ -54,7 +58,7 @@ Handler = Callable[[Request], Awaitable[ASGIApp]]
 def create_app(
     pool: ModelPool,
     *,
-    api_key: str | None = None,
+    access: Access | None = None,
     sampling: Sampling | None = None,
     queue: int = Serve.queue,
     root_path: str = "",
@@ -62,19 +66,17 @@ def create_app(
     """The ASGI application.
 
     Args:
-        api_key: what clients must send as `Authorization: Bearer ...`. None: nothing.
+        access: who may use it. None: whoever asks this machine by a name of its own.
         sampling: holds where a client does not say, and bounds the length of answers. None: as `fledge serve` begins.
         queue: requests that may wait for a slot before new ones are answered 429.
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
     dispatcher = Dispatcher(pool, queue=queue)
-    api = Api(dispatcher, sampling or Serve())
+    api, access = Api(dispatcher, sampling or Serve()), access or Access()
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> ASGIApp:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if api_key is not None and not hmac.compare_digest(given.encode(), api_key.encode()):
-                raise ApiError("the API key is missing or wrong", status=401, code="invalid_api_key")
+            access.check_key(request.headers)
             return await handler(request)
 
         return handle
@@ -100,7 +102,13 @@ def create_app(
         routes.append(Mount("/", _Page(directory=STATIC)))
     if root_path := root_path.strip("/"):
         routes.insert(0, Mount("/" + root_path, Router([*routes], redirect_slashes=False)))
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=ERRORS)
+    router = Router(routes, redirect_slashes=False)
+
+    async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
+        access.check_origin(scope["method"], Request(scope).headers)
+        await router(scope, receive, send)
+
+    app = Starlette(routes=[Mount("/", entrance)], lifespan=lifespan, exception_handlers=ERRORS)
     app.router.redirect_slashes = False
     app.state.dispatcher = dispatcher
     return app
@@ -152,11 +160,13 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = Serve.grace_seconds) -> None:
         self.dispatcher: Dispatcher = app.state.dispatcher
         self.grace_seconds = grace_seconds
+        self.sockets = listen(host, port)
+        # A browser cannot open "everywhere".
+        name = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.sockets[0].getsockname()[1]}"
         super().__init__(
             uvicorn.Config(
                 app,
-                host=host,
-                port=port,
                 http=TimeoutProtocol,  # h11 also bounds the size of headers, which httptools would not
                 log_level="warning",
                 access_log=False,
@@ -164,11 +174,39 @@ class Server(uvicorn.Server):
             )
         )
 
-    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or self.sockets)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.dispatcher.closing = True
         close = self.dispatcher.pool.close  # ends what still runs
         asyncio.get_running_loop().call_later(self.grace_seconds, lambda: asyncio.ensure_future(close()))
         await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`, where connections wait from now on; port 0: any that is free.
+
+    Raises:
+        ValueError: it is no address of this machine, or another program listens there.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sockets.append(socket.create_server((address[0], port), family=family))
+            port = sockets[0].getsockname()[1]  # the same for every address
+    except (socket.gaierror, UnicodeError):
+        raise ValueError(
+            f"host={host!r} is no name of this machine; 127.0.0.1 is for its own users, 0.0.0.0 for all"
+        ) from None
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        why = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise ValueError(f"{host} port {port}: {why}; --port names another, and 0 takes any that is free") from None
+    return sockets
 
 
 class Api:
@@ -244,7 +282,7 @@ class Api:
         wire = form(ask)
 
         async def send_answer(*asgi: Any) -> None:
-            async with self.dispatcher.open(ask) as generation:
+            async with self.dispatcher.open(ask, client=request.client.host if request.client else "") as generation:
                 if ask.stream:
                     async with contextlib.aclosing(_events(generation, ask, wire)) as events:
                         response = StreamingResponse(events, headers=STREAM_HEADERS, media_type="text/event-stream")

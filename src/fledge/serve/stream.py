@@ -97,8 +97,11 @@ class Dispatcher:
         self._logged: BaseException | None = None
 
     @asynccontextmanager
-    async def open(self, ask: Ask) -> AsyncIterator[Generation]:
+    async def open(self, ask: Ask, *, client: str = "") -> AsyncIterator[Generation]:
         """A request with its model loaded and its prompts checked; nothing runs yet.
+
+        Args:
+            client: the address it came from.
 
         Raises:
             ApiError: unknown model, queue full, prompt too long, shutting down.
@@ -118,6 +121,7 @@ class Dispatcher:
                     sampling=ask.sampling.nth(copy),
                     stop=ask.stop,
                     tools=ask.tools,
+                    client=client,
                     top_logprobs=ask.top_logprobs,
                 )
                 for fit in fitted

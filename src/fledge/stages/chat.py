@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fledge.config import Chat, Sampling, check
 from fledge.runs import choose_stage, model_name
+from fledge.serve.access import find_key
 from fledge.serve.client import Client, LocalModel, RemoteServer
 from fledge.serve.terminal import Terminal, remember_lines
 
@@ -30,7 +31,8 @@ def main(config: Chat) -> int:
 def open_client(config: Chat) -> Client:
     """The model of the run, or the server at `url`."""
     if config.url is not None:
-        return RemoteServer(config.url, api_key=config.api_key, model=config.stage and model_name(config.stage))
+        model = config.stage and model_name(config.stage)
+        return RemoteServer(config.url, api_key=find_key(config.api_key), model=model)
     stage = choose_stage(Path(config.run), config.stage)
     if sys.stderr.isatty():
         # Before torch, which takes seconds to import; not in the output, which scripts read.

@@ -14,10 +14,9 @@ from starlette.applications import Starlette
 from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
+from fledge.serve.access import KEY, Access, find_key, host_names, is_loopback
 from fledge.serve.pool import ModelPool, open_run
 from fledge.serve.server import Server, create_app
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def main(config: Serve) -> None:
@@ -25,14 +24,15 @@ def main(config: Serve) -> None:
     check(config)
     threads(config.threads)
     app = make_app(config)
-    if config.host not in LOOPBACK and config.api_key is None:
-        print(f"fledge: whoever reaches {config.host} may use this server; --api-key asks for a key", file=sys.stderr)
-    where = f"http://{config.host}:{config.port}{config.root_path}"
+    server = Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds)
+    if not is_loopback(config.host) and find_key(config.api_key) is None:
+        print(f"fledge: whoever reaches {config.host} may use this server; {KEY} asks for a key", file=sys.stderr)
+    where = server.url + config.root_path
     models = ", ".join(entry.name for entry in app.state.dispatcher.pool.entries)
     print(f"{config.run}: {models}. Page: {where}/  API: {where}/v1", flush=True)
     gc.freeze()  # or every full collection walks all of torch while the streams wait
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
-        Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds).run()
+        server.run()
 
 
 def make_app(config: Serve) -> Starlette:
@@ -49,8 +49,10 @@ def make_app(config: Serve) -> Starlette:
         about={"tools": [config.tools] if tool else [], "suggestions": run.suggestions, "name": run.name},
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
+    further = host_names(config.allowed_hosts)
+    access = Access(host=config.host, allowed_hosts=further, key=find_key(config.api_key))
     sampling = Sampling.of(config)
-    return create_app(pool, api_key=config.api_key, sampling=sampling, queue=config.queue, root_path=config.root_path)
+    return create_app(pool, access=access, sampling=sampling, queue=config.queue, root_path=config.root_path)
 
 
 def most_memory(places: list[str]) -> int:
