@@ -33,7 +33,7 @@ def test_the_users_conversations_are_read_and_errors_name_the_line(tmp_path: Pat
     assert [[message.role for message in talk] for talk in open_conversations(path)] == [["user", "assistant"]] * 2
     assert len(open_conversations(tmp_path)) == 2
     path.write_text(json.dumps(TALK) + "\n" + json.dumps(TALK).replace("assistant", "asistant"))
-    with pytest.raises(ValueError, match=r"chats\.jsonl line 2: role 'asistant' is not one of system, user, assistant"):
+    with pytest.raises(ValueError, match=r'chats\.jsonl line 2 message 2: role "asistant" is not one of system'):
         open_conversations(path)
     path.write_text("\n")
     with pytest.raises(ValueError, match="no conversation found"):
@@ -63,7 +63,7 @@ def test_loaded_conversations_are_no_objects_and_take_eight_bytes_beside_their_f
     assert messages_alive() == before
     assert isinstance(stored, Stored)
     assert stored.ends.itemsize * len(stored.ends) == 8 * 3001
-    assert len(stored.raw) <= path.stat().st_size
+    assert len(stored.raw) <= path.stat().st_size + 40 * 3000  # each knows its file and line
 
 
 def test_examples_of_large_tasks_are_no_objects_until_they_are_drawn(

@@ -17,6 +17,7 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task, shots
 from fledge.tasks.core import LISTED, TASKS, Kind, Listed, example, read
+from fledge.text import files
 from fledge.text.tokenizer import Tokenizer
 from tiny_engine import Foreign
 
@@ -32,7 +33,7 @@ KINDS: dict[Kind, Listed] = {
 
 def toy(kind: Kind, *items: dict) -> tuple[Task, list[Example]]:
     """A task of one kind, and its items as examples."""
-    examples = [example(KINDS[kind], item) for item in items]
+    examples = [example(KINDS[kind], files.Record(item, Path("toy.jsonl"), 1)) for item in items]
     return Task(name="core/toy", load=lambda split: examples, shots=1, per_token=True, shuffled=True), examples
 
 
@@ -234,7 +235,7 @@ def test_a_bundle_that_is_not_whole_is_refused_before_it_is_asked(tmp_path) -> N
     place = bundle_of(tmp_path) / "eval_bundle"
     squad = place / "eval_data" / "reading_comprehension/squad.jsonl"
     listed = next(listed for listed in LISTED if listed.label == "squad")
-    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "fields query found, but no 'con")):
+    for line, complaint in (("{", "not JSON"), ('{"query": 1}', "no 'con.*' among query")):
         squad.write_text(json.dumps({"context": "a", "continuation": "b"}) + "\n" + line + "\n")
         with pytest.raises(ValueError, match=rf"squad\.jsonl line 2: {complaint}"):
             read(listed, place)

@@ -126,7 +126,7 @@ def test_one_long_text_file_is_cut_between_paragraphs(tmp_path: Path) -> None:
 
 def test_a_text_that_is_one_document_cannot_be_split_and_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Only this.")
-    with pytest.raises(ValueError, match="1 document found; at least two"):
+    with pytest.raises(ValueError, match="1 different document found; at least two"):
         next(open_documents(str(tmp_path)))
 
 
@@ -144,9 +144,9 @@ def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"holds nothing, but no \.parquet"):
         describe(str(tmp_path))
     (tmp_path / "notes.md").write_text("?")
-    with pytest.raises(ValueError, match=r"holds notes.md, but no"):
+    with pytest.raises(ValueError, match=r"holds notes.md \(a text in Markdown.*\), but no"):
         describe(str(tmp_path))
-    with pytest.raises(ValueError, match=r"a file of type \.md; allowed are"):
+    with pytest.raises(ValueError, match=r"a text in Markdown: .*; allowed are"):
         describe(str(tmp_path / "notes.md"))
     write_parquet(tmp_path / "a.parquet", TEXTS[:5], column="content")
     with pytest.raises(ValueError, match="columns source, content found, but none called 'text'"):
@@ -166,9 +166,9 @@ def test_a_column_that_is_not_text_is_said_before_anything_begins(tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "raw", "complaint"),
     [
-        ("a.txt", "caf\xe9".encode("latin1") * 9, r"a\.txt after line 0: not UTF-8"),
+        ("a.txt", "caf\xe9".encode("latin1") * 9, r"a\.txt line 1: byte 0xE9 in column 4 is not UTF-8; convert"),
         ("a.txt.gz", gzip.compress(b"word\n\n" * 5000)[:-9], r"a\.txt\.gz after line \d+: .* the file is damaged"),
-        ("a.txt.gz", b"plain text", r"a\.txt\.gz after line 0: .*incorrect header"),
+        ("a.txt.gz", b"plain text", r"a\.txt\.gz: plain text, not compressed"),
         (
             "a.txt.zst",
             pa.compress(b"word\n\n" * 5000, codec="zstd", asbytes=True)[:-9],
@@ -226,8 +226,8 @@ def test_a_damaged_parquet_raises_with_its_name(tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("{'text': 1}", "line 3: not JSON"),
-        ('["text"]', "line 3: list found; each line must be one object"),
-        ('{"messages": []}', 'line 3: fields messages found; expected {"text"'),
+        ('["text"]', 'line 3: ["text"] found; each line must be one object'),
+        ('{"messages": []}', "line 3: no 'text' among messages; expected {\"text\""),
     ],
 )
 def test_errors_in_a_jsonl_name_the_line(tmp_path: Path, line: str, complaint: str) -> None:

@@ -42,7 +42,7 @@ def example(asked: Asked) -> Example:
     choice, where a model that reads the choice finds it next.
     """
     letters = tuple(LETTERS[: len(asked.choices)])
-    lines = [f"- {choice}={letter}" for choice, letter in zip(asked.choices, letters, strict=False)]
+    lines = [f"- {choice}={letter}" for choice, letter in zip(asked.choices, letters, strict=True)]
     question = "\n".join((f"Multiple choice: {asked.question}", *lines, "Answer with the letter alone."))
     messages = (say("user", question), say("assistant", letters[asked.answer]))
     return Example(messages=messages, choices=letters, answer=asked.answer)
@@ -50,24 +50,33 @@ def example(asked: Asked) -> Example:
 
 def arc(record: Record) -> Asked:
     """{"question", "choices": {"text", "label"}, "answerKey"}"""
-    choices = record["choices"]
-    return Asked(record["question"], tuple(choices["text"]), list(choices["label"]).index(record["answerKey"]))
+    choices = record.object("choices")
+    texts, labels = choices.texts("text", most=len(LETTERS)), choices.texts("label")
+    if len(labels) != len(texts):
+        raise choices.wrong("label", f"{len(texts)} labels, one for each text")
+    return Asked(record.text("question"), texts, record.one_of("answerKey", labels))
 
 
 def plain(record: Record) -> Asked:
     """{"question", "choices", "answer": index}"""
-    return Asked(record["question"], tuple(record["choices"]), int(record["answer"]))
+    return _asked(record, record.text("question"))
 
 
 def boolq(record: Record) -> Asked:
     """{"passage", "question", "answer": yes or no}"""
-    asked = f"{record['passage']}\nQuestion: {record['question']}?"
-    return Asked(asked, ("yes", "no"), ("yes", "no").index(record["answer"]))
+    choices = ("yes", "no")
+    asked = f"{record.text('passage')}\nQuestion: {record.text('question')}?"
+    return Asked(asked, choices, record.one_of("answer", choices))
 
 
 def winogrande(record: Record) -> Asked:
     """{"sentence" with a gap _, "choices", "answer": index}"""
-    return Asked(f"Who or what is _ in: {record['sentence']}", tuple(record["choices"]), int(record["answer"]))
+    return _asked(record, f"Who or what is _ in: {record.text('sentence')}")
+
+
+def _asked(record: Record, question: str) -> Asked:
+    choices = record.texts("choices", most=len(LETTERS))
+    return Asked(question, choices, record.place("answer", len(choices)))
 
 
 def _arc(name: str) -> Files:

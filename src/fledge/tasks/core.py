@@ -15,10 +15,10 @@ import random
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from fledge.tasks.base import SHUFFLE_SEED, Example, Task
-from fledge.text.files import read_records
+from fledge.text.files import Record, read_records
 from fledge.text.hub import locate_bundle
 from fledge.text.split import Split
 
@@ -72,16 +72,17 @@ LISTED = (
 """As in the bundle's core.yaml and eval_meta_data.csv; a test compares them."""
 
 
-def example(listed: Listed, item: dict[str, Any]) -> Example:
+def example(listed: Listed, item: Record) -> Example:
     """An item of the bundle as what is shown of it."""
     join = listed.delimiter
     if listed.kind == "choice":
-        return Example(prompt=item["query"] + join, choices=tuple(item["choices"]), answer=item["gold"])
-    ending = (item["continuation"],)
+        choices = item.texts("choices")
+        return Example(prompt=item.text("query") + join, choices=choices, answer=item.place("gold", len(choices)))
+    ending = (item.text("continuation"),)
     if listed.kind == "schema":
-        beginnings = tuple(context + join for context in item["context_options"])
-        return Example(beginnings=beginnings, choices=ending, answer=item["gold"])
-    return Example(prompt=item["context"].strip() + join, choices=ending, answer=0)
+        beginnings = tuple(context + join for context in item.texts("context_options"))
+        return Example(beginnings=beginnings, choices=ending, answer=item.place("gold", len(beginnings)))
+    return Example(prompt=item.text("context").strip() + join, choices=ending, answer=0)
 
 
 def read(listed: Listed, bundle: Path) -> list[Example]:

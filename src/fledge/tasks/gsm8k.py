@@ -51,8 +51,9 @@ def grade(example: Example, answer: str) -> float:
 
 def example(record: Record) -> Example:
     """{"question", "answer"}"""
-    messages = (say("user", record["question"]), say("assistant", *answer_parts(record["answer"])))
-    return Example(messages=messages, answer="#### " + record["answer"].rpartition("####")[2].strip())
+    answer = record.text("answer")
+    messages = (say("user", record.text("question")), say("assistant", *answer_parts(answer)))
+    return Example(messages=messages, answer="#### " + answer.rpartition("####")[2].strip())
 
 
 LOAD = from_records("gsm8k", FILES, read=example)

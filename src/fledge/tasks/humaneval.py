@@ -69,10 +69,10 @@ def grade(example: Example, answer: str) -> float:
 
 def example(record: Record) -> Example:
     """{"task_id", "prompt", "canonical_solution", "test", "entry_point"}"""
-    asked = say("user", f"Complete this function:\n{record['prompt'].rstrip()}")
-    solved = say("assistant", record["prompt"] + record["canonical_solution"].rstrip())
-    facts = {name: record[name] for name in ("prompt", "test", "entry_point")}
-    return Example(messages=(asked, solved), answer=record["task_id"], facts=facts)
+    facts = {name: record.text(name) for name in ("prompt", "test", "entry_point")}
+    asked = say("user", f"Complete this function:\n{facts['prompt'].rstrip()}")
+    solved = say("assistant", facts["prompt"] + record.text("canonical_solution").rstrip())
+    return Example(messages=(asked, solved), answer=record.text("task_id"), facts=facts)
 
 
 LOAD = from_records("humaneval", {"test": "humaneval/HumanEval"}, read=example)

@@ -7,7 +7,7 @@ pick(41)                                      # the 42nd conversation: a functio
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.conversations import Stored, open_conversations, restore
 from fledge.text.datasets import find_generated
-from fledge.text.files import read_records
+from fledge.text.files import RECORDS, find_files, read_records
 from fledge.text.hub import data_home
 
 ChatStage = Literal["midtrain", "sft"]
@@ -57,7 +57,7 @@ def open_chats(data: str, *, stage: ChatStage, seed: int) -> Conversations:
     """Conversations of a stage.
 
     Args:
-        data: "world"; "chat", the mixture of `MIXES`; or a .jsonl of conversations, or a folder of them.
+        data: "world"; "chat", the mixture of `MIXES`; or a .jsonl or .parquet of conversations, or a folder of them.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
@@ -109,9 +109,16 @@ def training_examples(name: str, home: Path | None) -> Sequence[Example]:
     if name != "smoltalk":
         return find_task(name).load("train")
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
-        files = sorted(file for file in (home / "chat").iterdir() if ".jsonl" in file.name)
+        files = find_files(home / "chat", RECORDS).files
         return talks(chain.from_iterable(map(read_records, files)), str(home / "chat"))
-    return talks(split_records(name, SMOLTALK, "train", key=lambda record: str(record["messages"][0]["content"])), name)
+    return talks(split_records(name, SMOLTALK, "train", key=first_words), name)
+
+
+def first_words(record: Record) -> str:
+    """What a dialogue begins with, whatever its form: `talks` looks at that."""
+    messages = record.get("messages")
+    first = messages[0] if isinstance(messages, list) and messages else None
+    return str(first.get("content")) if isinstance(first, Mapping) else ""
 
 
 def talks(records: Iterable[Record], where: str) -> Sequence[Example]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from operator import itemgetter
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
 
 from fledge.tasks.base import Example
 from fledge.text.conversations import Stored
@@ -27,12 +29,15 @@ Key = Callable[[Record], str]
 
 
 def from_records(
-    task: str, files: Files, *, read: Callable[[Record], Example], key: Key = itemgetter("question")
+    task: str, files: Files, *, read: Callable[[Record], Example], key: Key = methodcaller("text", "question")
 ) -> Callable[[Split], Sequence[Example]]:
     """`Task.load` of a task whose examples `read` makes; raises as `split_records`, and what `read` raises, when it is called."""
 
     def load(split: Split) -> Sequence[Example]:
-        return Stored(checked(split_records(task, files, split, key=key)), make=read)
+        return Stored(checked(split_records(task, files, split, key=key)), make=again)
+
+    def again(fields: dict[str, Any]) -> Example:
+        return read(Record(fields, Path(task), 0))  # where it stood plays no part any more
 
     def checked(records: Iterator[Record]) -> Iterator[Record]:
         for record in records:

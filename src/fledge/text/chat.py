@@ -15,18 +15,46 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from fledge.text.files import shown
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
+Learn = Literal["answers", "all"]
 Kind = Literal["text", "python", "output"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
 KINDS: tuple[Kind, ...] = ("text", "python", "output")
+
+
+NOTHING = (None, "", [], {})
+"""What a field holds that says nothing, as tables have it where others have a value."""
+MEANT = {
+    "system": "it as the first message, by system",
+    "tools": "conversations without tools of their own",
+    "functions": "conversations without tools of their own",
+    "weight": "it in each answer",
+}
+"""Fields beside the messages that change what is said or learned."""
+FORMS = {
+    (
+        "conversations",
+    ): "the form of ShareGPT: write `messages` for conversations, `role` for from, `content` for value",
+    ("instruction", "output"): "the form of Alpaca: instruction and input are what the user says, output the answer",
+    ("prompt", "completion"): "prompt is what the user says, completion the answer",
+    ("prompt", "response"): "prompt is what the user says, response the answer",
+    ("query", "response"): "query is what the user says, response the answer",
+    ("question", "answer"): "question is what the user says, answer the answer",
+    ("chosen", "rejected"): "pairs of answers, which no stage learns from",
+    ("messages",): "conversations, which are given to midtrain and sft",
+    ("text",): "texts, which are given to tokenizer and pretrain",
+    ("content",): "content instead of text",
+}
+"""Records of other forms, by fields that they have."""
 
 
 class Part(NamedTuple):
@@ -42,6 +70,8 @@ class Message:
 
     role: Role
     parts: tuple[Part, ...]
+    learn: bool = True
+    """False: an answer that is read, as it stands in the conversation, but not learned ("weight": 0)."""
 
     @property
     def text(self) -> str:
@@ -54,7 +84,7 @@ Conversation = tuple[Message, ...]
 
 @dataclass(frozen=True)
 class Rendered:
-    """A conversation as tokens; `mask[i]` is 1 where `ids[i]` is the assistant's own and should be learned."""
+    """A conversation as tokens; `mask[i]` is 1 where `ids[i]` should be learned."""
 
     ids: list[int]
     mask: list[int]
@@ -69,7 +99,8 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
     """A conversation from `{"messages": [{"role": ..., "content": text or list of parts}, ...]}`.
 
     Args:
-        record: as read from JSON. A part is `{"type": "text" | "python" | "output", "text": ...}`.
+        record: as read from JSON. A part is `{"type": "text" | "python" | "output", "text": ...}`; an answer with `"weight": 0`
+            is not learned. Fields beside `messages` are ignored, but for those of `MEANT`.
         where: file and line, for the error.
 
     Raises:
@@ -78,31 +109,65 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
     messages = record.get("messages") if isinstance(record, Mapping) else None
     if not isinstance(messages, list) or not messages:
         raise ValueError(
-            f'{where}: no messages found; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
+            f'{where}: no messages found{form_of(record)}; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
         )
-    conversation = tuple(parse_message(message, where) for message in messages)
+    for field in MEANT:
+        if record.get(field) not in NOTHING:
+            raise ValueError(
+                f"{where}: {field!r} beside the messages, where it would be lost; expected {MEANT[field]}, or none"
+            )
+    conversation = tuple(_parse_turn(turn, f"{where} message {place}") for place, turn in enumerate(messages, 1))
     check_turns(conversation, where)
     return conversation
+
+
+def _parse_turn(turn: Any, where: str) -> Message:
+    """A message to learn from: nothing of it may be lost."""
+    message = parse_message(turn, where)
+    for field, value in turn.items():
+        if field not in ("role", "content", "weight") and value not in NOTHING:
+            raise ValueError(
+                f"{where}: a field {field!r}, which we do not know and would lose; expected are role, content and weight. "
+                "Take it out, or write it into the content"
+            )
+    weight = turn.get("weight")
+    if weight is None:
+        return message
+    if message.role != "assistant" or isinstance(weight, bool) or weight not in (0, 1):
+        raise ValueError(
+            f"{where}: weight {shown(weight)} of {message.role}; expected 0 or 1, of an answer by the assistant. Take it out"
+        )
+    return replace(message, learn=bool(weight))
+
+
+def form_of(record: Any) -> str:
+    """In which well-known form a record is that is not in the one expected, for messages; empty: in none that we know."""
+    if isinstance(record, Mapping):
+        for names, form in FORMS.items():
+            if all(name in record for name in names):
+                return f" ({form})"
+        for name, inner in record.items():
+            if isinstance(inner, Mapping) and ("messages" in inner or "text" in inner):
+                return f" (they are inside {name!r}: write that alone)"
+    return ""
 
 
 def parse_message(message: Any, where: str) -> Message:
     """One message of `parse_conversation`."""
     if not isinstance(message, Mapping):
-        raise ValueError(f"{where}: a message is {type(message).__name__}, not an object with role and content")
+        raise ValueError(f"{where}: a message is {shown(message)}, not an object with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"{where}: role {short(role)} is not one of {', '.join(ROLES)}")
+        raise ValueError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}")
     if isinstance(content, str):
         return say(role, content)
     if not isinstance(content, list):
-        raise ValueError(
-            f"{where}: content of {role} is {type(content).__name__}; allowed: a string or a list of parts"
-        )
+        raise ValueError(f"{where}: content of {role} is {shown(content)}; allowed: a string or a list of parts")
     parts = []
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind not in KINDS or not isinstance(part.get("text"), str):
-            raise ValueError(f'{where}: part {short(part)} is not {{"type": one of {", ".join(KINDS)}, "text": "..."}}')
+            raise ValueError(f'{where}: part {shown(part)} is not {{"type": one of {", ".join(KINDS)}, "text": "..."}}')
         if kind != "text" and role != "assistant":
             raise ValueError(f"{where}: a {kind} part in a message of {role}; only the assistant uses the tool")
         parts.append(Part(kind, part["text"]))
@@ -119,7 +184,10 @@ def check_turns(conversation: Sequence[Message], where: str) -> None:
     for place, role in enumerate(turns):
         expected = ("user", "assistant")[place % 2]
         if role != expected:
-            raise ValueError(f"{where}: message {place + first} is by {role}, expected {expected}")
+            raise ValueError(
+                f"{where}: message {place + first} is by {role}, expected {expected}; user and assistant speak in turn, "
+                "and only a system message may stand before them"
+            )
 
 
 def to_json(conversation: Iterable[Message]) -> dict[str, Any]:
@@ -128,22 +196,26 @@ def to_json(conversation: Iterable[Message]) -> dict[str, Any]:
     for message in conversation:
         plain = all(part.kind == "text" for part in message.parts)
         content = message.text if plain else [{"type": part.kind, "text": part.text} for part in message.parts]
-        messages.append({"role": message.role, "content": content})
+        messages.append({"role": message.role, "content": content} | ({} if message.learn else {"weight": 0}))
     return {"messages": messages}
 
 
 def encode_conversation(
-    tokenizer: Tokenizer, conversation: Sequence[Message], *, max_tokens: int | None = None
+    tokenizer: Tokenizer, conversation: Sequence[Message], *, max_tokens: int | None = None, learn: Learn = "answers"
 ) -> Rendered:
-    """Tokens and mask of a whole conversation.
+    """Tokens and mask of a whole conversation, up to its last answer.
 
     Args:
-        max_tokens: keep whole exchanges (user and answer) while they fit; the mask is all 0 when not even the first does.
+        max_tokens: keep whole exchanges (user and answer) while they fit; nothing is left when not even the first does.
+        learn: "answers": what the assistant said, without what its tool printed; "all": every token. Never an answer that
+            the conversation itself excepts.
     """
-    ids, mask = [tokenizer.special["<|bos|>"]], [0]
-    end = 1
+    ids, mask = [tokenizer.special["<|bos|>"]], [int(learn == "all")]
+    end = 0
     for message in _fold_system(conversation):
         rendered = _render(tokenizer, message)
+        if learn == "all" or not message.learn:
+            rendered = Rendered(rendered.ids, [int(message.learn)] * len(rendered.ids))
         ids += rendered.ids
         mask += rendered.mask
         if message.role == "assistant":
@@ -207,6 +279,8 @@ def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     if not conversation or conversation[0].role != "system":
         return conversation
     system, user, *rest = conversation
+    if not system.text.strip():  # tables have an empty one where there is none
+        return [user, *rest]
     return [say("user", f"{system.text}\n\n{user.text}"), *rest]
 
 

@@ -1,6 +1,7 @@
 """Conversations of files, kept on disk and made when they are drawn; and the user's own.
 
-    open_conversations("chats.jsonl")[0]          # a Conversation (text/chat.py)
+    chats = open_conversations("chats.jsonl")
+    chats[0], chats.left_out                      # a Conversation (text/chat.py); what cannot be learned from, and why
     Stored(records, make=Example.from_record)     # any sequence of more items than memory should hold
 
 As Python's objects a conversation takes several times the memory of its text, and half a million of them more than a laptop
@@ -12,17 +13,27 @@ from __future__ import annotations
 import errno
 import json
 import mmap
+import re
 import tempfile
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fledge.text.chat import Conversation, parse_conversation, to_json
-from fledge.text.files import read_records
+from fledge.text.files import RECORDS, Found, find_files, read_records
 
 T = TypeVar("T")
+
+USABLE_SHARE = 0.5
+"""Where less of the conversations can be learned from, the form of the data is wrong rather than a few lines of it."""
+NOTED = {
+    "\ufffd": "with characters that got lost (\ufffd)",
+    r"<\|\w+\|>": "with marks such as <|im_start|> in what is said, which are learned as letters",
+}
+"""What is learned as it stands, though it looks like a mistake; patterns of it."""
 
 
 class Stored(Sequence[T]):
@@ -54,25 +65,91 @@ class Stored(Sequence[T]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
+        return self.make(self.record(place))
+
+    def record(self, place: int) -> Any:
+        """What was stored, before something is made of it."""
         index = range(len(self))[place]  # counts from the end, and raises, as a list does
-        return self.make(json.loads(self.raw[self.ends[index] : self.ends[index + 1]]))
+        return json.loads(self.raw[self.ends[index] : self.ends[index + 1]])
 
 
-def open_conversations(path: str | Path) -> Sequence[Conversation]:
-    """`{"messages": [...]}` per line of a .jsonl(.gz, .zst) file, or of all in a folder; checked now, made when asked for.
+class Tally:
+    """What happened to conversations, by what it was: how often, and where first."""
+
+    def __init__(self, before: Tally | None = None) -> None:
+        self.counts: Counter[str] = Counter(before.counts if before else ())
+        self.first: dict[str, str] = dict(before.first if before else ())
+
+    def add(self, what: str, where: str) -> None:
+        self.counts[what] += 1
+        self.first.setdefault(what, where)
+
+    def __str__(self) -> str:
+        return "; ".join(f"{count:,} {what} (first: {self.first[what]})" for what, count in self.counts.items())
+
+
+class Chats(Stored[Conversation]):
+    """Conversations of files that can be learned from, and what was left out of them."""
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.left_out, self.noted = Tally(), Tally()
+        super().__init__(self._usable(), make=restore)
+
+    def _usable(self) -> Iterator[dict[str, Any]]:
+        for record in chain.from_iterable(map(read_records, self.found.files)):
+            conversation, where = parse_conversation(record, record.where), f"{record.path.name} line {record.number}"
+            for mark, what in NOTED.items():
+                if any(re.search(mark, part.text) for message in conversation for part in message.parts):
+                    self.noted.add(what, where)
+            if reason := useless(conversation):
+                self.left_out.add(reason, where)
+            else:
+                yield to_json(conversation) | {"where": where}
+
+
+def useless(conversation: Conversation) -> str:
+    """Why nothing can be learned from a conversation, whatever its length; or empty."""
+    answers = [message for message in conversation if message.role == "assistant"]
+    last = max((place for place, message in enumerate(conversation) if message.role == "assistant"), default=0)
+    if not answers:
+        return "without an answer"
+    if any(not "".join(part.text for part in message.parts).strip() for message in answers):
+        return "with an empty answer"
+    if any(message.role == "user" and not message.text.strip() for message in conversation[:last]):
+        return "with an empty question"
+    if not any(message.learn for message in answers):
+        return "whose answers all have weight 0"
+    return ""
+
+
+def open_conversations(path: str | Path) -> Chats:
+    """`{"messages": [...]}` per line of a .jsonl or row of a .parquet, or of all in a folder; checked now, made when asked for.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong, with file and line.
+        FileNotFoundError, ValueError: what is wrong, with file and line; or too little is left (`enough`).
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f'{path}: no such file; expected a .jsonl with one {{"messages": [...]}} per line')
-    paths = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if ".jsonl" in file.name]
-    records = chain.from_iterable(map(read_records, paths))
-    found = Stored((to_json(parse_conversation(record, record.where)) for record in records), make=restore)
-    if not found:
-        raise ValueError(f'{path}: no conversation found; expected .jsonl with one {{"messages": [...]}} per line')
-    return found
+    chats = Chats(find_files(Path(path), RECORDS))
+    if not chats and not chats.left_out.counts:
+        raise ValueError(f'{path}: no conversation found; expected one {{"messages": [...]}} per line')
+    enough(str(path), len(chats), chats.left_out)
+    return chats
+
+
+def enough(path: str, usable: int, left_out: Tally, *, remedy: str = "correct them or take them out") -> str:
+    """How many conversations there are to learn from, and what was left out why.
+
+    Raises:
+        ValueError: less than `USABLE_SHARE` of them is usable.
+    """
+    count = usable + left_out.counts.total()
+    told = f"{path}: {count:,} conversation{'s' * (count != 1)}"
+    if not left_out.counts:
+        return told
+    told += f", {usable:,} usable; left out are {left_out}"
+    if usable < USABLE_SHARE * count:
+        raise ValueError(f"{told}. At least {USABLE_SHARE:.0%} must be usable: {remedy}")
+    return told
 
 
 def restore(record: dict[str, Any]) -> Conversation:

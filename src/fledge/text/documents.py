@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fledge.text.chat import form_of
 from fledge.text.datasets import find_data
-from fledge.text.files import check_parquet, read_records
+from fledge.text.files import TEXTS, check_parquet, find_files, kind_of, read_records
 from fledge.text.hub import Dataset, Shards
 
 Split = Literal["train", "validation"]
@@ -28,7 +29,6 @@ Cursor = dict[str, Any]
 Files = Sequence[Path] | Shards
 
 COLUMN = "text"
-ENDINGS = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt", ".txt.gz", ".txt.zst")
 VALIDATION_SHARE = 0.005
 
 
@@ -67,7 +67,7 @@ def open_documents(
     """
     found = find_data(data)
     if isinstance(found, Path | Dataset):
-        files = _list_files(found) if isinstance(found, Path) else Shards(found)
+        files = find_files(found, TEXTS).files if isinstance(found, Path) else Shards(found)
         return _documents(data, files, split=split, seed=seed, cursor=cursor or {})
     indices = itertools.count(cursor["index"] if cursor else 0)
     return (Document(found.document(seed, index, split=split), {"index": index + 1}) for index in indices)
@@ -103,25 +103,11 @@ def describe(data: str) -> str:
         return f"{data} ({found.repo}, fetched shard by shard as the run needs it)"
     if not isinstance(found, Path):
         return f"{data} (generated, endless)"
-    paths = _list_files(found)
-    for path in paths:
-        if path.suffix == ".parquet":
+    there = find_files(found, TEXTS)
+    for path in there.files:
+        if kind_of(path) == ".parquet":
             check_parquet(path, column=COLUMN)
-    size = sum(path.stat().st_size for path in paths)
-    return f"{data} ({len(paths)} file{'s' * (len(paths) > 1)}, {size / 1e6:,.1f} MB)"
-
-
-def _list_files(path: Path) -> list[Path]:
-    if path.is_file():
-        if not path.name.endswith(ENDINGS):
-            raise ValueError(f"{path}: a file of type {path.suffix or 'unknown'}; allowed are {', '.join(ENDINGS)}")
-        return [path]
-    found = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    files = [file for file in found if file.name.endswith(ENDINGS) and not file.name.startswith(".")]
-    if not files:
-        seen = ", ".join(file.name for file in found[:3]) or "nothing"
-        raise ValueError(f"{path}: holds {seen}, but no {', '.join(ENDINGS)}; put at least one such file there")
-    return files
+    return f"{data} ({there})"
 
 
 def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
@@ -153,15 +139,12 @@ def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
 
 def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
     """Texts behind the first `begin` rows, each with the number of rows read with it; rows without text are left out."""
-    if path.suffix == ".parquet":
+    if kind_of(path) == ".parquet":
         check_parquet(path, column=COLUMN)
     for record in read_records(path, columns=[COLUMN], begin=begin):
         text = record.get(COLUMN, 0)
         if text is not None and not isinstance(text, str):  # None, as .parquet has it: a row without text
-            raise ValueError(
-                f'{record.where}: fields {", ".join(record) or "none"} found; expected {{"{COLUMN}": "..."}} '
-                "(conversations are given to midtrain and sft)"
-            )
+            raise record.wrong(COLUMN, f'{{"{COLUMN}": "..."}}{form_of(record)}')
         if text and not text.isspace():
             yield record.number, text
 
@@ -177,7 +160,7 @@ def _validation_limit(data: str, files: Files) -> int:
                 return limit
     if len(hashes) < 2:
         raise ValueError(
-            f"data {data!r}: {len(hashes)} document found; at least two different ones are needed, "
+            f"data {data!r}: {len(hashes)} different document{'s' * (not hashes)} found; at least two are needed, "
             "one of them for validation. Add text"
         )
     return min(hashes) + 1

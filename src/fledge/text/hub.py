@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.runs import write_atomic
+from fledge.text.files import RECORDS, find_files
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")
 EVAL_BUNDLE = "eval_bundle"
@@ -277,7 +278,7 @@ def locate(name: str) -> list[Path]:
         ConnectionError: it would have to be fetched and cannot be.
     """
     if path := find_at_home(name):
-        return sorted(path.iterdir()) if path.is_dir() else [path]
+        return find_files(path, RECORDS).files if path.is_dir() else [path]
     head, _, split = name.rpartition("/")
     if head not in TASK_FILES:
         raise FileNotFoundError(

@@ -21,14 +21,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from fledge.tasks.mixture import Conversations
-from fledge.text.chat import Conversation, Rendered, encode_conversation
+from fledge.text.chat import Conversation, Learn, Rendered, encode_conversation
 from fledge.text.documents import Document
 from fledge.text.packing import fill_rows, pack_spans, pack_whole, windows
 from fledge.train.loop import Batch
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 Cursor = dict[str, Any]
-Learn = Literal["answers", "all"]
 T = TypeVar("T")
 
 BOS = "<|bos|>"
@@ -140,7 +139,7 @@ def conversation_rows(
     index, carry, window, skip, dropped = (cursor[name] for name in ("next", "carry", "window", "row", "dropped"))
 
     def render(index: int) -> Rendered:
-        return encode_conversation(tokenizer, pick(index), max_tokens=capacity)
+        return encode_conversation(tokenizer, pick(index), max_tokens=capacity, learn=learn)
 
     while True:
         first, futile = index, 0
@@ -169,7 +168,7 @@ def conversation_rows(
             ids = np.concatenate([one.ids for one in members])
             mask = np.concatenate([one.mask for one in members])
             ids_C, learn_C = np.full(capacity, pad, np.int32), np.zeros(capacity, np.bool_)
-            ids_C[: len(ids)], learn_C[: len(ids)] = ids, mask if learn == "answers" else True
+            ids_C[: len(ids)], learn_C[: len(ids)] = ids, mask
             yield Row(ids_C, learn_C, {**begin, "row": row + 1})
         carry, window, skip = [keys[member] for member in left], window + 1, 0
 

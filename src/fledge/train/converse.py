@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import Midtrain, Sft, check
 from fledge.runs import data_of, open_stage
 from fledge.tasks.mixture import Conversations, open_chats
+from fledge.text.chat import Conversation, encode_conversation
+from fledge.text.conversations import Chats, Tally, enough, restore
 from fledge.text.documents import open_documents
 from fledge.text.tokenizer import Tokenizer
 
@@ -36,6 +39,7 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     shape = Shape.of(config, length=config.context or model.config.context)
     text = data_of(run / "pretrain")
+    fitting = those_that_fit(conversations, tokenizer, length=shape.length)
     with open_stage(config) as stage:
         session = Session(stage, config, model)
         console.say(
@@ -45,9 +49,7 @@ def main(config: Midtrain) -> None:
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             learned, seed = config.learn, config.seed
-            return conversation_rows(
-                conversations, tokenizer, length=shape.length, cursor=cursor, learn=learned, seed=seed
-            )
+            return conversation_rows(fitting, tokenizer, length=shape.length, cursor=cursor, learn=learned, seed=seed)
 
         def texts(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than pretraining's: the world's text is new; files are read from the first on, as pretraining did.
@@ -60,5 +62,52 @@ def main(config: Midtrain) -> None:
 
         for _ in session.train(batches, steps=shape.steps, micro=shape.micro):
             pass
-        dropped = (session.cursor.get("chats") or {}).get("dropped", 0)
+        drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
+        dropped = fitting.left_out.counts.total() if isinstance(fitting, Fitting) else drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped)
+
+
+class Fitting(Sequence[Conversation]):
+    """Those of a file's conversations whose first answer to learn ends within a row."""
+
+    def __init__(self, chats: Chats, tokenizer: Tokenizer, *, length: int) -> None:
+        self.chats, self.places, self.left_out = chats, array("Q"), Tally(chats.left_out)
+        for place in range(len(chats)):
+            record = chats.record(place)
+            if ends_within(tokenizer, restore(record), length + 1):
+                self.places.append(place)
+            else:
+                self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.chats[self.places[place]]
+
+
+def those_that_fit(conversations: Conversations, tokenizer: Tokenizer, *, length: int) -> Conversations | Fitting:
+    """Of a file's conversations those that leave an answer to learn in a row; says what is left out. Others stay as they are.
+
+    Raises:
+        ValueError: fewer are left than `enough` demands.
+    """
+    if not isinstance(conversations, Chats):
+        return conversations
+    found = Fitting(conversations, tokenizer, length=length)
+    remedy = "correct them, shorten them or take them out, or give a longer --context where the model's is longer"
+    console.say(
+        enough(f"{conversations.found.root} ({conversations.found})", len(found), found.left_out, remedy=remedy)
+    )
+    if conversations.noted.counts:
+        console.say(f"{conversations.found.root}: learned as they stand are {conversations.noted}")
+    return found
+
+
+def ends_within(tokenizer: Tokenizer, conversation: Conversation, tokens: int) -> bool:
+    """Whether the first answer to learn does."""
+    first = next(place for place, said in enumerate(conversation, 1) if said.role == "assistant" and said.learn)
+    begin = conversation[:first]
+    # No token has less than a byte; every message and part has two marks. So most need not be encoded.
+    most = 1 + sum(2 + sum(2 + len(part.text.encode()) for part in message.parts) for message in begin)
+    return most <= tokens or len(encode_conversation(tokenizer, begin).ids) <= tokens
