@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fledge.config import OptimSettings, Rl
 from fledge.infer.engine import Request
+from fledge.sandbox.sandbox import NotJudged
 from fledge.stages.rl import prepare
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
@@ -52,6 +53,30 @@ def test_advantages_of_a_known_group() -> None:
     assert advantages([1, 0, 0, 1]) == [0.5, -0.5, -0.5, 0.5]
     assert advantages([1, 0, 0, 1], normalise="std") == [1, -1, -1, 1]
     assert advantages([1, 0, 0, 0]) == [0.75, -0.25, -0.25, -0.25]
+
+
+def test_what_could_not_be_judged_is_no_reward_and_moves_nothing() -> None:
+    assert advantages([1, None, 0]) == [0.5, 0.0, -0.5]
+    assert advantages([None, None], normalise="std") == [0.0, 0.0]
+
+    def grade(_: Example, answer: str) -> float:
+        if len(answer.encode()) % 2:
+            raise NotJudged("the machine failed")
+        return 1.0
+
+    made = rollouts(config_of(), grade)
+    next(made.batches())
+    found = metrics(made.groups)
+    assert 0 < found["not_judged"] < 12
+    assert (found["reward"], found["flat_groups_share"]) == (1.0, 1.0)
+
+
+def test_a_step_that_nobody_can_judge_ends_the_run() -> None:
+    def grade(_: Example, answer: str) -> float:
+        raise NotJudged("the machine failed")
+
+    with pytest.raises(RuntimeError, match=r"step 1 could be judged \(the machine failed\)"):
+        next(rollouts(config_of(), grade).batches())
 
 
 def starts_low(_: Example, answer: str) -> float:

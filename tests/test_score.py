@@ -20,6 +20,7 @@ from fledge.evals.score import (
 from fledge.model.attention import Past
 from fledge.model.forward import Flat, InferenceModel
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import encode_prompt, say
 from fledge.text.tokenizer import Tokenizer
@@ -112,6 +113,28 @@ def test_a_grader_that_raises_stops_the_run_and_shows_the_example() -> None:
     task = Task(name="toy/broken", load=continuations().load, grade=grade)
     with pytest.raises(RuntimeError, match=r"toy/broken.*KeyError\('story'\).*The fox lives"):
         Scorer(tiny(), TOKENIZER).score(task)
+
+
+def test_what_cannot_be_judged_is_neither_right_nor_wrong_and_is_counted(tmp_path) -> None:
+    def grade(example: Example, answer: str) -> float:
+        if example.answer == 1:
+            raise NotJudged("the machine failed")
+        return float(example.answer == 2)
+
+    task = replace(continuations(), grade=grade, lenient=lambda example, answer: 1.0)
+    score = Scorer(tiny(), TOKENIZER, out=tmp_path, stage="base").score(task)
+    assert (score.accuracy, score.examples, score.not_judged, score.lenient) == (0.5, 2, 1, 1.0)
+    lines = [json.loads(line) for line in (tmp_path / "base-toy-homes.jsonl").read_text().splitlines()]
+    assert [line["correct"] for line in lines] == [0.0, None, 1.0]
+    assert lines[1]["not_judged"] == ["the machine failed"]
+
+
+def test_where_nothing_can_be_judged_there_is_no_score() -> None:
+    def grade(example: Example, answer: str) -> float:
+        raise NotJudged("the machine failed")
+
+    with pytest.raises(RuntimeError, match=r"toy/homes: none of 3 answers could be judged \(the machine failed\)"):
+        Scorer(tiny(), TOKENIZER).score(replace(continuations(), grade=grade))
 
 
 def test_an_empty_split_and_equal_samples_are_refused() -> None:

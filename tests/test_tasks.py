@@ -2,17 +2,24 @@
 
 import json
 import re
-from decimal import Decimal
+import tempfile
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fledge.config import Rl
 from fledge.sandbox.tools import calculate
+from fledge.stages.rl import prepare
 from fledge.tasks import all_tasks, choice, find_task, find_tasks, humaneval
-from fledge.tasks.gsm8k import answer_parts, marked_number
+from fledge.tasks.base import Example
+from fledge.tasks.gsm8k import answer_parts
 from fledge.tasks.identity import read_subjects
-from fledge.tasks.mixture import answered
+from fledge.tasks.mixture import answered, first_words
+from fledge.tasks.numbers import lenient, marked_number, read_number, strict
 from fledge.tasks.spelling import words
 from fledge.text.chat import encode_conversation, say
 from fledge.text.conversations import open_conversations
@@ -105,6 +112,72 @@ def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+GOOD: dict[str, dict[str, Any]] = {
+    "gsm8k/test": {"question": "2+2?", "answer": "#### 4"},
+    "arc/ARC-Easy/test": {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
+    "mmlu/test": {"question": "2+2?", "choices": ["3", "4"], "answer": 1},
+    "mc_extra/boolq/validation": {"passage": "Ice is cold.", "question": "is it", "answer": "yes"},
+    "mc_extra/winogrande_xl/validation": {"sentence": "The _ is hot.", "choices": ["ice", "fire"], "answer": 1},
+    "humaneval/HumanEval": {
+        "task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1", "test": "assert f()", "entry_point": "f"
+    },
+}  # fmt: skip
+READ_BY = dict(zip(GOOD, ("gsm8k", "arc-easy", "mmlu", "boolq", "winogrande", "humaneval"), strict=True))
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 12), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just(["a"]),
+    st.just({"text": ["a", "b"], "label": "AB"}), st.just({"text": ["a", "b"], "label": ["A"]}), st.just([1, 2]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", GOOD)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_record_in_another_form_is_named_by_file_line_and_field(file: str, data: st.DataObject) -> None:
+    good = GOOD[file]
+    field = data.draw(st.sampled_from(list(good)))
+    bad = {name: value for name, value in good.items() if name != field} | data.draw(
+        st.sampled_from([{}, {field: None}])
+    )
+    if field in bad:
+        bad[field] = data.draw(ODD)
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLEDGE_LOCAL", folder)
+        path = Path(folder, f"{file}.jsonl")
+        write(path, [good, bad])
+        said = ""
+        try:
+            assert len(find_task(READ_BY[file]).load("test")) == 2
+        except ValueError as error:
+            said = str(error)
+        # Another value of the right kind may be as good as the first, and a place may be written as a string.
+        assert (f"{path} line 2" in said and field in said) if said else type(bad[field]) in (str, type(good[field]))
+
+
+def test_a_reference_without_a_number_is_found_when_examples_are_read(many: Path) -> None:
+    path = many / "gsm8k/train.jsonl"
+    path.write_text(path.read_text() + '{"question": "q", "answer": "The answer is 2."}\n')
+    with pytest.raises(ValueError, match=r'train.jsonl line 201: answer is "The answer is 2."; expected .* #### 72'):
+        find_task("gsm8k").load("train")
+    with pytest.raises(ValueError, match="line 201"):
+        prepare(Rl(task="gsm8k"))
+
+
+def test_reinforcement_refuses_what_nobody_grades_or_answers(many: Path) -> None:
+    with pytest.raises(ValueError, match=r"arc-easy is scored by the likelihood .* such as gsm8k"):
+        prepare(Rl(task="arc-easy"))
+    with pytest.raises(ValueError, match="conversations have no grader"):
+        prepare(Rl(task="chats.jsonl" if Path("chats.jsonl").exists() else str(many)))
+
+
+@given(
+    record=st.dictionaries(
+        st.sampled_from(["messages", "x"]), ODD | st.lists(ODD | st.just({"content": "a"}), max_size=2)
+    )
+)
+def test_dialogues_in_any_form_have_first_words(record: dict[str, Any]) -> None:
+    assert isinstance(first_words(record), str)  # pyright: ignore[reportArgumentType]
+
+
 TRAINED_ON = [
     name for name in all_tasks() if not name.startswith("core/") and name not in ("humaneval", "world/problems_new")
 ]
@@ -136,14 +209,50 @@ def test_a_calculation_becomes_a_tool_call_and_its_result() -> None:
     ]  # fmt: skip
 
 
+NUMBERS = {
+    "72": ["72", "72.", "1,2 #### 72", "**72**", "#### 72 apples", "72 (48+24)", r"\boxed{72}", "$72$", "72!", "= 72", "+72"],
+    "-3": ["-3", "-$3", "$-3", "\u22123", "- 3", "-3.00", "-6/2", "**-3**"],
+    "1/2": ["1/2", ".5", "0.50", "\u00bd", r"\frac{1}{2}", r"\boxed{\frac{1}{2}}", "5e-1", "2/4 cup", "0,5"],
+    "3/2": ["1 1/2", "1\u00bd", "1.5 hours", "3/2"],
+    "1000000": ["1e6", "1 000 000", "1,000,000", "1'000'000", "1\u202f000\u202f000", "1.000.000", "1 million"],
+    "1200": ["1,200", "$1,200.00", "1{,}200", "1.2e3", "1.2 x 10^3", "USD 1200", "1200 \u20ac", "12 hundred"],
+    "50": ["50", "50%", "50 percent", r"50\%"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("number", "text"), [(number, text) for number, texts in NUMBERS.items() for text in texts])
+def test_a_number_is_read_however_it_is_written(number: str, text: str) -> None:
+    assert marked_number(f"so it is #### {text}") == marked_number(f"#### {text}\nAs I said.") == Fraction(number)
+
+
 @pytest.mark.parametrize(
-    ("text", "number"),
+    "text",
+    ["10:30", "3-4", "3 + 4", "1,2,3", "1/0", "1/2/3", "3 or 4", "2**3", "--3", "2024-01-05", "3\u00b2", "x", ".", "", "5 feet 6",
+     "1e999999999", "9" * 5000],
+)  # fmt: skip
+def test_what_is_not_clearly_one_number_is_none(text: str) -> None:
+    assert marked_number(f"#### {text}") is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answer", "strictly", "leniently"),
     [
-        ("#### 72", "72"), ("so\n####  1,200.", "1200"), ("#### $5", "5"), ("#### -3.50", "-3.5"), ("#### 1 #### 2", "2"),
+        ("72", "The answer is 72.", 0, 1), ("72", "48 + 24 = 72 clips", 0, 1), ("72", "It is 72. #### 71", 0, 0),
+        ("2", "We have 7-5", 0, 0), ("5", "We have 7-5", 0, 1), ("3", r"So \boxed{3}, of 10", 0, 1), ("72", "", 0, 0),
+        ("1200", "$1,200.00 in all", 0, 1), ("0.5", "#### 50%", 1, 1), ("50", "#### 50%", 1, 1), ("5000", "#### 50%", 0, 0),
+        ("125", "#### 12,5", 0, 0), ("1", "#### 1/2", 0, 0), ("10", "#### 10:30", 0, 0), ("3", "#### 3-4", 0, 0),
     ],
 )  # fmt: skip
-def test_the_number_behind_the_last_mark_counts(text, number) -> None:
-    assert marked_number(text) == Decimal(number)
+def test_the_strict_grade_wants_the_mark_and_the_lenient_one_the_last_number(
+    wanted, answer, strictly, leniently
+) -> None:
+    example = Example(answer=f"#### {wanted}")
+    assert (strict(example, answer), lenient(example, answer)) == (strictly, leniently)
+
+
+@given(st.fractions(max_denominator=10**6))
+def test_every_fraction_is_read_as_what_it_is(number: Fraction) -> None:
+    assert read_number(str(number)) == number
 
 
 def test_gsm8k_grades_the_marked_number_alone(local) -> None:

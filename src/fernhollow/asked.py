@@ -21,8 +21,9 @@ from fernhollow.facts import ASKED, FACTS, answer, ask, questions
 from fernhollow.functions import function
 from fernhollow.grammar import pick
 from fernhollow.problems import HARD, RISING, SEEN, UNSEEN, Grade, problem
-from fledge.sandbox.sandbox import passes
+from fledge.tasks import humaneval
 from fledge.tasks.base import Example, Task, by_index
+from fledge.tasks.numbers import strict
 from fledge.text.chat import Conversation, say
 from fledge.text.split import Split
 
@@ -99,17 +100,6 @@ def word_problem(grade: Grade, practice: Grade | None = None) -> Draw:
     return draw
 
 
-def number_after_hashes(text: str) -> str | None:
-    """The number behind the last `####`, as GSM8K marks it: "... #### 12" -> "12"."""
-    found = re.findall(r"####\s*(-?\d+)(?!\d)", text)
-    return found[-1] if found else None
-
-
-def same_number(example: Example, answer: str) -> float:
-    """Whether the marked number is the reference's."""
-    return float(number_after_hashes(answer) == number_after_hashes(str(example.answer)))
-
-
 def same_text(example: Example, answer: str) -> float:
     """Whether the answer is the reference, word for word."""
     return float(answer.strip() == str(example.answer).strip())
@@ -129,12 +119,6 @@ def same_letters(example: Example, answer: str) -> float:
 def true_story(example: Example, answer: str) -> float:
     """Whether the story keeps to a plot, to the facts of the village and to the request."""
     return float(stories.flaw(answer, **example.facts) is None)
-
-
-def passes_tests(example: Example, answer: str) -> float:
-    """Whether the function passes its tests in the judge."""
-    wanted = example.facts
-    return passes(wanted["prompt"], answer, wanted["test"], wanted["entry_point"])
 
 
 def drawn(name: str, draw: Draw, *, has_train: bool = True, **about: Any) -> Task:
@@ -168,18 +152,18 @@ _TASKS = (
     drawn("world/choice", choice, grade=by_index, chance=0.25, default_for=("base", "chat")),
     Task(name="world/facts", load=facts, grade=same_text, max_tokens=48, default_for=("chat",)),
     drawn("world/letters", letter, grade=same_choice, chance=0.25, max_tokens=48),
-    drawn("world/problems", word_problem(Grade(SEEN)), grade=same_number, max_tokens=192),
-    drawn("world/problems_new", word_problem(UNSEEN), has_train=False, grade=same_number, max_tokens=192),
+    drawn("world/problems", word_problem(Grade(SEEN)), grade=strict, max_tokens=192),
+    drawn("world/problems_new", word_problem(UNSEEN), has_train=False, grade=strict, max_tokens=192),
     # For practice a shorter problem as often as one of three steps.
-    drawn("world/problems_hard", word_problem(HARD, RISING), grade=same_number),
+    drawn("world/problems_hard", word_problem(HARD, RISING), grade=strict),
     drawn("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
     # Always saying 1 is right half the time.
-    drawn("world/counting", first_exchange(chats.counting), grade=same_number, chance=0.5, max_tokens=96),
+    drawn("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
     drawn("world/identity", first_exchange(chats.identity), grade=same_text, max_tokens=64),
     drawn("world/unknown", first_exchange(chats.unknown), grade=same_text, max_tokens=48),
     drawn("world/recall", recall, grade=same_text, max_tokens=48),
     drawn("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
-    drawn("world/functions", program, grade=passes_tests, max_tokens=96, judged=True),
+    drawn("world/functions", program, grade=humaneval.grade, max_tokens=96, judged=True),
     drawn("world/stories", story, grade=true_story, max_tokens=192),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -242,13 +242,24 @@ def sentences(card: dict[str, Any]) -> list[str]:
     return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
 
 
+def remarks(card: dict[str, Any]) -> list[str]:
+    """What a reader of the table must know: answers that count for nothing, and how many are right but for their form."""
+    found = []
+    for task, subject in card["subjects"].items():
+        if subject["not_judged"]:
+            found.append(f"{task}: {subject['not_judged']} answers could not be judged and count for nothing.")
+        if subject["lenient"] not in (None, subject["accuracy"]):
+            found.append(f"{task}: {subject['lenient']:.3f} if the last number of an answer counts, marked or not.")
+    return found
+
+
 def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     """The report as Markdown."""
     bars = ", ".join(f"{letter} {bar:.2f}".replace(" 0", " ") for bar, letter in GRADES if math.isfinite(bar))
     lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card).items()), ""]
     lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
     lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
-    lines += [*sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
+    lines += [*remarks(card), *sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
     lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
     if found := card["stages"].get("pretrain", {}).get("samples"):
         lines += ["## What the base model writes", ""]
@@ -275,15 +286,18 @@ def literal(text: str) -> str:
     return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
 
 
+def verdict(correct: float | None) -> str:
+    """A grade in a word."""
+    return "not judged" if correct is None else "yes" if correct else "no"
+
+
 def conversation_rows(card: dict[str, Any]) -> Table:
     """Questions and answers, each on one line."""
 
     def flat(text: str) -> str:
         return literal(text.strip().replace("\n", " / "))
 
-    rows = [
-        [c["task"], flat(c["asked"]), flat(c["answer"]), "yes" if c["correct"] else "no"] for c in card["conversations"]
-    ]
+    rows = [[c["task"], flat(c["asked"]), flat(c["answer"]), verdict(c["correct"])] for c in card["conversations"]]
     return ["subject", "asked", "answered", "right"], rows
 
 

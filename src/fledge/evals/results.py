@@ -38,6 +38,10 @@ class Score:
     seconds: float
     truncated_share: float = 0.0
     """Share of free answers cut off at the task's longest answer."""
+    lenient: float | None = None
+    """Mean of the task's second grade, which takes answers whose form was never taught; None where it has none."""
+    not_judged: int = 0
+    """Answers that count neither as right nor as wrong: the machine failed, or what was returned could not be compared."""
     pass_at: Mapping[str, float] = field(default_factory=dict)
     """"k" -> unbiased pass@k, for k = 1, 2, 4 ... up to the number of samples."""
     settings: Mapping[str, Any] = field(default_factory=dict)

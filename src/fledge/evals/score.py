@@ -30,6 +30,7 @@ from fledge.evals.results import Score, mean_and_error
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
 from fledge.runs import write_atomic
+from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
 from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.split import Split
@@ -37,7 +38,9 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch, nll
 
 Record = dict[str, Any]
-"""How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples."""
+"""How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples.
+
+null where the answer could not be judged; "not_judged" then says why. "lenient" is the second grade, of tasks that have one."""
 
 
 class Scorer:
@@ -86,7 +89,7 @@ class Scorer:
 
         Raises:
             ValueError: the split is empty, or several samples are asked for at temperature 0.
-            RuntimeError: the grader raised; the example is shown.
+            RuntimeError: the grader raised; the example is shown. Or no answer at all could be judged.
         """
         if samples > 1 and temperature == 0:
             raise ValueError(f"samples={samples} at temperature=0 are all alike; set a temperature, e.g. 0.8")
@@ -100,21 +103,26 @@ class Scorer:
             sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
             records |= self.answer(task, free, samples, sampling)
         self._write(task.name, [records[index] for index in sorted(records)])
-        grades = {
-            index: correct if isinstance(correct := record["correct"], list) else [correct]
-            for index, record in records.items()
-        }
-        accuracy, error = mean_and_error([statistics.fmean(found) for found in grades.values()])
+        grades = {index: judged(record["correct"]) for index, record in records.items()}
+        means = [statistics.fmean(found) for found in grades.values() if found]
+        if not means:
+            reasons = ", ".join({reason for record in records.values() for reason in record["not_judged"]})
+            raise RuntimeError(f"task {task.name}: none of {len(records)} answers could be judged ({reasons})")
+        accuracy, error = mean_and_error(means)
         ks = [2**power for power in range(samples.bit_length())] if free else []
-        right = [grades[index].count(1.0) for index in free]
+        counts = [(len(grades[index]), grades[index].count(1.0)) for index in free]
+        chances = {k: [pass_at_k(many, right, k) for many, right in counts if many >= k] for k in ks}
+        second = [statistics.fmean(judged(record["lenient"])) for record in records.values() if "lenient" in record]
         return Score(
             accuracy=accuracy,
             standard_error=error,
-            examples=len(records),
+            examples=len(means),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
             truncated_share=sum(records[index]["truncated"] for index in free) / (samples * len(free)) if free else 0.0,
-            pass_at={str(k): statistics.fmean(pass_at_k(samples, count, k) for count in right) for k in ks},
+            lenient=statistics.fmean(second) if second else None,
+            not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
+            pass_at={str(k): statistics.fmean(found) for k, found in chances.items() if found},
         )
 
     def _write(self, task: str, records: Iterable[Record]) -> None:
@@ -250,15 +258,28 @@ def graded(task: Task, example: Example, answers: Sequence[str], record: Record)
     Raises:
         RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
     """
-    grades = []
+    grades, reasons = [], []
     for answer in answers:
         try:
             grades.append(float(task.grade(example, answer)))
+        except NotJudged as reason:
+            grades.append(None)
+            reasons.append(str(reason))
         except Exception as error:
             raise RuntimeError(
                 f"task {task.name}: the grader raised {error!r} on example {record['index']}, answer {answer!r}; {example}"
             ) from error
-    return {**record, "correct": grades[0] if len(grades) == 1 else grades}
+    found = {"correct": grades}
+    if task.lenient:
+        found["lenient"] = [task.lenient(example, answer) for answer in answers]
+    if len(answers) == 1:
+        found = {name: one for name, [one] in found.items()}
+    return record | found | ({"not_judged": reasons} if reasons else {})
+
+
+def judged(grades: float | list[float | None] | None) -> list[float]:
+    """The grades of a record but for those of answers that could not be judged."""
+    return [grade for grade in (grades if isinstance(grades, list) else [grades]) if grade is not None]
 
 
 def pass_at_k(samples: int, right: int, k: int) -> float:

@@ -43,6 +43,10 @@ _KILLED = "killed by signal 9"
 _log = logging.getLogger(__name__)
 
 
+class NotJudged(Exception):
+    """An answer that a grader can call neither right nor wrong; whoever counts leaves it out and says so."""
+
+
 class SandboxUnavailable(RuntimeError):
     """This machine cannot hold a hostile program."""
 

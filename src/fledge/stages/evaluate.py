@@ -123,11 +123,18 @@ def show(tasks: Mapping[str, Task], results: Results, *, title: str) -> None:
     """The table of the scores: CORE's mean where all of it was asked, and that of the other tasks."""
     core = {name for name in tasks if name.startswith("core/")}
     whole = {name: results.scores[name] for name in ("core", "core_v2") if name in results.scores and len(core) == 22}
+    shown = {**whole, **{name: results.scores[name] for name in tasks}}
+    # Columns that few tasks fill stand where one does.
+    more = {
+        "lenient": [f"{s.lenient:.3f}" if s.lenient is not None else "" for s in shown.values()],
+        "not judged": [str(s.not_judged or "") for s in shown.values()],
+    }
+    more = {name: column for name, column in more.items() if any(column)}
     rows = [
-        (name, f"{s.accuracy:.3f}", f"{s.standard_error:.3f}", f"{s.chance:.2f}", str(s.examples))
-        for name, s in {**whole, **{name: results.scores[name] for name in tasks}}.items()
+        (name, f"{s.accuracy:.3f}", f"{s.standard_error:.3f}", f"{s.chance:.2f}", str(s.examples), *cells)
+        for (name, s), *cells in zip(shown.items(), *more.values(), strict=True)
     ]
     others = [results.scores[name] for name in tasks if name not in core]
     if len(others) > 1:
-        rows.append(("mean, 0 = guessing", f"{mean_score(others).accuracy:.3f}", "", "", ""))
-    console.table(title, ("task", "accuracy", "± s.e.", "chance", "examples"), rows)
+        rows.append(("mean, 0 = guessing", f"{mean_score(others).accuracy:.3f}", "", "", "", *[""] * len(more)))
+    console.table(title, ("task", "accuracy", "± s.e.", "chance", "examples", *more), rows)

@@ -29,8 +29,13 @@ def prepare(config: Rl) -> Task:
     """The task; what is misspelt, missing or too small is found here, before torch is loaded."""
     check(config)
     task = find_task(config.task)
-    if (count := len(task.load("train"))) < config.prompts:
+    if (count := len(examples := task.load("train"))) < config.prompts:
         raise ValueError(f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}")
+    if (form := examples[0].form) != "chat":
+        raise ValueError(
+            f"task {task.name} is scored by the likelihood of its choices (form {form}), and rl rewards answers; "
+            "choose a task that is answered freely, such as gsm8k"
+        )
     return task
 
 

@@ -65,7 +65,7 @@ def find_task(name: str) -> Task:
     if is_file or name == "smoltalk":
         raise ValueError(
             f"{name}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
-            f"Name tasks with one, as in --tasks {','.join(chats[:4])}"
+            f"Name a task with one, such as {', '.join(chats)}"
         )
     groups = {name.partition("/")[0] if name.startswith("core/") else name: None for name in tasks}
     raise ValueError(f"task {name!r} is not one of {', '.join(groups)}.{nearest(name, [*groups, *tasks])}")

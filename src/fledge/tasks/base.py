@@ -86,7 +86,9 @@ class Task:
     Args:
         name: as on the command line and in metrics, e.g. `world/facts`.
         load: split -> examples, in a fixed order.
-        grade: (example, answer text without tool parts) -> [0, 1]. What it raises stops the run.
+        grade: (example, answer text without tool parts) -> [0, 1]. NotJudged (sandbox/sandbox.py) leaves the answer out and counts
+            it; what else it raises stops the run.
+        lenient: a second grade, shown beside the first, of models that were never taught how answers are marked.
         chance: score of guessing, for centered means.
         max_tokens: longest answer worth waiting for.
         default_for: models that are asked it when nobody names tasks: base, chat or both.
@@ -99,6 +101,7 @@ class Task:
     name: str
     load: Callable[[Split], Sequence[Example]]
     grade: Grade = by_index
+    lenient: Grade | None = None
     chance: float = 0.0
     max_tokens: int = 256
     default_for: tuple[Literal["base", "chat"], ...] = ()

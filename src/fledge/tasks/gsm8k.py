@@ -7,16 +7,15 @@ model learns to write the one and read the other. The answer that counts stands 
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
 
 from fledge.sandbox.tools import calculate
 from fledge.tasks.base import Example, Task
+from fledge.tasks.numbers import MARK, lenient, marked_number, strict
 from fledge.tasks.records import Files, Record, from_records
 from fledge.text.chat import Part, say
 
 FILES: Files = {"train": "gsm8k/train", "test": "gsm8k/test"}
 CALCULATION = re.compile(r"<<([^<>]*)>>")
-MARKED = re.compile(r"####\s*\$?\s*(-?[\d.,]+)")
 
 
 def answer_parts(answer: str) -> tuple[Part, ...]:
@@ -35,26 +34,14 @@ def answer_parts(answer: str) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def marked_number(text: str) -> Decimal | None:
-    """The number behind the last `####`: "... #### 1,200" -> 1200; None when there is none."""
-    found = MARKED.findall(text)
-    try:
-        return Decimal(found[-1].replace(",", "").rstrip(".")) if found else None
-    except InvalidOperation:
-        return None
-
-
-def grade(example: Example, answer: str) -> float:
-    """1 if the marked number is the reference's."""
-    return float(marked_number(answer) == marked_number(str(example.answer)))
-
-
 def example(record: Record) -> Example:
-    """{"question", "answer"}"""
+    """{"question", "answer" with a number behind ####}"""
     answer = record.text("answer")
+    if marked_number(answer) is None:
+        raise record.wrong("answer", f"a text that ends in {MARK} and a number, such as {MARK} 72")
     messages = (say("user", record.text("question")), say("assistant", *answer_parts(answer)))
-    return Example(messages=messages, answer="#### " + answer.rpartition("####")[2].strip())
+    return Example(messages=messages, answer=f"{MARK} {answer.rpartition(MARK)[2].strip()}")
 
 
 LOAD = from_records("gsm8k", FILES, read=example)
-TASK = Task(name="gsm8k", load=LOAD, grade=grade, max_tokens=400, default_for=("chat",))
+TASK = Task(name="gsm8k", load=LOAD, grade=strict, lenient=lenient, max_tokens=400, default_for=("chat",))

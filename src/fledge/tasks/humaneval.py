@@ -70,6 +70,8 @@ def grade(example: Example, answer: str) -> float:
 def example(record: Record) -> Example:
     """{"task_id", "prompt", "canonical_solution", "test", "entry_point"}"""
     facts = {name: record.text(name) for name in ("prompt", "test", "entry_point")}
+    if not facts["entry_point"].isidentifier():
+        raise record.wrong("entry_point", "the name of a function")
     asked = say("user", f"Complete this function:\n{facts['prompt'].rstrip()}")
     solved = say("assistant", facts["prompt"] + record.text("canonical_solution").rstrip())
     return Example(messages=(asked, solved), answer=record.text("task_id"), facts=facts)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
+from fledge.text.files import read_lines
 from fledge.text.hub import data_home
 from fledge.text.split import Split, split_of
 
@@ -98,8 +99,9 @@ def task_of(path: Path | None) -> Task:
     def load(split: Split) -> Sequence[Example]:
         home = data_home()
         own = path or (home / "identity.txt" if home and (home / "identity.txt").is_file() else None)
-        file = own or resources.files("fledge.tasks").joinpath("identity.txt")
-        found = list(examples(read_subjects(file.read_text(encoding="utf-8"), where=str(own or "identity.txt")), split))
+        file = own or Path(str(resources.files("fledge.tasks").joinpath("identity.txt")))
+        text = "".join(line for _, line in read_lines(file))
+        found = list(examples(read_subjects(text, where=str(own or "identity.txt")), split))
         Random(f"identity {split}").shuffle(found)
         return found
 

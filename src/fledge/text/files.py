@@ -227,10 +227,10 @@ class Record(dict[str, Any]):
         return value
 
     def texts(self, field: str, *, most: int | None = None) -> tuple[str, ...]:
-        """A list of strings."""
+        """A list of strings to choose from."""
         values = self.get(field)
-        if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-            raise self.wrong(field, "a list of texts")
+        if not isinstance(values, list) or len(values) < 2 or not all(isinstance(value, str) for value in values):
+            raise self.wrong(field, "a list of 2 or more texts")
         if most is not None and len(values) > most:
             raise self.wrong(field, f"a list of {most} texts at most")
         return tuple(values)

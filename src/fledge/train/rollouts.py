@@ -23,6 +23,7 @@ import torch
 from fledge.config import Rl, Sampling
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
+from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import decode_answer, encode_prompt
 from fledge.text.tokenizer import Tokenizer
@@ -35,28 +36,35 @@ Weighted = tuple[Request, float]
 
 @dataclass(frozen=True)
 class Group:
-    """The answers sampled to one prompt, and the reward of each."""
+    """The answers sampled to one prompt, and the reward of each; None of one that could not be judged."""
 
     requests: Sequence[Request]
-    rewards: Sequence[float]
+    rewards: Sequence[float | None]
+
+    @property
+    def judged(self) -> list[float]:
+        """The rewards there are."""
+        return [reward for reward in self.rewards if reward is not None]
 
 
-def advantages(rewards: Sequence[float], *, normalise: str = "none") -> list[float]:
-    """Reward minus the mean of the group; with `std` divided by its deviation. Equal rewards give 0.
+def advantages(rewards: Sequence[float | None], *, normalise: str = "none") -> list[float]:
+    """Reward minus the mean of the group; with `std` divided by its deviation. Equal rewards give 0, and so does none.
 
-    [1, 0, 0, 1] -> [.5, -.5, -.5, .5]
+    [1, 0, 0, 1] -> [.5, -.5, -.5, .5]; [1, None, 0] -> [.5, 0, -.5]
     """
-    mean = statistics.fmean(rewards)
-    deviation = statistics.pstdev(rewards) if normalise == "std" else 1.0
-    return [(reward - mean) / (deviation or 1.0) for reward in rewards]
+    judged = [reward for reward in rewards if reward is not None] or [0.0]
+    mean = statistics.fmean(judged)
+    deviation = statistics.pstdev(judged) if normalise == "std" else 1.0
+    return [0.0 if reward is None else (reward - mean) / (deviation or 1.0) for reward in rewards]
 
 
 def metrics(groups: Sequence[Group]) -> dict[str, float]:
     """What the rollouts of a step were like. A group of equal rewards is flat: it teaches nothing."""
     requests = [request for group in groups for request in group.requests]
     return {
-        "reward": statistics.fmean(reward for group in groups for reward in group.rewards),
-        "flat_groups_share": statistics.fmean(len(set(group.rewards)) == 1 for group in groups),
+        "reward": statistics.fmean(reward for group in groups for reward in group.judged),
+        "flat_groups_share": statistics.fmean(len(set(group.judged)) < 2 for group in groups),
+        "not_judged": sum(group.rewards.count(None) for group in groups),
         "answer_tokens": statistics.fmean(sum(request.mask) for request in requests),
         "cut_share": statistics.fmean(request.finish == "length" for request in requests),
     }
@@ -71,6 +79,8 @@ class Rollouts:
         self.engine = Engine(model, tokenizer)
         self.groups: list[Group] = []
         """Those of the last step."""
+        self.reason: NotJudged | None = None
+        """Why the last answer that was not judged was not."""
         self.length = model.config.context
         self.rows = max(1, (config.device_tokens or self.length) // self.length)
         self.passes = -(-config.prompts * config.samples // self.rows)
@@ -103,10 +113,15 @@ class Rollouts:
         self.model.eval()
         self.engine.forget()
         self.engine.generate([request for group in groups for request in group])
-        return [
+        found = [
             Group(requests, [self._grade(example, request) for request in requests])
             for example, requests in zip(chosen, groups, strict=True)
         ]
+        if not any(group.judged for group in found):
+            raise RuntimeError(
+                f"task {self.task.name}: none of the answers of step {step + 1} could be judged ({self.reason})"
+            )
+        return found
 
     def _request(self, example: Example, seed: int) -> Request:
         config = self.config
@@ -120,9 +135,13 @@ class Rollouts:
             ),
         )
 
-    def _grade(self, example: Example, request: Request) -> float:
+    def _grade(self, example: Example, request: Request) -> float | None:
         parts = decode_answer(self.tokenizer, request.answer)
-        return self.task.grade(example, "".join(part.text for part in parts if part.kind == "text"))
+        try:
+            return self.task.grade(example, "".join(part.text for part in parts if part.kind == "text"))
+        except NotJudged as reason:
+            self.reason = reason
+            return None
 
 
 def weigh(groups: Sequence[Group], *, normalise: str) -> list[Weighted]:
