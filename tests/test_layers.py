@@ -11,7 +11,7 @@ import fledge
 
 ROOT = Path(fledge.__file__).parent
 LAYERS = (
-    ("__init__", "settings", "config", "runs", "console"),
+    ("__init__", "settings", "config", "runs", "console", "endings"),
     ("text", "model", "sandbox"),
     ("checkpoint", "train", "infer", "tasks"),
     ("evals",),

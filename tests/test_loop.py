@@ -196,8 +196,8 @@ def test_the_rates_of_the_plan_reach_the_optimizer() -> None:
 
 
 def test_due_is_every_so_often_and_at_the_end() -> None:
-    assert [index for index in range(10) if due(index, 4, 10)] == [3, 7, 9]
-    assert [index for index in range(10) if due(index, 0, 10)] == [9]
+    assert [done for done in range(1, 11) if due(done, 4, 10)] == [4, 8, 10]
+    assert [done for done in range(1, 11) if due(done, 0, 10)] == [10]
 
 
 def test_training_lowers_the_loss() -> None:

@@ -30,8 +30,28 @@ def weights(run: Path) -> dict[str, str]:
     return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 
+def measured(run: Path) -> dict[str, list[dict[str, object]]]:
+    """All metrics of every stage, without times."""
+    return {
+        stage: [
+            {name: value for name, value in line.items() if "second" not in name and name != "mfu_share"}
+            for line in metrics(run / stage)
+        ]
+        for stage in TRAINED
+    }
+
+
 def losses(run: Path, stage: str) -> list[tuple[int, float]]:
     return [(line["step"], line["loss_nats"]) for line in metrics(run / stage) if "loss_nats" in line]
+
+
+def scores(run: Path) -> object:
+    """The table of the report card."""
+    return {
+        name: value
+        for name, value in read_json(run / "report.json").items()
+        if name in ("final", "gains", "conversations", "curves")
+    }
 
 
 def until(child: Child, happened: Callable[[], bool], *, seconds: float = 120.0) -> bool:
@@ -107,8 +127,8 @@ def test_killed_anywhere_and_started_again_it_ends_with_the_same_weights(
     assert torn >= 1
     assert weights(run) == weights(straight)
     assert set(weights(run)) == {"tokenizer", *TRAINED}
-    for stage in TRAINED:
-        assert losses(run, stage) == losses(straight, stage)
+    assert measured(run) == measured(straight)
+    assert scores(run) == scores(straight)
     assert not partials(run)
     assert (run / "report.md").exists()
 
@@ -121,7 +141,7 @@ def test_the_runs_compared_here_learn_something_in_every_stage(straight: Path) -
     assert all(line["gradient_norm"] > 0 for line in metrics(straight / "rl") if "gradient_norm" in line)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
     processes: Processes, straight: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -139,7 +159,27 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
     kill(child)
     assert f"pretrain: goes on from step {saved[1]} of 8" in child.output()
     assert weights(run)["pretrain"] == weights(straight)["pretrain"]
-    assert losses(run, "pretrain") == losses(straight, "pretrain")
+    assert measured(run)["pretrain"] == measured(straight)["pretrain"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
+def test_compiled_and_on_two_threads_the_same_command_gives_the_same_model(
+    processes: Processes, straight: Path, tmp_path: Path
+) -> None:
+    """As everybody runs it, at the demo's shape; the second time killed on the way."""
+    shape = "--model.depth 1 --model.width 128 --model.head-channels 64 --model.context 256"
+    plan = "--batch-tokens 4096 --tokens 24576 --eval-every 3 --compile yes --threads 2"
+    runs = [begun_from(straight, tmp_path / name, "tokenizer") for name in ("one", "two")]
+    words = [["pretrain", "--run", str(run), *shape.split(), *plan.split()] for run in runs]
+    code, output = processes.run(*words[0], log=tmp_path / "log")
+    assert code == 0, output
+    child = processes.start(*words[1], "--save-every", "1", log=tmp_path / "log")
+    until(child, lambda: len(losses(runs[1], "pretrain")) >= 3)
+    kill(child)
+    code, output = processes.run(*words[1], log=tmp_path / "log")
+    assert code == 0, output
+    assert weights(runs[0]) == weights(runs[1])
+    assert measured(runs[0])["pretrain"] == measured(runs[1])["pretrain"]
 
 
 def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, straight: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fledge import __version__
+from fledge import __version__, endings
 from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage
 from fledge.runs import begin_again, newest_run
 from fledge.settings import nearest
@@ -45,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"fledge {__version__}")
         return 0
     command, *rest = arguments
+    endings.watch()
     try:
         return dispatch(command, rest)
     except KeyboardInterrupt as interrupt:

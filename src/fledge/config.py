@@ -144,7 +144,7 @@ class Threaded:
     """What the commands share that keep processors busy."""
 
     threads: int | None = bounded(None, 1)
-    """CPU threads. None: one per core."""
+    """CPU threads. None: one per core. Results of different numbers agree up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)

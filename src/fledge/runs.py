@@ -87,10 +87,10 @@ class StageFolder:
             file.write(json.dumps(values) + "\n")
 
     def rewind(self, step: int) -> None:
-        """Forget metrics of steps after `step`: a resumed run writes them again."""
+        """Forget metrics of steps after `step` and what was measured at it: a resumed run writes them again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in metrics(self.path) if line.get("step", 0) <= step]
+            kept = [line for line in metrics(self.path) if line.get("step", 0) < step + ("loss_nats" in line)]
             write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:

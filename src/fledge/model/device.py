@@ -89,6 +89,20 @@ def compiled(function: Function, device: torch.device, *, wanted: Compile) -> Fu
     return torch.compile(function, dynamic=False)  # pyright: ignore[reportReturnType]
 
 
+def make_repeatable(device: torch.device) -> bool:
+    """Whether equal runs are equal bit for bit from here on; on a CPU they are made so.
+
+    Compiled code would add the embedding's gradient from several threads at once, in an order of their own. On GPUs such sums
+    stay as they are: the attention kernels have no other way that is as quick.
+    """
+    if device.type != "cpu":
+        return False
+    torch.use_deterministic_algorithms(True)
+    # It would also fill every new tensor, which finds bugs of torch, not ours, and costs time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
+    return True
+
+
 def threads(wanted: int | None) -> int:
     """Use `wanted` CPU threads, or every core; returns how many."""
     if wanted is not None:

@@ -62,11 +62,11 @@ def main(config: Pretrain) -> None:
             prompts = source.PROMPTS if source else TEXT_PROMPTS
             return samples(model, tokenizer, prompts=prompts, seed=config.seed)
 
-        for step in session.train(batches, steps=shape.steps, micro=shape.micro):
-            if due(step.index, config.eval_every or 0, shape.steps):
-                session.log(step, val_bits_per_byte=bits_per_byte())
-            if config.sample_every and due(step.index, config.sample_every, shape.steps):
-                stage.log(step=step.index + 1, samples=write())
+        for done in session.train(batches, steps=shape.steps, micro=shape.micro):
+            if due(done, config.eval_every or 0, shape.steps):
+                session.log(done, val_bits_per_byte=bits_per_byte())
+            if config.sample_every and due(done, config.sample_every, shape.steps):
+                stage.log(step=done, samples=write())
         session.finish(
             val_bits_per_byte=bits_per_byte(),
             held_out=pinned.hash,

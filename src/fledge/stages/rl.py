@@ -76,8 +76,9 @@ def main(config: Rl) -> None:
             return {"validation": score.accuracy, "validation_standard_error": score.standard_error}
 
         before = accuracy()
-        for step in session.train(batches, steps=config.steps, micro=rollouts.micro):
-            stage.log(step=step.index + 1, **metrics(rollouts.groups))
-            if config.eval_every and due(step.index, config.eval_every, config.steps):
-                session.log(step, **accuracy())
+        for done in session.train(
+            batches, steps=config.steps, micro=rollouts.micro, also=lambda: metrics(rollouts.groups)
+        ):
+            if config.eval_every and due(done, config.eval_every, config.steps):
+                session.log(done, **accuracy())
         session.finish(task=task.name, steps=config.steps, before=before, after=accuracy())

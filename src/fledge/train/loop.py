@@ -5,7 +5,7 @@ between steps (log, save, evaluate, sample) the stage writes in its own `for` bo
 
     for step in train(model, optimizer, batches, plan):
         run.log(step)
-        if due(step.index, config.save_every, plan.steps): ...
+        if due(step.index + 1, config.save_every, plan.steps): ...
 
 The loop asks for the next batch only when the stage comes round, so rollouts are always made by the newest weights.
 
@@ -197,6 +197,6 @@ class Stopwatch:
         return time.perf_counter() - self.began
 
 
-def due(index: int, every: int, steps: int) -> bool:
-    """Whether what happens every `every` steps, and after the last, happens after step `index`. 0: only after the last."""
-    return index + 1 == steps or (every > 0 and (index + 1) % every == 0)
+def due(done: int, every: int, steps: int) -> bool:
+    """Whether what happens every `every` steps, and after the last, happens after step `done` of 1..steps. 0: after the last."""
+    return done == steps or (every > 0 and done % every == 0)

@@ -2,31 +2,28 @@
 
     config = resolved(config)                        # nothing is None that can be derived
     session, shape = Session(stage, config, model), Shape.of(config, length=config.context)
-    for step in session.train(batches, steps=shape.steps, micro=shape.micro):      # batches: cursor or None -> iterator of Batch
-        if due(step.index, every, shape.steps):
-            session.log(step, val_bits_per_byte=...)
+    for done in session.train(batches, steps=shape.steps, micro=shape.micro):      # batches: cursor or None -> iterator of Batch
+        if due(done, every, shape.steps):
+            session.log(done, val_bits_per_byte=...)
     session.finish()
 
-A checkpoint is written about once a minute, at the end, and on Ctrl-C or SIGTERM, always before the stage's `for` body sees
-the step, so that an evaluation that fails loses nothing. Where checkpoints fall does not change the weights.
+A checkpoint is written about once a minute, at the end, and when the process is asked to stop, always before the stage's `for`
+body sees the step, so that an evaluation that fails loses nothing. A resumed stage begins with the body of the step that it
+resumes at. So where checkpoints fall, and what stops a run between them, changes neither weights nor measurements.
 """
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeVar
 
 import torch
 
-from fledge import checkpoint, console
+from fledge import checkpoint, console, endings
 from fledge.config import Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
@@ -140,6 +137,10 @@ class Session:
         self.stage, self.config = stage, config
         self.device = machine.find_device(config.device)
         machine.threads(config.threads)
+        if not machine.make_repeatable(self.device):
+            console.say(
+                f"{stage.name}: on {self.device.type} the same training again agrees up to rounding, not to the bit"
+            )
         self.model = model.to(self.device)
         self.model.compute_dtype = machine.find_dtype(config.dtype, self.device)
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
@@ -150,44 +151,48 @@ class Session:
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
 
-    def train(self, batches: Batches, *, steps: int, micro: int) -> Iterator[Step]:
-        """The loop's steps from the last checkpoint on: `steps` in all, of `micro` batches each."""
+    def train(
+        self, batches: Batches, *, steps: int, micro: int, also: Callable[[], dict[str, float]] = dict
+    ) -> Iterator[int]:
+        """Steps done so far, from the last checkpoint on: `steps` in all, of `micro` batches each.
+
+        also: more numbers of the step just done, for its line of the metrics.
+        """
         names = ("warmup", "warmdown", "final_share", "clip")
         plan = Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
-        if progress.step:
-            console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
         loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
-        saved = ended = time.perf_counter()
-        with (
-            stopped_gently() as stopped,
-            console.Live(self.stage.name, total=steps, done=progress.step) as self.live,
-        ):
-            for step in train(self.model, self.optimizer, source, plan, start=progress.step, loss=loss):
-                self.cursor = step.cursor
+        with endings.gently() as asked, console.Live(self.stage.name, total=steps, done=progress.step) as live:
+            if progress.step:
+                console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
+                yield from self._body(progress.step)
+            saved, done = time.perf_counter(), progress.step
+            for step in train(self.model, self.optimizer, source, plan, start=done, loss=loss):
+                self.cursor, done, more = step.cursor, step.index + 1, also()
                 self._count(step)
-                self.stage.log(step=step.index + 1, **self._numbers(step))
-                self.live.show(
-                    step.index + 1, f"loss {step.loss_nats:.3f} · {step.tokens / step.seconds:,.0f} tokens/s"
-                )
-                last, now = step.index + 1 == steps, time.perf_counter()
+                self.stage.log(step=done, **self._numbers(step), **more)
+                learns = f"reward {more['reward']:.3f}" if "reward" in more else f"loss {step.loss_nats:.3f}"
+                live.show(done, f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
-                wanted = (step.index + 1) % every == 0 if every else now - saved > SAVE_SECONDS
-                if last or wanted or stopped.is_set():
+                wanted = done % every == 0 if every else time.perf_counter() - saved > SAVE_SECONDS
+                if done == steps or wanted:
                     self.save(step)
                     saved = time.perf_counter()
-                if stopped.is_set():
-                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {step.index + 1} of {steps}")
-                ended = time.perf_counter()
-                yield step
-                self.seconds["other"] += time.perf_counter() - ended
-            if stopped.is_set():  # while the stage was at work after its last step
-                raise KeyboardInterrupt(f"{self.stage.name} is saved at step {plan.steps} of {steps}")
+                if not asked.is_set():
+                    yield from self._body(done)
+                if asked.is_set():  # a body that did not run does so after the resume
+                    self.save(step)
+                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
         self.model.eval()
+
+    def _body(self, done: int) -> Iterator[int]:
+        began = time.perf_counter()
+        yield done
+        self.seconds["other"] += time.perf_counter() - began
 
     def save(self, step: Step) -> None:
         """Write a checkpoint as of `step`."""
@@ -196,11 +201,11 @@ class Session:
         checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep)
         self.seconds["save"] += time.perf_counter() - began
 
-    def log(self, step: Step, **values: Any) -> None:
-        """Add measurements of a step to the metrics, and show them."""
-        self.stage.log(step=step.index + 1, **values)
+    def log(self, done: int, **values: Any) -> None:
+        """Add measurements made after `done` steps to the metrics, and show them."""
+        self.stage.log(step=done, **values)
         shown = " · ".join(f"{name} {value:.4g}" for name, value in values.items() if isinstance(value, float))
-        console.say(f"{self.stage.name} step {step.index + 1}: {shown}")
+        console.say(f"{self.stage.name} step {done}: {shown}")
 
     def finish(self, **summary: Any) -> None:
         """Mark the stage as done, with where its time went."""
@@ -226,25 +231,3 @@ class Session:
         mfu = {"mfu_share": speed * self.model.flops_per_token() / peak} if peak else {}
         names = ("loss_nats", "gradient_norm", "rate_share", "tokens", "seconds")
         return {name: getattr(step, name) for name in names} | {"tokens_per_second": speed} | mfu
-
-
-@contextlib.contextmanager
-def stopped_gently() -> Iterator[threading.Event]:
-    """Within, the first Ctrl-C or SIGTERM is noted and the step in progress finishes; the second one stops at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set():
-            raise KeyboardInterrupt
-        stopped.set()
-        console.say("stopping after this step; once more to stop at once")
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,50 @@
+"""Ctrl-C, SIGTERM and the end of the terminal: noted at any moment, and training stops after the step in progress.
+
+    endings.watch()                      # once, before anything slow
+    with endings.gently() as asked:      # within, the first is only noted, the second stops at once
+        ...
+        if asked.is_set(): ...
+
+A KeyboardInterrupt that is raised while Python is in a callback of torch or cleans up is printed and lost; the note is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_asked, _gentle = threading.Event(), threading.Event()
+
+
+def watch() -> None:
+    """From here on each of the signals raises KeyboardInterrupt, outside of `gently`. For the main thread; elsewhere nothing."""
+    if threading.current_thread() is threading.main_thread():
+        _asked.clear()
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs ask to be left alone
+                signal.signal(number, _note)
+
+
+@contextlib.contextmanager
+def gently() -> Iterator[threading.Event]:
+    """Within, the first signal only sets the event; one that came before and was lost has set it already."""
+    _gentle.set()
+    try:
+        yield _asked
+    finally:
+        _gentle.clear()
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    again = _asked.is_set()
+    _asked.set()
+    if again or not _gentle.is_set():
+        raise KeyboardInterrupt
+    with contextlib.suppress(OSError):  # the terminal may be what ended
+        from fledge import console
+
+        console.say("stopping after this step; once more to stop at once")
