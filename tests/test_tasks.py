@@ -278,6 +278,25 @@ ANSWERS = {
     "words around": "Here is the function:\n\ndef area(r):\n    return math.pi * r * r\n\nThis function multiplies.",
     "helper": "def square(x):\n    return x * x\n\ndef area(r):\n    return math.pi * square(r)",
     "body and words": "    return math.pi * r * r\n\nThis works because a circle is round.",
+    "bash before python": "```bash\npip install x\n```\nCode:\n```python\ndef area(r):\n    return math.pi * r * r\n```",
+    "text before a body": "```text\nmultiply\n```\n```python\nreturn math.pi * r * r\n```",
+    "tildes": "~~~python\ndef area(r):\n    return math.pi * r * r\n~~~",
+    "fence with a title": "```python title=area.py\ndef area(r):\n    return math.pi * r * r\n```",
+    "fence in a list": "1. Like this:\n   ```python\n   def area(r):\n       return math.pi * r * r\n   ```",
+    "fence that another ends": "```bash\npip install x\n```python\ndef area(r):\n    return math.pi * r * r\n```",
+    "another language": "```javascript\nconst x = 1\n```\n```py\ndef area(r):\n    return math.pi * r * r\n```",
+    "class Solution": "```python\nclass Solution:\n    def area(self, r):\n        return math.pi * r * r\n```",
+    "class and words": "Here:\n\nclass Solution:\n    def area(self, r: float):\n        return math.pi * r * r\n\nIt works.",
+    "no-break spaces": "```python\ndef\u00a0area(r):\n\u00a0\u00a0\u00a0\u00a0return\u00a0math.pi * r * r\n```",
+    "body of no-break spaces": "\u00a0\u00a0\u00a0\u00a0return math.pi * r * r",
+    "tabs": "\treturn math.pi * r * r",
+    "two blanks": "  if r:\n    return math.pi * r * r\n  return 0",
+    "lines of Windows": "```python\r\ndef area(r):\r\n    return math.pi * r * r\r\n```\r\n",
+    "lambda": "```python\narea = lambda r: math.pi * r * r\n```",
+    "constant": "```python\nPI = math.pi\n\ndef area(r):\n    return PI * r * r\n```",
+    "helper in another block": "```py\ndef sq(x):\n    return x * x\n```\n```py\ndef area(r):\n    return math.pi * sq(r)\n```",
+    "example in another block": "```python\ndef area(r):\n    return math.pi * r * r\n```\n```python\nprint(area(1))\n```",
+    "prose that begins like code": "from the formula we get:\ndef area(r):\n    return math.pi * r * r",
 }
 
 
@@ -288,7 +307,13 @@ def test_the_judge_finds_the_program_in_an_answer(kind, local) -> None:
     assert task.grade(example, ANSWERS[kind]) == 1
 
 
-@pytest.mark.parametrize("answer", ["", "    return 3", "def other(r):\n    return 3", "I cannot do that.", "```\n```"])
+WRONG = [
+    "", "    return 3", "def other(r):\n    return 3", "I cannot do that.", "```\n```", "```bash\npip install x\n```",
+    "```python\ndef area(r)\n```", "class area:\n    pass",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("answer", WRONG)
 def test_the_judge_refuses_a_program_that_is_wrong(answer, local) -> None:
     task = find_task("humaneval")
     assert task.grade(task.load("test")[0], answer) == 0
