@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,10 @@ class Processes:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def start(self, *words: str, log: Path, cwd: Path | None = None, file_bytes: int | None = None) -> Child:
-        """Begin `fledge WORDS`; its output goes to `log`. With `file_bytes` no file may grow beyond: a full disk."""
+    def start(self, *words: str, log: Path, cwd: Path | None = None, limits: Mapping[str, int] | None = None) -> Child:
+        """Begin `fledge WORDS`; its output goes to `log`. `limits` as in {"FSIZE": 1000}, a full disk."""
         log.touch()
-        request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "file_bytes": file_bytes}
+        request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "limits": limits or {}}
         return Child(self, self.ask(request), log)
 
     def run(self, *words: str, log: Path, **settings: Any) -> tuple[int, str]:
@@ -142,8 +143,8 @@ def be_child(request: dict[str, Any]) -> int:
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.chdir(request["cwd"])
-    if request["file_bytes"] is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
+    for name, most in request["limits"].items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     try:
         return run(request["words"])
     except SystemExit as stop:

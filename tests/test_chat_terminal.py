@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,9 +11,12 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Self
 
 import pytest
 from rich.console import Console
@@ -188,42 +192,127 @@ print(json.dumps(Screen.shown[0]))
 
 def test_it_says_that_it_loads_before_torch_is_imported(run_folder: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED, str(run_folder)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [f"{run_folder}: loading sft ...", False]
+    assert json.loads(done.stdout.splitlines()[-1]) == [f"fledge: {run_folder}: loading sft ...", False]
+
+
+class Typist:
+    """Somebody at a terminal in which `fledge chat` runs."""
+
+    def __init__(self, run_folder: Path) -> None:
+        self.screen, there = pty.openpty()
+        options = ["--max-tokens", "100000", "--temperature", "0", "--top-k", "0"]
+        program = [sys.executable, "-c", "from fledge.cli import main; main()", "chat", str(run_folder), *options]
+        self.process = subprocess.Popen(
+            program,
+            stdin=there,
+            stdout=there,
+            stderr=there,
+            start_new_session=True,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+        os.close(there)
+        self.seen = b""
+        self.read_until(b"> ")
+
+    def type(self, line: bytes) -> int:
+        """Type a line; where on the screen it begins."""
+        begin = len(self.seen)
+        os.write(self.screen, line + b"\n")
+        self.read_until(line, begin)
+        return begin
+
+    def read_until(self, word: bytes, after: int = 0) -> int:
+        deadline = time.monotonic() + 60
+        while word not in self.seen[after:]:
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self.screen], [], [], 0.1)[0]:
+                self.seen += os.read(self.screen, 65536)
+        return len(self.seen)
+
+    def read_all(self) -> bytes:
+        """What the program says until it has ended."""
+        with contextlib.suppress(OSError):  # Linux says so when nobody is left at the other side
+            while part := os.read(self.screen, 65536):
+                self.seen += part
+        self.process.wait(30)
+        return self.seen
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.screen)
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
-    here, there = pty.openpty()
-    options = ["--max-tokens", "100000", "--temperature", "0", "--top-k", "0"]
-    program = [sys.executable, "-c", "from fledge.cli import main; main()", "chat", str(run_folder), *options]
-    process = subprocess.Popen(
-        program, stdin=there, stdout=there, stderr=there, start_new_session=True, env=os.environ | {"COLUMNS": "200"}
-    )
-    os.close(there)
-    seen = b""
-
-    def read_until(word: bytes, after: int = 0) -> int:
-        nonlocal seen
-        deadline = time.monotonic() + 60
-        while word not in seen[after:]:
-            assert time.monotonic() < deadline, seen
-            if select.select([here], [], [], 0.1)[0]:
-                seen += os.read(here, 65536)
-        return len(seen)
-
-    try:
-        read_until(b"> ")
-        os.write(here, b"Hello\n")
-        place = read_until(b"Hello")
+    with Typist(run_folder) as typist:
+        place = typist.type(b"Hello")
         time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        read_until(b"> ", place)
-        place = len(seen)
-        os.write(here, b"/stats\n")
-        read_until(b"context left", place)
-        os.write(here, b"/exit\n")
-        process.wait(30)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(here)
+        typist.process.send_signal(signal.SIGINT)
+        typist.read_until(b"\n> ", place)
+        place = typist.type(b"/stats")
+        typist.read_until(b"context left", place)
+        typist.type(b"/exit")
+        typist.read_all()
+        assert typist.process.returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_chat_and_leaves_the_terminal_as_it_was(run_folder: Path, number: int) -> None:
+    with Typist(run_folder) as typist:
+        place = typist.type(b"Hello")
+        typist.read_until(b"\x1b[?25l", place)  # the cursor is hidden while an answer comes
+        typist.process.send_signal(number)
+        shown = typist.read_all()
+        assert typist.process.returncode == 128 + number
+        assert b"Traceback" not in shown
+        assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l")
+
+
+def test_what_cannot_go_on_promises_nothing_when_it_is_interrupted(
+    run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(io.StringIO):
+        def read(self, _: int | None = -1) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Interrupted())
+    assert command_line(["chat", str(run_folder)]) == 130
+    assert capsys.readouterr().err == "fledge: interrupted.\n"
+
+
+ODD_MODELS = [b"<html>", b"[]", b"{}", b'{"data": 3}', b'{"data": [{}]}', b'{"data": []}', b"\xff"]
+MODELS = b'{"data": [{"id": "sft"}]}'
+ODD_ANSWERS = [
+    b"data: []",
+    b"data: {",
+    b"data: {}",
+    b'data: {"choices": [{}]}',
+    b'data: {"choices": [3]}',
+    b'data: {"error": 3}',
+]
+ODD_ANSWERS += [b'data: {"choices": [{"delta": {"fledge": {"part": "evil", "text": "x"}}}]}', b'data: {"usage": {}}']
+
+
+@pytest.mark.parametrize(
+    ("models", "answer"), [*((odd, b"") for odd in ODD_MODELS), *((MODELS, odd) for odd in ODD_ANSWERS)]
+)
+def test_a_server_of_another_protocol_is_told_as_such(models: bytes, answer: bytes) -> None:
+    class Strange(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer + b"\n\n" if self.command == "POST" else models)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Strange) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ValueError, match="not OpenAI's protocol"):
+            list(RemoteServer(f"http://127.0.0.1:{server.server_port}").answer((say("user", "Hello"),), Sampling()))
+        server.shutdown()

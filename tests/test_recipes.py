@@ -189,7 +189,7 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, str
     until(child, lambda: len(losses(run, "pretrain")) >= 2)
     kill(child)
     there = [path.name for path in checkpoints(run / "pretrain")]
-    code, output = processes.run(*words, log=tmp_path / "full", file_bytes=100_000)
+    code, output = processes.run(*words, log=tmp_path / "full", limits={"FSIZE": 100_000})
     assert code == 2
     assert "the checkpoint could not be written" in output
     assert "free some space" in output
@@ -203,7 +203,7 @@ def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, str
 
 def test_a_disk_too_full_for_a_line_of_metrics_is_named(processes: Processes, straight: Path, tmp_path: Path) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
-    code, output = processes.run("run", "small", "--out", str(run), log=tmp_path / "log", file_bytes=900)
+    code, output = processes.run("run", "small", "--out", str(run), log=tmp_path / "log", limits={"FSIZE": 900})
     assert code == 2
     assert re.search(r"small/pretrain/\S+: could not be written \(.*free some space", output.replace("\n", " ")), output
 

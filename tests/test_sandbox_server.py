@@ -17,8 +17,9 @@ import torch
 
 from fledge.sandbox.sandbox import Sandbox
 from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, Tool, python_tool, run_tool
+from fledge.serve.connections import Server
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.server import Server, create_app
+from fledge.serve.server import create_app
 from hostile.attack import World, children, secrets_in
 from tiny_engine import BYTES, asking, tiny_model
 

@@ -15,8 +15,9 @@ import torch
 from starlette.applications import Starlette
 
 from fledge.model.transformer import Transformer
+from fledge.serve.connections import Server
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.server import BODY_BYTES, Server, create_app
+from fledge.serve.server import BODY_BYTES, create_app
 from tiny_engine import BYTES, tiny_model
 
 CLIENTS: list[openai.OpenAI] = []
@@ -204,7 +205,7 @@ def test_content_may_be_parts_and_unknown_fields_are_ignored(url: str) -> None:
         ({"n": 99}, "n=99"),
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"messages": []}, "at least one message"),
-        ({"messages": [{"role": "robot", "content": "x"}]}, "'robot' is not one of system, user, assistant"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 'role "robot" is not one of system, user, assistant'),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "expected user"),
         ({"messages": [{"role": "user", "content": "x" * 300}]}, "304 tokens, the context holds 256"),
         (

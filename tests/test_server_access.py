@@ -13,7 +13,7 @@ import pytest
 from fledge.config import Serve, check
 from fledge.serve.access import Access, find_key, host_names, is_loopback
 from fledge.serve.api import ApiError
-from fledge.serve.server import listen
+from fledge.serve.connections import listen
 from test_server import HELLO, client, pool, serving
 
 CHAT = "/v1/chat/completions"

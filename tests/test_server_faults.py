@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from fledge.sandbox.calls import TOOL_THREADS
-from fledge.serve import server
+from fledge.serve import connections, server
 from fledge.serve.api import STOP_CHARS
 from fledge.text.tokenizer import Tokenizer
 from test_server import HELLO, eager_model, pool, serving, until
@@ -157,7 +157,7 @@ def test_requests_that_never_arrive_are_given_up(url: str, monkeypatch: pytest.M
     answer = raw(url, endless)
     assert b" 408 " in answer
     assert b"the body took longer than 0.5 s" in answer
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.3)
     whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     assert raw(url, b"") == raw(url, b"GET /hea") == b""
     assert raw(url, whole + whole[:20]).count(b" 200 OK") == 1

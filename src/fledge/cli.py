@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__, endings
-from fledge.config import COMMANDS, SETTINGS, STAGES, TrainStage
+from fledge.config import COMMANDS, SETTINGS, STAGES, TRAINED, TrainStage
 from fledge.runs import begin_again, newest_run
 from fledge.settings import nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
+GO_ON = (*TRAINED, "run", "evaluate")
+"""Commands that find what they had done when they were interrupted; the others begin anew."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
@@ -33,26 +35,32 @@ ANYWHERE = {
 
 def main() -> None:
     """Entry point of the console script; exits with 0, 1 (a failure), 2 (a mistake of the user) or 130 (interrupted)."""
-    sys.exit(run(sys.argv[1:]))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed before it began, as by >&-
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    try:
+        sys.exit(run(sys.argv[1:]))
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # Python would try again at its very end, and say so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    if arguments[0] == "--version":
-        print(f"fledge {__version__}")
-        return 0
-    command, *rest = arguments
+    command, *rest = arguments or ["--help"]
     endings.watch()
     try:
-        return dispatch(command, rest)
+        code = dispatch(command, rest)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return 0  # nobody reads any more, as with `| head`
     except KeyboardInterrupt as interrupt:
         again = "" if BEGINS_AGAIN.isdisjoint(rest) else f", without {', '.join(sorted(BEGINS_AGAIN))}"
-        complain(
-            f"interrupted{f': {interrupt}' if str(interrupt) else ''}. The same command{again} goes on from there."
-        )
+        hope = f" The same command{again} goes on from there." if command in GO_ON else ""
+        complain(f"interrupted{f': {interrupt}' if str(interrupt) else ''}.{hope}")
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if "--debug" in rest:
@@ -64,7 +72,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def complain(text: str) -> None:
     """One message on the error stream."""
-    print(f"fledge: {text}", file=sys.stderr, flush=True)
+    from fledge.console import notice
+
+    notice(text)
 
 
 def overview() -> str:
@@ -90,6 +100,12 @@ def summary(kind: type[Any]) -> str:
 
 def dispatch(command: str, words: list[str]) -> int:
     """Parse the settings of a command and call its `main(config)`."""
+    if command in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if command == "--version":
+        print(f"fledge {__version__}")
+        return 0
     command, config, flags = read(command, words)
     if config is None:
         return 0

@@ -3,21 +3,47 @@
     with Live("pretrain", total=500) as live:
         live.show(12, "loss 2.310 · 9,800 tokens/s")
 
-In a terminal the line is redrawn in place; in a log a line is printed every `QUIET_SECONDS`.
+In a terminal the line is redrawn in place; in a log a line is printed every `QUIET_SECONDS`. Whatever is shown here may hold text
+from outside (a path, a sample, a server's answer): it arrives as letters, never as commands to the terminal or mark-up. Where the
+output is closed or its disk is full, the work goes on without words.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 QUIET_SECONDS = 15.0
-console = Console(highlight=False)
+# Unicode has a picture of each control character, ␛ for escape. Lines and tabs stay; what else has no picture is no text.
+_PICTURES: dict[int, int] = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
+_PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0xD800, 0xE000)], 0xFFFD)
+
+
+class _Screen(Console):
+    """rich's console, but for the end of its reader (`| head`), at which rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+console = _Screen(highlight=False)
+
+
+def visible(text: str) -> str:
+    """Text from outside with its control characters as pictures: they set a terminal's title or clipboard, or hide lines.
+
+    visible("\\x1b[2Jgone") == "␛[2Jgone"
+    """
+    return text.translate(_PICTURES)
 
 
 class Live:
@@ -35,7 +61,7 @@ class Live:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", markup=False),
             )
             self.bar = Progress(*columns, console=console)
             self.bar.start()
@@ -51,30 +77,41 @@ class Live:
     def show(self, done: int, text: str) -> None:
         """`done` of the total, and what is worth saying about it now."""
         if self.bar:
-            self.bar.update(self.task, completed=done, text=text)
+            self.bar.update(self.task, completed=done, text=visible(text))
         elif time.monotonic() - self.spoke > QUIET_SECONDS or done == self.total:
             self.spoke = time.monotonic()
             say(f"{self.name} {done}/{self.total} · {text}")
 
 
 def say(text: str) -> None:
-    """Print a line; square brackets are text, not mark-up."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Print a line."""
+    _show(Text(visible(text)), soft_wrap=True)
+
+
+def notice(text: str) -> None:
+    """Print a line about the work itself, on the error stream."""
+    with contextlib.suppress(OSError):
+        print(f"fledge: {visible(text)}", file=sys.stderr, flush=True)
 
 
 def heading(text: str) -> None:
     """A line that begins a part of the work."""
-    console.print(f"\n[bold]{text}[/bold]")
+    _show(Text(f"\n{visible(text)}", style="bold"))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A small table, first column to the left, the others to the right."""
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    drawn = Table(title=Text(visible(title)), title_justify="left", header_style="bold")
     for place, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if place else "left")
+        drawn.add_column(Text(visible(column)), justify="right" if place else "left")
     for row in rows:
-        drawn.add_row(*row)
-    console.print(drawn)
+        drawn.add_row(*(Text(visible(cell)) for cell in row))
+    _show(drawn)
+
+
+def _show(what: Text | Table, **how: Any) -> None:
+    with contextlib.suppress(OSError):
+        console.print(what, **how)
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,14 @@ def watch() -> None:
                 signal.signal(number, _note)
 
 
+def leave() -> None:
+    """From here on SIGTERM and the end of the terminal raise SystemExit: a chat hears Ctrl-C as the end of an answer alone."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if number != signal.SIGINT and signal.getsignal(number) is _note:
+                signal.signal(number, _leave)
+
+
 @contextlib.contextmanager
 def gently() -> Iterator[threading.Event]:
     """Within, the first signal only sets the event; one that came before and was lost has set it already."""
@@ -37,6 +45,10 @@ def gently() -> Iterator[threading.Event]:
         yield _asked
     finally:
         _gentle.clear()
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

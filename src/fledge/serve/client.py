@@ -9,18 +9,20 @@ Leaving the loop early ends the answer. Nothing here imports torch before there 
 
 from __future__ import annotations
 
+import http.client
 import json
 import queue
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
 
 from fledge.config import Sampling
-from fledge.text.chat import Conversation, Part, fit_prompt, to_json
+from fledge.text.chat import Conversation, Kind, Part, fit_prompt, to_json
 
 if TYPE_CHECKING:
     from fledge.model.transformer import Transformer
@@ -91,12 +93,12 @@ class RemoteServer:
         self.headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self.headers["Authorization"] = f"Bearer {api_key}"
-        with closing(self._open("/v1/models")) as response:
+        with self._understood(), closing(self._open("/v1/models")) as response:
             listed = {entry["id"]: entry.get("fledge", {}) for entry in json.load(response)["data"]}
-        if model is not None and model not in listed:
-            raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
-        self.model = model or next((name for name, about in listed.items() if about.get("default")), [*listed][-1])
-        self.context = listed[self.model].get("context_tokens", 0)
+            if model is not None and model not in listed:
+                raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
+            self.model = model or next((name for name, about in listed.items() if about.get("default")), [*listed][-1])
+            self.context = listed[self.model].get("context_tokens", 0)
         self.name = f"{self.model} at {self.url}"
 
     def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]:
@@ -110,7 +112,7 @@ class RemoteServer:
         begin, outcome = time.perf_counter(), Outcome(context=self.context)
         self.outcome = outcome
         try:
-            with closing(self._open("/v1/chat/completions", body)) as response:
+            with self._understood(), closing(self._open("/v1/chat/completions", body)) as response:
                 for line in response:
                     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                         continue
@@ -125,11 +127,29 @@ class RemoteServer:
                         outcome.finish = choice.get("finish_reason") or outcome.finish
                         delta = choice["delta"]
                         if part := delta.get("fledge"):
-                            yield Part(part["part"], part["text"])
+                            yield Part(_TOOL_PARTS[part["part"]], str(part["text"]))
                         if delta.get("content"):
-                            yield Part("text", delta["content"])
+                            yield Part("text", str(delta["content"]))
         finally:
             outcome.seconds = time.perf_counter() - begin
+
+    @contextmanager
+    def _understood(self) -> Generator[None]:
+        """Whatever else a server says than the protocol has is told as such, not as an error of this program."""
+        try:
+            yield
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            json.JSONDecodeError,
+            UnicodeError,
+            http.client.HTTPException,
+        ) as problem:
+            what = f"{type(problem).__name__}: {short(str(problem))}"
+            raise ValueError(
+                f"{self.url}: what it answers is not OpenAI's protocol ({what}); is the address right?"
+            ) from problem
 
     def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -146,6 +166,7 @@ class RemoteServer:
         pass
 
 
+_TOOL_PARTS: dict[str, Kind] = {"python": "python", "output": "output"}
 Client = LocalModel | RemoteServer
 
 

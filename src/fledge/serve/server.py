@@ -1,7 +1,7 @@
-"""The server: OpenAI's API and the web page over the models of one run.
+"""The application: OpenAI's API and the web page over the models of one run.
 
     app = create_app(pool, access=Access(host="127.0.0.1"))
-    Server(app, host="127.0.0.1", port=8000).run()
+    Server(app, host="127.0.0.1", port=8000).run()                      # connections.py
 
 Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: no CORS, a strict
 Content-Security-Policy, and pages of other sites are refused (access.py). A client who hangs up frees its slot before the
@@ -12,17 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
-import os
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -30,10 +26,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route, Router
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge.config import Sampling, Serve
-from fledge.serve.access import EVERYWHERE, Access
+from fledge.serve.access import Access
 from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
@@ -41,7 +36,6 @@ from fledge.serve.stream import Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
-HEAD_SECONDS = 10.0  # for the first line and the headers of a request to arrive
 BODY_BYTES, BODY_SECONDS = 1 << 20, 30.0
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -130,83 +124,6 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 ERRORS: Any = dict.fromkeys((HTTPException, ApiError, ClientDisconnect, Exception), answer_error)
-
-
-class TimeoutProtocol(H11Protocol):
-    """uvicorn's protocol that hangs up on a client whose request does not come: slow ones must not pile up."""
-
-    late: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
-
-    def _watch(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            # Left to run where the client hangs up by itself: to close twice is to close once.
-            self.late = self.late or self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        elif self.late is not None:
-            self.late.cancel()
-            self.late = None
-
-
-class Server(uvicorn.Server):
-    """uvicorn's server that lets running answers finish for a while before it stops."""
-
-    def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = Serve.grace_seconds) -> None:
-        self.dispatcher: Dispatcher = app.state.dispatcher
-        self.grace_seconds = grace_seconds
-        self.sockets = listen(host, port)
-        # A browser cannot open "everywhere".
-        name = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self.sockets[0].getsockname()[1]}"
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=TimeoutProtocol,  # h11 also bounds the size of headers, which httptools would not
-                log_level="warning",
-                access_log=False,
-                timeout_graceful_shutdown=int(grace_seconds) + 5,
-            )
-        )
-
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        super().run(sockets or self.sockets)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self.dispatcher.closing = True
-        close = self.dispatcher.pool.close  # ends what still runs
-        asyncio.get_running_loop().call_later(self.grace_seconds, lambda: asyncio.ensure_future(close()))
-        await super().shutdown(sockets)
-
-
-def listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`, where connections wait from now on; port 0: any that is free.
-
-    Raises:
-        ValueError: it is no address of this machine, or another program listens there.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            sockets.append(socket.create_server((address[0], port), family=family))
-            port = sockets[0].getsockname()[1]  # the same for every address
-    except (socket.gaierror, UnicodeError):
-        raise ValueError(
-            f"host={host!r} is no name of this machine; 127.0.0.1 is for its own users, 0.0.0.0 for all"
-        ) from None
-    except OSError as error:
-        for each in sockets:
-            each.close()
-        why = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        raise ValueError(f"{host} port {port}: {why}; --port names another, and 0 takes any that is free") from None
-    return sockets
 
 
 class Api:

@@ -19,6 +19,7 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from fledge.config import Sampling
+from fledge.console import visible
 from fledge.runs import read_json
 from fledge.serve.client import Client
 from fledge.settings import help_of, nearest, within
@@ -75,7 +76,7 @@ class Terminal:
             raise ValueError("nothing was asked: -p and standard input are empty")
         for kind, text in self.client.answer(self._conversation(say("user", prompt.strip())), self.sampling):
             if kind == "text":
-                out.write(text)
+                out.write(visible(text))
                 out.flush()
         out.write("\n")
         return 0
@@ -101,6 +102,10 @@ class Terminal:
                     self.ask(line)
             except (ValueError, OSError) as error:
                 self.say(str(error), "red")
+            except KeyboardInterrupt:
+                self.say("stopped")  # before an answer had begun, or after it
+            finally:
+                self.console.show_cursor()  # also where a signal came just when it had been hidden
 
     def command(self, line: str) -> None:
         """Do what a line with a slash says: each of `COMMANDS` is a setting of sampling or a method; `loop` itself knows /exit.
@@ -186,7 +191,7 @@ class Terminal:
 
     def say(self, text: str, style: str = "dim") -> None:
         """A line by the program, not by the model."""
-        self.console.print(Text(text, style=style))
+        self.console.print(Text(visible(text), style=style))
 
     def ask(self, question: str) -> None:
         """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
@@ -232,7 +237,10 @@ def render(said: Sequence[Part]) -> RenderableType:
     signs = {"python": "⚙ ", "output": "= "}
     return Group(
         *(
-            Markdown(text) if kind == "text" else Text(signs[kind] + text, style="cyan")
+            # Of a link its address is shown: the words alone would say where it leads.
+            Markdown(visible(text), hyperlinks=False)
+            if kind == "text"
+            else Text(signs[kind] + visible(text), style="cyan")
             for kind, text in said
             if kind != "text" or text.strip()
         )

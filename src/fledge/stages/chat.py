@@ -7,8 +7,11 @@ from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
+from fledge import endings
 from fledge.config import Chat, Sampling, check
+from fledge.console import notice, visible
 from fledge.runs import choose_stage, model_name
 from fledge.serve.access import find_key
 from fledge.serve.client import Client, LocalModel, RemoteServer
@@ -18,12 +21,14 @@ from fledge.serve.terminal import Terminal, remember_lines
 def main(config: Chat) -> int:
     """Chat until the user leaves, or answer one prompt from -p or standard input."""
     check(config)
+    endings.leave()
     with closing(open_client(config)) as client:
         chat = Terminal(client, Sampling.of(config), system=config.system, console=Console(highlight=False))
         if config.prompt is not None or not sys.stdin.isatty():
             return chat.once(config.prompt if config.prompt is not None else sys.stdin.read(), sys.stdout)
         remember_lines()
-        chat.console.print(f"[bold]{client.name}[/]  [dim]/help shows the commands, Ctrl-C stops an answer[/]")
+        about = ("  /help shows the commands, Ctrl-C stops an answer", "dim")
+        chat.console.print(Text.assemble((visible(client.name), "bold"), about))
         chat.loop(input)
     return 0
 
@@ -36,7 +41,7 @@ def open_client(config: Chat) -> Client:
     stage = choose_stage(Path(config.run), config.stage)
     if sys.stderr.isatty():
         # Before torch, which takes seconds to import; not in the output, which scripts read.
-        print(f"{config.run}: loading {model_name(stage)} ...", file=sys.stderr, flush=True)
+        notice(f"{config.run}: loading {model_name(stage)} ...")
     from fledge.model.device import find_device, threads
     from fledge.sandbox.tools import find_tool
     from fledge.serve.pool import open_run

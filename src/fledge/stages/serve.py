@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from starlette.applications import Starlette
 
+from fledge import console
 from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
 from fledge.serve.access import KEY, Access, find_key, host_names, is_loopback
+from fledge.serve.connections import Server
 from fledge.serve.pool import ModelPool, open_run
-from fledge.serve.server import Server, create_app
+from fledge.serve.server import create_app
 
 
 def main(config: Serve) -> None:
@@ -26,13 +26,12 @@ def main(config: Serve) -> None:
     app = make_app(config)
     server = Server(app, host=config.host, port=config.port, grace_seconds=config.grace_seconds)
     if not is_loopback(config.host) and find_key(config.api_key) is None:
-        print(f"fledge: whoever reaches {config.host} may use this server; {KEY} asks for a key", file=sys.stderr)
+        console.notice(f"whoever reaches {config.host} may use this server; {KEY} asks for a key")
     where = server.url + config.root_path
     models = ", ".join(entry.name for entry in app.state.dispatcher.pool.entries)
-    print(f"{config.run}: {models}. Page: {where}/  API: {where}/v1", flush=True)
+    console.say(f"{config.run}: {models}. Page: {where}/  API: {where}/v1")
     gc.freeze()  # or every full collection walks all of torch while the streams wait
-    with contextlib.suppress(KeyboardInterrupt):  # uvicorn stops in good order and then raises it again
-        server.run()
+    server.run()
 
 
 def make_app(config: Serve) -> Starlette:

@@ -17,7 +17,6 @@ import io
 import json
 import os
 import re
-import sys
 import threading
 import time
 import zipfile
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fledge.console import notice
 from fledge.runs import write_atomic
 from fledge.text.files import RECORDS, find_files
 
@@ -153,15 +153,15 @@ def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
     for again in (False, True):
         began, transfers = time.monotonic(), again or not is_cached
         if transfers:
-            _say(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
+            notice(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
         with _explained(f"fetch {name} from {source}"):
             path = Path(hf_hub_download(file.repo, file.path, force_download=again, **where, **bar))
         if (damage := file.damage(path)) is None:
             seconds = max(time.monotonic() - began, 1e-3)
             if transfers:
-                _say(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / seconds:.1f} MB/s)")
+                notice(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / seconds:.1f} MB/s)")
             return path
-        _say(f"{path} is damaged ({damage})")
+        notice(f"{path} is damaged ({damage})")
     path.resolve().unlink()
     raise ValueError(
         f"{name}: arrived with {damage}. Expected is what {source} announces; "
@@ -221,7 +221,7 @@ class Shards:
                 raise
             told = f"{error}. Going on with what the cache has:"
         size = _megabytes(sum(file.bytes for file in self._files))
-        _say(f"{told} {len(self._files)} files ({size}); fetching only those that the run comes to")
+        notice(f"{told} {len(self._files)} files ({size}); fetching only those that the run comes to")
 
     def __len__(self) -> int:
         return len(self._files)
@@ -242,7 +242,7 @@ class Shards:
         try:
             fetch(self._files[index], quiet=True)
         except (OSError, ValueError) as error:
-            _say(f"{error}. It is tried again when the run comes to it")
+            notice(f"{error}. It is tried again when the run comes to it")
 
 
 def _is_whole(files: Sequence[RemoteFile]) -> bool:
@@ -316,20 +316,16 @@ def locate_bundle() -> Path:
     if zipfile.is_zipfile(path):
         return path
     if path.exists():
-        _say(f"{path} is damaged and is fetched again")
+        notice(f"{path} is damaged and is fetched again")
     url = EVAL_BUNDLE_URL
     remedy = f"Connect to the network, or put {EVAL_BUNDLE}.zip in a folder and give that with --local DIR"
     with _explained(f"fetch {url}", remedy=remedy):
-        _say(f"fetching {url} ({_megabytes(get_hf_file_metadata(url, token=False).size or 0)}) to {path}")
+        notice(f"fetching {url} ({_megabytes(get_hf_file_metadata(url, token=False).size or 0)}) to {path}")
         raw = _get(url)
         if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
             raise ValueError(f"{broken} arrived damaged")
     write_atomic(path, raw)
     return path
-
-
-def _say(line: str) -> None:
-    print(f"fledge: {line}", file=sys.stderr)
 
 
 def _megabytes(size: int) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from fledge.console import notice
 from fledge.runs import write_atomic
 from fledge.settings import cores
 from fledge.text import bpe, native
@@ -121,7 +122,7 @@ class Tokenizer:
             more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
             if not more:
                 shortage = f"only {len(merges)} pairs to merge: {least + len(merges)} tokens instead of {vocab}"
-                print(f"fledge: the text has {shortage}", file=sys.stderr)
+                notice(f"the text has {shortage}")
                 break
             merges += more
             report("merge", len(merges), wanted)
@@ -258,10 +259,9 @@ def backend(choice: str) -> Any:
         raise FileNotFoundError(
             f"FLEDGE_BPE=rust, but {native.LIBRARY} was not built; install Rust (rustup.rs), then fledge again"
         )
-    print(
-        "fledge: the tokenizer's Rust library was not built; plain Python gives the same tokens, about twenty times slower. "
-        "To have it, install Rust (rustup.rs), then fledge again",
-        file=sys.stderr,
+    notice(
+        "the tokenizer's Rust library was not built; plain Python gives the same tokens, about twenty times slower. "
+        "To have it, install Rust (rustup.rs), then fledge again"
     )
     return bpe
 

@@ -1,0 +1,192 @@
+"""Connections: where the server listens, how many clients there may be, how long it waits for them, and how it ends.
+
+server = Server(create_app(pool), host="127.0.0.1", port=8000)      # listens already
+print(server.url)
+server.run()                                                        # until a signal
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fledge.config import Serve
+from fledge.serve.access import EVERYWHERE
+from fledge.serve.stream import LOG, Dispatcher
+
+HEAD_SECONDS = 10.0  # for the first line and the headers of a request to arrive
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's protocol that hangs up on clients whose request does not come: slow ones and idle ones must not pile up."""
+
+    late: asyncio.TimerHandle | None = None
+
+    def __init__(self, owner: Server, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.owner = owner
+        self.waits_since = self.loop.time()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.owner.most:
+            self.owner.make_room()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        self.waits_since = self.loop.time()
+        super().on_response_complete()
+
+    def is_answered(self) -> bool:
+        """Whether a request has come, all of it, and its answer has not ended."""
+        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+    def _watch(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            # Left to run where the client hangs up by itself: to close twice is to close once.
+            self.late = self.late or self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        elif self.late is not None:
+            self.late.cancel()
+            self.late = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with a bound on connections, which lets running answers finish for a while before it stops.
+
+    It listens from the beginning; `run` returns after SIGINT, SIGTERM or SIGHUP, at once after the second.
+    """
+
+    def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = Serve.grace_seconds) -> None:
+        self.dispatcher: Dispatcher = app.state.dispatcher
+        self.grace_seconds = grace_seconds
+        self.most = most_connections()
+        self.is_crowded = False
+        self.hurry = False
+        self.sockets = listen(host, port)
+        # A browser cannot open "everywhere".
+        name = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
+        self.url = f"http://{name}:{self.sockets[0].getsockname()[1]}"
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=partial(BoundedProtocol, self),  # type: ignore[arg-type]  # h11 bounds headers, httptools would not
+                backlog=max(
+                    1, self.most // 8
+                ),  # asyncio accepts so many at once, before anybody sees how many there are
+                ws="none",
+                log_level="warning",
+                access_log=False,
+                timeout_graceful_shutdown=int(grace_seconds) + 5,
+            )
+        )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        super().run(sockets or self.sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or []:
+            each.listen(2048)  # those not accepted yet wait in the system, or they would try again a second later
+
+    def make_room(self) -> None:
+        """Close an eighth of the connections, those that have waited longest for their request to come."""
+        if not self.is_crowded:
+            self.is_crowded = True  # one line, not one for each
+            LOG.warning("more than %d connections: those that send no request are closed", self.most)
+        waiting = [one for one in self.connections() if not one.is_answered()]
+        for one in sorted(waiting, key=lambda one: one.waits_since)[: max(1, self.most // 8)]:
+            one.transport.close()
+
+    def connections(self) -> list[BoundedProtocol]:
+        return [one for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own raises the signals again when all has ended, and knows no SIGHUP."""
+        numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+        if threading.current_thread() is not threading.main_thread():
+            numbers = []
+        # nohup has SIGHUP ignored.
+        heard = [number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self.handle_exit) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            self.hurry = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.dispatcher.closing = True
+        ending = asyncio.create_task(self._end_answers())
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    async def _end_answers(self) -> None:
+        """When their time is over, or at the second signal."""
+        if running := sum(one.is_answered() for one in self.connections()):
+            LOG.warning("stopping: %d answers have %g s to end; once more to stop at once", running, self.grace_seconds)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.grace_seconds):
+                while not self.hurry:
+                    await asyncio.sleep(0.05)
+        await self.dispatcher.pool.close()
+        await asyncio.sleep(0.5)  # the answers' last words go out
+        for one in self.connections():  # to clients who do not take them
+            one.transport.abort()
+
+
+def most_connections() -> int:
+    """Half of the files that this process may open; the others are for models, tools, and clients about to be turned away."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 512
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 4096 if limit == resource.RLIM_INFINITY else min(4096, max(8, limit // 2))
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """A socket for each address of `host`, where connections wait from now on; port 0: any that is free.
+
+    Raises:
+        ValueError: it is no address of this machine, or another program listens there.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            sockets.append(socket.create_server((address[0], port), family=family))
+            port = sockets[0].getsockname()[1]  # the same for every address
+    except (socket.gaierror, UnicodeError):
+        raise ValueError(
+            f"host={host!r} is no name of this machine; 127.0.0.1 is for its own users, 0.0.0.0 for all"
+        ) from None
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        why = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
+        raise ValueError(f"{host} port {port}: {why}; --port names another, and 0 takes any that is free") from None
+    return sockets
