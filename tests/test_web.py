@@ -745,6 +745,35 @@ def test_the_theme_follows_the_system_until_one_is_chosen(open_page: Open, syste
     expect(root).to_have_css("background-color", paper["dark"])
 
 
+BLOCKED = """for (const name of ["localStorage", "sessionStorage", "indexedDB"])
+  Object.defineProperty(window, name, { get() { throw new DOMException("blocked", "SecurityError"); } });"""
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); };"
+
+
+@pytest.mark.parametrize("script", [BLOCKED, FULL])
+def test_where_nothing_can_be_kept_the_page_works_until_it_is_closed(
+    browser: Any, server: ScriptedServer, script: str
+) -> None:
+    tab = Tab(browser)
+    tab.page.add_init_script(script)
+    server.key = "secret"
+    page = tab.open(server.url)
+    page.fill("#key-box", "secret")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("body.ready")
+    if script == BLOCKED:
+        expect(page.locator("#toast")).to_contain_text("This browser keeps nothing")
+    page.click("#theme")
+    expect(page.locator(":root")).to_have_attribute("data-theme", "light")
+    ask(page, "/temperature 0.3")
+    for count in (1, 2):
+        ask(page, "Go")
+        expect(answered(page, count)).to_contain_text("heard: Go")
+    assert server.requests[-1]["temperature"] == 0.3
+    tab.context.close()
+    assert not tab.wrong
+
+
 # ---- Errors
 
 

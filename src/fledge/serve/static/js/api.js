@@ -1,8 +1,9 @@
 // The server's two calls: which stages there are, and an answer as a stream of chunks. Asks for the API key where one is needed.
 
 import { $, dialog, html } from "./dom.js";
+import { keep, recall } from "./keep.js";
 
-const key = () => sessionStorage.getItem("fledge.key"); // until the tab is closed
+const key = () => recall("sessionStorage", "key"); // until the tab is closed
 
 /** Why there is no answer; `retryAfter` is how many seconds the server asks to wait. */
 class ApiError extends Error {
@@ -73,10 +74,10 @@ function askForKey() {
   });
 }
 
-const keep = () => sessionStorage.setItem("fledge.key", $("#key-box").value.trim());
+const keepKey = () => keep("sessionStorage", "key", $("#key-box").value.trim());
 
 export const keyDialog = () => dialog("key", "This server asks for a key", html`
-  <form method="dialog" class="key" @submit=${keep}>
+  <form method="dialog" class="key" @submit=${keepKey}>
     <p id="key-wrong" class="wrong" hidden>The server did not accept that key.</p>
     <label for="key-box">API key</label>
     <input id="key-box" type="password" autocomplete="off" required autofocus aria-describedby="key-about">

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { $, html, icon, iconButton } from "./dom.js";
+import { keep } from "./keep.js";
 import { changed, model, remember, state } from "./state.js";
 
 const ABOUT = {
@@ -36,7 +37,7 @@ function compare() {
 function changeTheme() {
   const { dataset } = document.documentElement;
   dataset.theme = NEXT_THEME[dataset.theme];
-  localStorage.setItem("fledge.theme", dataset.theme);
+  keep("localStorage", "theme", dataset.theme);
   changed();
 }
 

@@ -1,8 +1,9 @@
 // What the page is showing. Whoever changes it calls changed(), and the page is drawn anew from it.
 
 import { newChat } from "./conversation.js";
+import { keep, recall } from "./keep.js";
 
-const remembered = (key, otherwise) => JSON.parse(localStorage.getItem(`fledge.${key}`) ?? "null") ?? otherwise;
+const remembered = (key, otherwise) => JSON.parse(recall("localStorage", key) ?? "null") ?? otherwise;
 export const onPhone = () => matchMedia("(max-width: 760px)").matches;
 
 export const state = {
@@ -33,7 +34,7 @@ export const changed = () => (frame ||= requestAnimationFrame(drawNow));
 /** Changes something that survives the page. */
 export function remember(key, value) {
   state[key] = value;
-  localStorage.setItem(`fledge.${key}`, JSON.stringify(value));
+  keep("localStorage", key, JSON.stringify(value));
   changed();
 }
 
