@@ -19,6 +19,7 @@ from fledge import console
 from fledge.cli import run
 from fledge.config import Sampling
 from fledge.console import visible
+from fledge.evals.report import literal
 from fledge.serve.terminal import Terminal, render
 from fledge.text.chat import Part
 from test_layers import modules
@@ -59,7 +60,7 @@ def test_no_text_commands_the_terminal_and_none_of_its_letters_is_lost(text: str
         chat.ask("Hello")
         chat.say(text)
         chat.console.print(render(parts))
-        assert not commands(out.getvalue())
+        assert not commands(out.getvalue() + literal(text))
 
 
 def test_neither_lines_nor_tables_nor_errors_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -280,7 +280,7 @@ def table(columns: list[str], rows: list[list[str]], *, numbers: bool = True) ->
 
 def literal(text: str) -> str:
     """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
-    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", text.expandtabs(4))
+    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", console.visible(text).expandtabs(4))
     # What begins a line could begin a list, a quotation or a heading, and blanks a block of code.
     text = re.sub(r"^( *(?:\d+(?=[.)])|(?=[-+=#>])))", r"\1\\", text, flags=re.MULTILINE)
     return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
