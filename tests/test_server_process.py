@@ -113,3 +113,14 @@ def test_more_clients_than_files_cost_one_line_and_nobody_waits_for_them(
         for _ in range(3):
             assert httpx.get(url + "/health", timeout=9).status_code == 200
         assert len(child.output().splitlines()) == 2, child.output()[:2000]
+        clients.close()
+        # So it is with what is no HTTP, and what asks for another protocol: lines, not one for each.
+        for sent in (
+            b"nonsense\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        ):
+            for _ in range(50):
+                with socket.create_connection((address.host, address.port or 80), timeout=20) as client:
+                    client.sendall(sent)
+                    assert client.recv(100).startswith(b"HTTP/1.1 ")
+        assert len(child.output().splitlines()) <= 6, child.output()[:2000]

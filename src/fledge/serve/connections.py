@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import signal
 import socket
@@ -28,6 +29,21 @@ from fledge.serve.access import EVERYWHERE
 from fledge.serve.stream import LOG, Dispatcher
 
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request to arrive
+
+
+class Sparing(logging.Filter):
+    """Lets the same line pass once a minute: whoever sends nonsense shall not fill the disk with what is said about it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[object, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = (record.msg, record.exc_info and record.exc_info[0])
+        is_due = record.created - self.said.get(line, 0.0) > 60
+        if is_due:
+            self.said[line] = record.created
+        return is_due
 
 
 class BoundedProtocol(H11Protocol):
@@ -77,7 +93,6 @@ class Server(uvicorn.Server):
         self.dispatcher: Dispatcher = app.state.dispatcher
         self.grace_seconds = grace_seconds
         self.most = most_connections()
-        self.is_crowded = False
         self.hurry = False
         self.sockets = listen(host, port)
         # A browser cannot open "everywhere".
@@ -98,7 +113,12 @@ class Server(uvicorn.Server):
         )
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        super().run(sockets or self.sockets)
+        sparing = Sparing()
+        LOG.addFilter(sparing)
+        try:
+            super().run(sockets or self.sockets)
+        finally:
+            LOG.removeFilter(sparing)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -107,9 +127,7 @@ class Server(uvicorn.Server):
 
     def make_room(self) -> None:
         """Close an eighth of the connections, those that have waited longest for their request to come."""
-        if not self.is_crowded:
-            self.is_crowded = True  # one line, not one for each
-            LOG.warning("more than %d connections: those that send no request are closed", self.most)
+        LOG.warning("more than %d connections: those that send no request are closed", self.most)
         waiting = [one for one in self.connections() if not one.is_answered()]
         for one in sorted(waiting, key=lambda one: one.waits_since)[: max(1, self.most // 8)]:
             one.transport.close()
