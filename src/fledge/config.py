@@ -14,6 +14,8 @@ from typing import Any, Literal, Self
 
 from fledge.settings import bounded, check_bounds, check_multiple, help_of
 
+BATCH_TOKENS = 16_384
+"""Of an optimizer step where nothing else is asked."""
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 
@@ -174,8 +176,8 @@ class TrainStage(Seeded, Machine, Stage):
 class RowStage(TrainStage):
     """What the stages share that learn from rows of text and conversations, all of one length."""
 
-    batch_tokens: int = bounded(16_384, 1)
-    """Tokens per optimizer step: rows x context, padding included."""
+    batch_tokens: int | None = bounded(None, 1)
+    """Tokens per optimizer step: rows x context, padding included. None: 16,384, or a tenth of an epoch of own conversations."""
     compile: Compile = "auto"
     """Compile the model: about 1.4 times as fast, after half a minute; results agree up to rounding."""
 
@@ -222,9 +224,10 @@ class Midtrain(RowStage):
     start: str = "pretrain"
     """Stage whose model to begin with."""
     data: str = "world"
-    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a .jsonl of conversations."""
-    tokens: int = bounded(1_700_000, 1)
-    """Tokens of rows to train on."""
+    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a folder or file (.jsonl, .parquet) of conversations."""
+    tokens: int | None = bounded(None, 1)
+    """Tokens of rows to train on. None: 1.7 million, or three epochs of own conversations where those are fewer."""
+    most_tokens = 1_700_000
     learn: Literal["all", "answers"] = "all"
     """Learn every token, or only the assistant's."""
     replay: float = 0.25
@@ -239,8 +242,10 @@ class Sft(Midtrain):
 
     start: str = "midtrain"
     """Stage whose model to begin with."""
-    tokens: int = bounded(1_000_000, 1)
-    """Tokens of rows to train on."""
+    optim: OptimSettings = field(default_factory=lambda: OptimSettings(rate_share=0.3, warmdown=1.0))
+    tokens: int | None = bounded(None, 1)
+    """Tokens of rows to train on. None: a million, or three epochs of own conversations where those are fewer."""
+    most_tokens = 1_000_000
     learn: Literal["all", "answers"] = "answers"
     """Learn every token, or only the assistant's."""
     replay: float = 0.0
@@ -433,6 +438,6 @@ def check(config: Any) -> None:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
         )
-    if isinstance(config, RowStage):
+    if isinstance(config, RowStage) and config.batch_tokens:
         check_multiple(config.batch_tokens, "context", getattr(getattr(config, "model", config), "context", None))
         check_multiple(config.batch_tokens, "device_tokens", config.device_tokens)

@@ -44,7 +44,9 @@ def main(config: Rl) -> None:
     task = prepare(config)
     from fledge.checkpoint import load_model
     from fledge.evals.score import Scorer
+    from fledge.text.conversations import Chats
     from fledge.train.batches import conversation_rows, in_background
+    from fledge.train.converse import those_that_fit
     from fledge.train.loop import due
     from fledge.train.rollouts import Rollouts, metrics
     from fledge.train.session import Session, resolved
@@ -62,6 +64,8 @@ def main(config: Rl) -> None:
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
             conversations = open_chats(data_of(run / config.start), stage="sft", seed=config.seed + 1)
+            if isinstance(conversations, Chats):
+                conversations = those_that_fit(conversations, tokenizer, length=rollouts.length)
             rows = conversation_rows(conversations, tokenizer, length=rollouts.length, cursor=cursor, seed=config.seed)
             return in_background(rows, ahead=rollouts.replayed)
 

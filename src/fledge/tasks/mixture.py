@@ -69,6 +69,11 @@ def open_chats(data: str, *, stage: ChatStage, seed: int) -> Conversations:
     return open_conversations(data)
 
 
+def are_own(data: str) -> bool:
+    """Whether a `--data` of conversations names the user's own files: so many, and no more."""
+    return data != "chat" and find_generated(data) is None
+
+
 def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:
     """Training conversations of several tasks, drawn by their shares; a function of (seed, index) alone.
 

@@ -158,7 +158,7 @@ def parse_message(message: Any, where: str) -> Message:
         raise ValueError(f"{where}: a message is {shown(message)}, not an object with role and content")
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise ValueError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}")
+        raise ValueError(f"{where}: role {shown(role)} is not one of {', '.join(ROLES)}: write the one that is meant")
     if isinstance(content, str):
         return say(role, content)
     if not isinstance(content, list):
@@ -180,7 +180,7 @@ def check_turns(conversation: Sequence[Message], where: str) -> None:
     first = 2 if turns[:1] == ["system"] else 1
     turns = turns[first - 1 :]
     if not turns:
-        raise ValueError(f"{where}: nobody speaks; a conversation needs a user message")
+        raise ValueError(f"{where}: nobody speaks; expected is a message by user, and the answer")
     for place, role in enumerate(turns):
         expected = ("user", "assistant")[place % 2]
         if role != expected:

@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge import console
-from fledge.config import Midtrain, Sft, check
+from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.runs import data_of, open_stage
 from fledge.tasks.mixture import Conversations, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import Chats, Tally, enough, restore
 from fledge.text.documents import open_documents
+from fledge.text.packing import pack_whole
 from fledge.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
+
+
+EPOCHS = 3
+"""Of own conversations where nothing else is asked: more than a few are learned by heart."""
+EPOCH_STEPS = 10
+"""Optimizer steps in each, as far as there are rows for so many."""
+MANY_EPOCHS, MOST_EPOCHS = 10, 1_000
+"""Above the first a line warns, above the second nobody can mean it."""
+SAMPLE = 1_000
+"""Conversations that are encoded to say how long an epoch is."""
 
 
 def prepare(config: Midtrain) -> Conversations:
@@ -37,19 +49,24 @@ def main(config: Midtrain) -> None:
     run = Path(config.run)
     tokenizer, model = Tokenizer.load(run / "tokenizer"), load_model(run / config.start)
     config = resolved(config)
-    shape = Shape.of(config, length=config.context or model.config.context)
+    length, epochs = config.context or model.config.context, ""
+    if isinstance(conversations, Chats):
+        conversations = those_that_fit(conversations, tokenizer, length=length)
+        config, epochs = bounded(config, conversations, length=length)
+    shape = Shape.of(config, length=length)
     text = data_of(run / "pretrain")
-    fitting = those_that_fit(conversations, tokenizer, length=shape.length)
     with open_stage(config) as stage:
         session = Session(stage, config, model)
         console.say(
-            f"{stage.name}: {shape} on conversations of {config.data}, learning {config.learn}, from {config.start}"
+            f"{stage.name}: {shape} on {epochs}conversations of {config.data}, learning {config.learn}, from {config.start}"
             f"{f', {config.replay:.0%} text of {text}' if config.replay else ''}"
         )
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             learned, seed = config.learn, config.seed
-            return conversation_rows(fitting, tokenizer, length=shape.length, cursor=cursor, learn=learned, seed=seed)
+            return conversation_rows(
+                conversations, tokenizer, length=shape.length, cursor=cursor, learn=learned, seed=seed
+            )
 
         def texts(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than pretraining's: the world's text is new; files are read from the first on, as pretraining did.
@@ -63,7 +80,7 @@ def main(config: Midtrain) -> None:
         for _ in session.train(batches, steps=shape.steps, micro=shape.micro):
             pass
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
-        dropped = fitting.left_out.counts.total() if isinstance(fitting, Fitting) else drawn
+        dropped = conversations.left_out.counts.total() if isinstance(conversations, Fitting) else drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped)
 
 
@@ -78,6 +95,8 @@ class Fitting(Sequence[Conversation]):
                 self.places.append(place)
             else:
                 self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
+        self.rows = self._rows(tokenizer, length + 1)
+        """About how many rows they fill in an epoch, by a sample of them."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -85,22 +104,24 @@ class Fitting(Sequence[Conversation]):
     def __getitem__(self, place: Any) -> Any:
         return self.chats[self.places[place]]
 
+    def _rows(self, tokenizer: Tokenizer, capacity: int) -> float:
+        drawn = range(0, len(self), -(-len(self) // SAMPLE) or 1)
+        sizes = [len(encode_conversation(tokenizer, self[place], max_tokens=capacity).ids) for place in drawn]
+        *full, last = pack_whole(sizes, capacity) or [[]]
+        return (len(full) + sum(sizes[place] for place in last) / capacity) * len(self) / max(1, len(sizes))
 
-def those_that_fit(conversations: Conversations, tokenizer: Tokenizer, *, length: int) -> Conversations | Fitting:
-    """Of a file's conversations those that leave an answer to learn in a row; says what is left out. Others stay as they are.
+
+def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int) -> Fitting:
+    """Of a file's conversations those that leave an answer to learn in a row; says what is left out.
 
     Raises:
         ValueError: fewer are left than `enough` demands.
     """
-    if not isinstance(conversations, Chats):
-        return conversations
-    found = Fitting(conversations, tokenizer, length=length)
+    found = Fitting(chats, tokenizer, length=length)
     remedy = "correct them, shorten them or take them out, or give a longer --context where the model's is longer"
-    console.say(
-        enough(f"{conversations.found.root} ({conversations.found})", len(found), found.left_out, remedy=remedy)
-    )
-    if conversations.noted.counts:
-        console.say(f"{conversations.found.root}: learned as they stand are {conversations.noted}")
+    console.say(enough(f"{chats.found.root} ({chats.found})", len(found), found.left_out, remedy=remedy))
+    if chats.noted.counts:
+        console.say(f"{chats.found.root}: learned as they stand are {chats.noted}")
     return found
 
 
@@ -111,3 +132,27 @@ def ends_within(tokenizer: Tokenizer, conversation: Conversation, tokens: int) -
     # No token has less than a byte; every message and part has two marks. So most need not be encoded.
     most = 1 + sum(2 + sum(2 + len(part.text.encode()) for part in message.parts) for message in begin)
     return most <= tokens or len(encode_conversation(tokenizer, begin).ids) <= tokens
+
+
+def bounded(config: Midtrain, chats: Fitting, *, length: int) -> tuple[Midtrain, str]:
+    """The settings with as many tokens as own conversations are good for where none are asked for; and the epochs, in words.
+
+    Raises:
+        ValueError: the tokens asked for are `MOST_EPOCHS` or more.
+    """
+    epoch = chats.rows / (1 - config.replay) * length
+    batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
+    tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
+    epochs, count = tokens / epoch, f"{len(chats):,} conversations"
+    if epochs > MOST_EPOCHS:
+        raise ValueError(
+            f"tokens={tokens} are {epochs:,.0f} epochs of {count} of {config.data}; at most {MOST_EPOCHS:,} make sense, and "
+            f"about {EPOCHS} are good: leave --tokens out, or add conversations"
+        )
+    told = f"about {epochs:,.1f} epochs of {len(chats):,} "
+    if epochs > MANY_EPOCHS:
+        console.say(
+            f"{config.data}: {epochs:,.0f} epochs of {count}: what it knew before may be forgotten; "
+            f"about {EPOCHS} are {round(EPOCHS * epoch):,} --tokens"
+        )
+    return replace(config, batch_tokens=batch, tokens=tokens), told

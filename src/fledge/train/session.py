@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import torch
 
 from fledge import checkpoint, console, endings
-from fledge.config import Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
+from fledge.config import BATCH_TOKENS, Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import StageFolder
 from fledge.settings import check_multiple
+from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch, Plan, Step, nll_sum, train
 from fledge.train.optim import build
@@ -49,8 +50,14 @@ def resolved(config: T) -> T:
     device = machine.find_device(config.device)
     dtype = str(machine.find_dtype(config.dtype, device)).removeprefix("torch.")
     given: dict[str, Any] = {"device": str(device), "dtype": dtype, "threads": machine.threads(config.threads)}
-    if isinstance(config, RowStage) and config.compile == "auto":
-        given["compile"] = "yes" if machine.can_compile(device) else "no"
+    if isinstance(config, RowStage):
+        if config.compile == "auto":
+            given["compile"] = "yes" if machine.can_compile(device) else "no"
+        if not (
+            isinstance(config, Midtrain) and are_own(config.data)
+        ):  # how many those are is known once they are read
+            given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
+            given |= {"tokens": config.tokens or config.most_tokens} if isinstance(config, Midtrain) else {}
     if isinstance(config, Pretrain):
         given["model"] = config.model.resolved()
     if (shape := _model_of(config)) is None:
@@ -59,7 +66,7 @@ def resolved(config: T) -> T:
         counts = Transformer(shape).parameter_counts()
     if isinstance(config, Pretrain):
         tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
-        tenth = max(1, round(tokens / config.batch_tokens) // 10)
+        tenth = max(1, round(tokens / given["batch_tokens"]) // 10)
         given |= {"tokens": tokens, "eval_every": tenth if config.eval_every is None else config.eval_every}
     if isinstance(config, Midtrain):
         given["context"] = config.context or shape.context
@@ -113,12 +120,13 @@ class Shape:
         Raises:
             ValueError: batch_tokens is not a multiple of the row's length.
         """
-        check_multiple(config.batch_tokens, "context", length)
-        total = config.batch_tokens // length
-        rows = max(1, min(config.device_tokens or config.batch_tokens, config.batch_tokens) // length)
+        batch_tokens = config.batch_tokens or BATCH_TOKENS
+        check_multiple(batch_tokens, "context", length)
+        total = batch_tokens // length
+        rows = max(1, min(config.device_tokens or batch_tokens, batch_tokens) // length)
         while total % rows:  # every pass has the same shape: it is compiled once
             rows -= 1
-        steps = max(1, round((config.tokens or 0) / config.batch_tokens))
+        steps = max(1, round((config.tokens or 0) / batch_tokens))
         return cls(length=length, rows=rows, micro=total // rows, steps=steps)
 
     @property
