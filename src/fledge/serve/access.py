@@ -37,7 +37,7 @@ def find_key(given: str | None) -> str | None:
     if key is not None and not re.fullmatch(r"[!-~]+", key):
         wrong = "holds a space, a line break or a letter outside ASCII" if key.strip() else "is empty"
         raise ValueError(
-            f"{where} {wrong}; a key is one word of ASCII letters, digits and signs. Without it, unset {KEY}"
+            f"{where} {wrong}; a key is one word of ASCII letters, digits and signs; for none, leave it out and unset {KEY}"
         )
     return key
 
