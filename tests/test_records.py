@@ -59,6 +59,15 @@ def test_texts_and_conversations_are_found_by_one_rule(tmp_path: Path) -> None:
     assert len(open_conversations(tmp_path)) == 3
 
 
+def test_files_are_told_by_name_and_content_wherever_they_lie(tmp_path: Path) -> None:
+    here, there = (write(tmp_path / place / "deep/a.jsonl", TALK).parents[1] for place in ("here", "there"))
+    before = find_files(here, RECORDS).fingerprints()
+    assert list(before) == ["deep/a.jsonl"]
+    assert find_files(there, RECORDS).fingerprints() == before
+    write(there / "deep/a.jsonl", {"messages": TALK["messages"][::-1]})  # as many bytes
+    assert find_files(there, RECORDS).fingerprints() != before
+
+
 def test_links_are_followed_and_nothing_is_read_twice(tmp_path: Path) -> None:
     write(tmp_path / "elsewhere/far.jsonl", TALK)
     folder = write(tmp_path / "here/near.jsonl", TALK).parent
@@ -99,6 +108,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None
         ("a.txt", b"w\0o\0r\0d\0s\0", r"a\.txt: text in UTF-16, or no text at all"),
         ("a.jsonl", gzip.compress(b"{}"), r"a\.jsonl: compressed by gzip: let its name end in \.gz"),
         ("a.jsonl.gz", b'{"text": "plain"}\n', r"a\.jsonl\.gz: plain text, not compressed: take \.gz off"),
+        ("a.txt", b'{"messages": []}\n', r"a\.txt line 1: .* an object: let the name of such a file end in \.jsonl"),
         ("a.json", b'[{"text": "a"}]', r"a\.json: a JSON file: .*jq.*; allowed are .*\.jsonl"),
         ("a.jsonl", b'[{"text": "a"}]', r"a\.jsonl line 1: \[.*found; each line must be one object"),
         ("a.jsonl", b'{\n "text": "a"\n}\n', r"a\.jsonl line 1: not JSON .*one object.*jq"),

@@ -9,6 +9,7 @@ the file and, where there is one, the line and the field, what was found there a
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -36,6 +37,9 @@ COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 RECORDS = (".parquet", ".jsonl", ".ndjson")
 """Endings of files that hold records with fields; all but .parquet also compressed, and all in capitals."""
 TEXTS = (*RECORDS, ".txt")
+HASHED_BYTES = 1 << 30
+"""Data up to this size is told apart by every byte of it, more by what stands at both ends of each file."""
+ENDS_BYTES = 1 << 16
 HEAD_BYTES = 512
 """Of a file, to see what it is."""
 
@@ -57,6 +61,15 @@ class Found(NamedTuple):
         size = sum(file.stat().st_size for file in self.files)
         count = f"{len(self.files)} file{'s' * (len(self.files) > 1)}, {size / 1e6:,.1f} MB"
         return count + (f"; left out: {listed(self.left_out)}" if self.left_out else "")
+
+    def fingerprints(self) -> dict[str, str]:
+        """What tells each file from others, by its name in the folder: bytes and hash. Where the folder lies plays no part."""
+        sizes = {file: file.stat().st_size for file in self.files}
+        whole = sum(sizes.values()) <= HASHED_BYTES
+        return {self._name(file): f"{size} bytes, {_hash(file, size, whole=whole)}" for file, size in sizes.items()}
+
+    def _name(self, file: Path) -> str:
+        return file.name if file == self.root else file.relative_to(self.root).as_posix()
 
 
 def find_files(path: Path, endings: Sequence[str]) -> Found:
@@ -122,6 +135,16 @@ def listed(names: Sequence[str], most: int = 5) -> str:
 
 def _allowed(endings: Sequence[str]) -> str:
     return f"{', '.join(endings)} (all but .parquet also with .gz or .zst behind)"
+
+
+def _hash(file: Path, size: int, *, whole: bool) -> str:
+    with file.open("rb") as raw:
+        if whole:
+            return hashlib.file_digest(raw, "blake2b").hexdigest()[:16]
+        digest = hashlib.blake2b(raw.read(ENDS_BYTES))
+        raw.seek(max(0, size - ENDS_BYTES))
+        digest.update(raw.read(ENDS_BYTES))
+        return digest.hexdigest()[:16]
 
 
 # What a file is that is not what its name says
@@ -358,7 +381,11 @@ def read_text_pieces(path: Source) -> Iterator[str]:
     """
     piece: list[str] = []
     size = 0
-    for _, line in read_lines(path):
+    for number, line in read_lines(path):
+        if number == 1 and re.match(r'\{\s*"(text|messages|conversations)"\s*:', line):
+            raise ValueError(
+                f"{path} line 1: {shown(line.strip())} found, an object: let the name of such a file end in .jsonl"
+            )
         for place, part in enumerate(line.split(TEXT_CUT)):
             if place:  # a mark of end lies before it
                 yield "".join(piece)

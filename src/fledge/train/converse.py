@@ -143,7 +143,7 @@ def bounded(config: Midtrain, chats: Fitting, *, length: int) -> tuple[Midtrain,
     epoch = chats.rows / (1 - config.replay) * length
     batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
     tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
-    epochs, count = tokens / epoch, f"{len(chats):,} conversations"
+    epochs, count = tokens / epoch, f"{len(chats):,} conversation{'s' * (len(chats) != 1)}"
     if epochs > MOST_EPOCHS:
         raise ValueError(
             f"tokens={tokens} are {epochs:,.0f} epochs of {count} of {config.data}; at most {MOST_EPOCHS:,} make sense, and "
