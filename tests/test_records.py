@@ -194,6 +194,13 @@ def test_what_cannot_be_learned_from_is_left_out_and_counted_by_reason_with_the_
         those_that_fit(open_conversations(path), BYTES, length=64)
 
 
+def test_conversations_that_are_cut_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"role": "assistant", "content": "word " * 9}
+    path = write(tmp_path / "a.jsonl", {"messages": [HI, answer] * 3}, TALK, TALK, TALK)
+    assert len(those_that_fit(open_conversations(path), BYTES, length=64)) == 4
+    assert "25% are longer than a row" in capsys.readouterr().out.replace("\n", " ")
+
+
 def test_an_empty_system_message_is_none() -> None:
     talk = (say("user", "Hi"), say("assistant", "Hello"))
     assert encode_conversation(BYTES, (say("system", " "), *talk)) == encode_conversation(BYTES, talk)

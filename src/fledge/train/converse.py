@@ -95,8 +95,8 @@ class Fitting(Sequence[Conversation]):
                 self.places.append(place)
             else:
                 self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
-        self.rows = self._rows(tokenizer, length + 1)
-        """About how many rows they fill in an epoch, by a sample of them."""
+        self.rows, self.cut_share = self._sample(tokenizer, length + 1)
+        """About how many rows they fill in an epoch, and the share of them that is longer than a row; by a sample."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -104,11 +104,17 @@ class Fitting(Sequence[Conversation]):
     def __getitem__(self, place: Any) -> Any:
         return self.chats[self.places[place]]
 
-    def _rows(self, tokenizer: Tokenizer, capacity: int) -> float:
-        drawn = range(0, len(self), -(-len(self) // SAMPLE) or 1)
-        sizes = [len(encode_conversation(tokenizer, self[place], max_tokens=capacity).ids) for place in drawn]
+    def _sample(self, tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
+        drawn = [self[place] for place in range(0, len(self), -(-len(self) // SAMPLE) or 1)]
+        whole = [len(encode_conversation(tokenizer, one).ids) for one in drawn]
+        sizes = [
+            size if size <= capacity else len(encode_conversation(tokenizer, one, max_tokens=capacity).ids)
+            for one, size in zip(drawn, whole, strict=True)
+        ]
         *full, last = pack_whole(sizes, capacity) or [[]]
-        return (len(full) + sum(sizes[place] for place in last) / capacity) * len(self) / max(1, len(sizes))
+        rows = len(full) + sum(sizes[place] for place in last) / capacity
+        most = max(1, len(drawn))
+        return rows * len(self) / most, sum(size > capacity for size in whole) / most
 
 
 def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int) -> Fitting:
@@ -120,6 +126,10 @@ def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int) -> Fittin
     found = Fitting(chats, tokenizer, length=length)
     remedy = "correct them, shorten them or take them out, or give a longer --context where the model's is longer"
     console.say(enough(f"{chats.found.root} ({chats.found})", len(found), found.left_out, remedy=remedy))
+    if found.cut_share:
+        console.say(
+            f"{chats.found.root}: {found.cut_share:.0%} are longer than a row, and learned as far as an answer fits"
+        )
     if chats.noted.counts:
         console.say(f"{chats.found.root}: learned as they stand are {chats.noted}")
     return found
