@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 
 from fledge.sandbox import jail
-from fledge.sandbox.sandbox import STOPPED, Sandbox, SandboxUnavailable
+from fledge.sandbox.sandbox import STOPPED, Result, Sandbox, SandboxUnavailable
 from fledge.sandbox.wire import STOP, pack, unpack
 
 HUMANEVAL = Path(__file__).resolve().parents[2].joinpath("shared/data/humaneval/HumanEval.jsonl.gz")
@@ -197,7 +197,7 @@ def test_a_program_dies_with_its_worker() -> None:
 
 def test_workers_die_with_their_caller() -> None:
     program = (
-        "import sys; from fledge.sandbox.sandbox import Sandbox; s = Sandbox(workers=1);"
+        "import sys; from fledge.sandbox.sandbox import Result, Sandbox; s = Sandbox(workers=1);"
         "print(s._idle.queue[0]._process.pid, flush=True); s.run('while True: pass', timeout_seconds=600)"
     )
     caller = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -412,3 +412,60 @@ def test_a_time_limit_that_cannot_be_kept_is_refused(seconds: float) -> None:
 def test_a_sandbox_without_workers_is_refused() -> None:
     with pytest.raises(ValueError, match="workers=-1"):
         Sandbox(workers=-1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for children in /proc")
+def test_a_child_killed_from_outside_is_asked_again_and_its_fault_is_nobodys(caplog: pytest.LogCaptureFixture) -> None:
+    code, test = "def f(x):\n    import time; time.sleep(0.4)\n    return x", "assert f(1) == 1"
+    with Sandbox(workers=1) as sandbox, ThreadPoolExecutor(1) as pool:
+        (worker,) = _workers()
+        for kills in (1, 2):
+            for place in (0, 1):  # the program, the tester
+                job = pool.submit(sandbox.check, "", code, test, "f", timeout_seconds=PATIENCE)
+                seen: set[int] = set()
+                for _ in range(kills):
+                    children = _wait_for(partial(_new_pair, worker, seen))
+                    seen |= children
+                    os.kill(sorted(children)[place], 9)
+                verdict = job.result()
+                if kills == 1:
+                    assert verdict == Result("ok", "", None, sandbox.isolation)
+                else:
+                    assert (verdict.status, verdict.judged) == ("refused", False)
+                    assert "killed by signal 9 from outside" in str(verdict.error)
+    assert caplog.text.count("from outside") == 6
+
+
+def _new_pair(worker: int, seen: set[int]) -> set[int]:
+    found = _children(worker) - seen
+    return found if len(found) == 2 else set()
+
+
+def test_a_program_that_time_ran_out_on_was_killed_here_and_is_judged(sandbox: Sandbox) -> None:
+    verdict = sandbox.check("", "def f(x):\n    while True: pass", "assert f(1) == 1", "f", timeout_seconds=0.5)
+    assert (verdict.status, verdict.judged) == ("timeout", True)
+
+
+WHERE_IT_RUNS = """
+import gc, json, os, sys, traceback, types
+told = [sys.argv, sys.orig_argv, sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix, sys.path]
+told += [str(vars(module)) for module in sys.modules.values() if module.__name__ != "__main__"]
+told += [f.__code__.co_filename for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+frame = sys._getframe()
+while frame:
+    told.append(frame.f_code.co_filename)
+    frame = frame.f_back
+try:
+    json.loads("[")
+except ValueError:
+    told.append(traceback.format_exc())
+told += [dict(os.environ), str(sys.flags), str(sys.path_importer_cache), str(sys.meta_path)]
+print([secret for secret in SECRETS if secret in str(told)], "json/decoder.py" in told[-5])
+"""
+
+
+def test_a_program_learns_nothing_of_where_it_runs(sandbox: Sandbox) -> None:
+    secrets = [str(Path(sys.executable).parent), sys.prefix, sys.base_prefix, str(Path(jail.__file__).parents[2])]
+    result = sandbox.run(f"SECRETS = {secrets}\n{WHERE_IT_RUNS}", timeout_seconds=PATIENCE)
+    assert result.stdout == "[] True\n", result
+    assert sandbox.run("import sys; print(sys.argv, repr(sys.executable + sys.prefix))").stdout == "[''] ''\n"

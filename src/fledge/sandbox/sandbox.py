@@ -31,6 +31,7 @@ from typing import IO, Any, BinaryIO
 from fledge.sandbox.wire import STOP, receive
 from fledge.settings import cores
 
+NOT_JUDGED = "not judged"  # what the tests say when they cannot compare
 STATUSES = ("ok", "error", "timeout", "memory", "crash", "output", "refused")
 MAX_OUTPUT_BYTES = 1 << 16  # of what a program prints
 MAX_RESULT_BYTES = 1 << 16
@@ -39,6 +40,8 @@ STOP_SECONDS = 0.05
 """A job that nobody waits for any more runs on for this long."""
 STOPPED = "stopped, nobody waits for it any more"
 _KILLED = "killed by signal 9"
+_FROM_OUTSIDE = {-1, -3, -9, -10, -12, -15}
+"""Exit codes of signals that no program can send, itself included: the kernel that needs memory does, or a person."""
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +63,15 @@ class Result:
 
     status: str
     """ok; error (an exception, sys.exit(1)); timeout; memory; crash (a signal, os._exit); output (printed too much);
-    refused (never started: the sandbox is closed, or a wall is missing)."""
+    refused (never started: the sandbox is closed, or a wall is missing; or killed from outside, twice)."""
     stdout: str
     """What it printed, stderr included, cut at 64 KiB. Bytes that are not UTF-8 are replaced."""
     error: str | None
     isolation: str
     """The walls that stood, such as "nobody+landlock+seccomp"; "none" where --unsafe-exec allowed that."""
+    judged: bool = True
+    """Whether it says anything about the program: False where the machine failed, or where a value that the tests compare could
+    not cross between their process and the program's."""
 
     @property
     def passed(self) -> bool:
@@ -119,14 +125,21 @@ class Sandbox:
     ) -> Result:
         """Whether the function `entry_point` of prompt + completion passes `test`, as in HumanEval.
 
-        `prompt` and `test` are trusted; `completion` is not. `test` calls the function by its name, or defines
-        check(candidate). Arguments and return values must be built-in values: they travel between processes.
+        `prompt` and `test` are trusted; `completion` is not. `test` calls the function or class by its name, or defines
+        check(candidate). Arguments and return values travel between processes (wire.py): values of the standard library's plain
+        types and of the prompt's classes as copies that stay in step; functions, iterators and the program's own objects are
+        asked where they are. Where such an object would have to say whether it is right there is no verdict (`judged`).
         """
         candidate = {"role": "candidate", "program": prompt + completion, "entry_point": entry_point}
         tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}
         own, verdict = self._work([candidate, tester], timeout_seconds)
         # Say why, if the candidate's own words explain an error; they do not touch the verdict.
-        if verdict.status == "error" and own.status in ("error", "memory", "output", "crash") and own.error != _KILLED:
+        if (
+            verdict.status == "error"
+            and verdict.judged
+            and own.status in ("error", "memory", "output", "crash")
+            and own.error != _KILLED
+        ):
             return replace(verdict, status=own.status, error=f"{verdict.error}; the candidate: {own.error}")
         return verdict
 
@@ -175,12 +188,18 @@ class Sandbox:
         jobs = [{**self._limits, "seconds": seconds, **job} for job in jobs]
         zygote = self._idle.get()
         try:
+            reason: _Struck | None = None
             for _ in range(2):
                 if self._closed or (stop and stop.is_set()):
                     return self._nothing("refused", "the sandbox is closed" if self._closed else STOPPED, jobs)
                 try:
                     zygote = zygote or _Zygote()
                     return zygote.work(jobs, seconds, stop, isolation=self.isolation)
+                except _Struck as problem:
+                    reason = problem
+                    _log.warning(
+                        "a program in the sandbox was %s from outside: out of memory? It is asked again", problem
+                    )
                 except BaseException as problem:
                     # After an interrupt too: the reply to come would be taken for the next job's.
                     if zygote is not None:
@@ -189,12 +208,18 @@ class Sandbox:
                     if not isinstance(problem, _Died):
                         raise
                     _log.warning("a sandbox worker died (%s); it is replaced", problem)
+            if reason:
+                return self._nothing("refused", f"{reason} from outside, twice: the machine may lack memory", jobs)
             return self._nothing("crash", "the sandbox's worker died, and so did its successor", jobs)
         finally:
             self._idle.put(zygote)
 
     def _nothing(self, status: str, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
-        return [Result(status, "", error, self.isolation)] * len(jobs)
+        return [Result(status, "", error, self.isolation, judged=False)] * len(jobs)
+
+
+class _Struck(Exception):
+    """A program was killed, and neither by itself nor by its worker."""
 
 
 class _Died(Exception):
@@ -207,7 +232,7 @@ class _Zygote:
     def __init__(self) -> None:
         control, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
-        start = "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox.zygote import main; main()"
+        start = "import sys; sys.path.append(sys.argv[1]); from fledge.sandbox import zygote as z; z.main(z.prepare())"
         # -s -P -S is -I without its disregard for PYTHONHASHSEED: what a program prints must not depend on chance.
         options = ["-s", "-P", "-S", "-B", "-X", "utf8", "-W", "ignore"]
         with theirs:
@@ -243,6 +268,7 @@ class _Zygote:
 
         Raises:
             _Died: the process is gone, or says nothing for a minute after time is up.
+            _Struck: a child was killed from outside.
         """
         with contextlib.ExitStack() as held:
             children = [[held.enter_context(_file()) for _ in range(3)] for _ in jobs]  # job, stdout, result
@@ -253,9 +279,12 @@ class _Zygote:
                 files = [file.fileno() for files in children for file in files]
                 socket.send_fds(self._control, [str(seconds).encode()], files)
                 self._await_reply(seconds + 60, stop or threading.Event())
-                timed_out, codes = receive(self._replies)
+                timed_out, codes, killed = receive(self._replies)
             except (OSError, EOFError) as problem:
                 raise _Died(str(problem) or "end of file") from problem
+            for code, ours in zip(codes, killed, strict=True):
+                if code in _FROM_OUTSIDE and not ours:
+                    raise _Struck(f"killed by signal {-code}")
             results = []
             for (_, stdout, result), code in zip(children, codes, strict=True):
                 printed = os.pread(stdout.fileno(), MAX_OUTPUT_BYTES, 0)
@@ -264,7 +293,9 @@ class _Zygote:
                     status, error = "timeout", STOPPED if stop and stop.is_set() else "time ran out"
                 elif len(printed) >= MAX_OUTPUT_BYTES:
                     status, error = "output", f"printed more than {MAX_OUTPUT_BYTES} bytes"
-                results.append(Result(status, printed.decode("utf-8", "replace"), error, isolation))
+                judged = status != NOT_JUDGED
+                status = status if judged else "error"
+                results.append(Result(status, printed.decode("utf-8", "replace"), error, isolation, judged))
             return results
 
     def _await_reply(self, seconds: float, stop: threading.Event) -> None:
@@ -295,7 +326,7 @@ def _status(result: bytes, code: int) -> tuple[str, str | None]:
     """Status and error of a child; the result was written by a stranger, so only known words pass."""
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         status, error = json.loads(result)
-        if code == 0 and status in STATUSES and (error is None or isinstance(error, str)):
+        if code == 0 and status in (*STATUSES, NOT_JUDGED) and (error is None or isinstance(error, str)):
             # half a character pair is valid JSON but no text that could be written anywhere
             return status, error and error.encode("utf-8", "replace").decode()
     if code < 0:
@@ -331,9 +362,9 @@ def passes(prompt: str, completion: str, test: str, entry_point: str) -> float:
     """1 if the function passes its tests (`Sandbox.check`), else 0.
 
     Raises:
-        RuntimeError: the program was never run; a fault of the machine must not look like a wrong answer.
+        NotJudged: a fault of the machine must not look like a wrong answer, nor must a value that cannot be compared.
     """
     verdict = judge().check(prompt, completion, test, entry_point)
-    if verdict.status == "refused":
-        raise RuntimeError(f"the judge refused to run a program: {verdict.error}")
+    if not verdict.judged:
+        raise NotJudged(verdict.error)
     return float(verdict.passed)

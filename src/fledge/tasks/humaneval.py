@@ -92,11 +92,8 @@ def _readable(code: str) -> str:
 def _only_defines(code: str, entry_point: str) -> bool:
     """Whether a block holds imports and definitions that another may need, and not the function itself."""
     tree = _parsed(code)
-    return (
-        bool(tree and tree.body)
-        and all(isinstance(node, DEFINITIONS) for node in tree.body)
-        and entry_point not in code
-    )
+    nodes = tree.body if tree and entry_point not in code else []
+    return bool(nodes) and all(isinstance(node, DEFINITIONS) for node in nodes)
 
 
 def _definition(entry_point: str, code: str) -> str | None:
