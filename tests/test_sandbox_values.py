@@ -99,6 +99,9 @@ def test_the_program_cannot_look_into_what_the_test_gives_it(sandbox: Sandbox) -
     [
         ("def f(dog): return dog.speak()", "class Dog:\n    def speak(self): return 'wau'\nassert f(Dog()) == 'wau'"),
         ("import inspect\ndef f(g): return len(inspect.signature(g).parameters)", "assert f(lambda a, b: 0) == 2"),
+        ("def f(a, b): return a", "import inspect\nassert list(inspect.signature(f).parameters) == ['a', 'b']"),
+        ("class f: pass", "class Sub(f): pass\nassert Sub()"),
+        ("class f: pass", "assert type(f()) is f"),
         ("import asyncio\ndef f(): return asyncio.run(asyncio.sleep(0, 7))", "assert f() == 7"),
         ("def f(): return 1", "import numpy\nassert f() == 1"),
         ("def f(x): return x", "x = ()\nfor _ in range(5000): x = (x,)\nassert f(x) == x"),

@@ -172,10 +172,11 @@ class Wire:
         """A built-in class; or an exception's by the names of its ancestors: one of the scope, else one of that name made here."""
         found = getattr(builtins, lineage[-1])
         for name in reversed(lineage[:-1]):
-            known = self.scope.get(name)
+            module, _, inner = name.rpartition(":")
+            known = getattr(sys.modules.get(module), inner, None) if module else self.scope.get(name)
             if not (isinstance(known, type) and issubclass(known, found)):
                 key = (name, found)
-                known = self.made.get(key) or self.made.setdefault(key, type(name, (found,), {"__str__": _said}))
+                known = self.made.get(key) or self.made.setdefault(key, type(inner, (found,), {"__str__": _said}))
             found = known
         if not isinstance(found, type):
             raise ValueError(f"{lineage} is no class")
@@ -212,10 +213,13 @@ def _said(error: BaseException) -> str:
 
 
 def _lineage(kind: type) -> list[str]:
-    """The names of a class and its ancestors down to the first built-in one."""
+    """The names of a class and its ancestors down to the first built-in one; `json.decoder:JSONDecodeError` of the library's."""
     names = []
     for base in kind.__mro__:
-        names.append(base.__name__)
+        library = base.__module__ != "builtins" and base.__module__.partition(".")[0] in sys.stdlib_module_names
+        names.append(
+            f"{base.__module__}:{base.__name__}" if library and base.__module__ != "__main__" else base.__name__
+        )
         if base.__module__ == "builtins":
             break
     return names
@@ -227,7 +231,9 @@ def _pack_error(wire: Wire, error: BaseException) -> list[Any]:
     except Exception:
         said = ""
     state = [[name, wire.pack(value)] for name, value in vars(error).items() if name != "_said"]
-    return [_lineage(type(error)), wire.all(error.args), state, said[:10_000], wire.pack(error.__cause__)]
+    file = error.filename if isinstance(error, OSError) else None  # an argument that `args` leaves out
+    arguments = error.args if file is None else (*error.args, file)
+    return [_lineage(type(error)), wire.all(arguments), state, said[:10_000], wire.pack(error.__cause__)]
 
 
 def _unpack_error(wire: Wire, content: list[Any]) -> BaseException:
@@ -237,7 +243,8 @@ def _unpack_error(wire: Wire, content: list[Any]) -> BaseException:
         error = kind(*arguments) if len(lineage) == 1 else kind.__new__(kind, *arguments)
     except TypeError:  # UnicodeDecodeError and others want arguments of their own
         error = kind.__new__(kind)
-    error.args = tuple(arguments)
+    if len(lineage) > 1:  # its own __init__ may want others and was not called
+        error.args = tuple(arguments)
     vars(error).update({str(name): wire.unpack(form) for name, form in state} | {"_said": str(said)})
     error.__cause__ = wire.unpack(cause)
     return error

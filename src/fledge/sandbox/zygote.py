@@ -443,6 +443,8 @@ class _Object:
     def __getattribute__(self, name: str) -> Any:
         if name in ("_line", "_number", "_about", "_touched", "__dict__"):
             return object.__getattribute__(self, name)
+        if name in ("__mro_entries__", "__signature__"):
+            self._line.give_up(f"the test looks into the program ({name})")
         value = self._line.ask(self._number, "__getattribute__", name)
         if self._line.strict and isinstance(value, _Object) and name not in _OF_FUNCTIONS and not name.startswith("__"):
             _refuse(self, name)
@@ -531,6 +533,10 @@ def _judge(job: dict[str, Any], scope: dict[str, Any]) -> None:
         exec(test, scope)
         if scope.get("check") is not known:
             scope["check"](target)
+    except AssertionError:
+        if not line.strict and "type" in _names(test):
+            line.give_up("the test looks at the types of objects that stay with the program")
+        raise
     except ImportError as problem:
         if problem is not line.raised:
             line.give_up(f"the test needs a module that the sandbox does not have ({problem})")
