@@ -146,7 +146,10 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(processes: Processes, toy
     for words in (["rl", str(damaged), "--fresh"], ["evaluate", str(damaged), "--stage", "sft"]):
         code, output = processes.run(*words, log=tmp_path / "log")
         assert code == 2, output
-        assert "model.safetensors: damaged, its SHA-256 is not the one written in state.json. Delete " in output
+        assert (
+            "model.safetensors: damaged, its SHA-256 is not the one written in state.json. No other checkpoint is left: "
+            in output
+        )
         assert "Traceback" not in output
 
 

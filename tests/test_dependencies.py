@@ -16,7 +16,20 @@ from test_layers import modules
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
 NAMES = {"huggingface-hub": "huggingface_hub", "markdown-it-py": "markdown_it"}
-LIGHT = ("__init__", "__main__", "settings", "config", "runs", "cli", "recipes", "console", "text", "tasks", "sandbox")
+LIGHT = (
+    "__init__",
+    "__main__",
+    "settings",
+    "config",
+    "runs",
+    "origin",
+    "cli",
+    "recipes",
+    "console",
+    "text",
+    "tasks",
+    "sandbox",
+)
 HEAVY = ("torch", "pyarrow", "transformers", "starlette", "uvicorn", "huggingface_hub")
 
 

@@ -13,7 +13,7 @@ ROOT = Path(fledge.__file__).parent
 LAYERS = (
     ("__init__", "settings", "config", "runs", "console", "endings"),
     ("text", "model", "sandbox"),
-    ("checkpoint", "train", "infer", "tasks"),
+    ("checkpoint", "origin", "train", "infer", "tasks"),
     ("evals",),
     ("stages", "serve", "bench"),
     ("cli", "recipes", "__main__"),

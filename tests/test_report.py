@@ -21,7 +21,7 @@ from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed, thinned, ticks
 from fledge.evals.report import GRADES, RANKS, gains, gather, grade, literal, rank, sentences, subjects, write
 from fledge.evals.results import Score
-from fledge.runs import read_json
+from fledge.runs import read_json, summary
 
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
 
@@ -90,7 +90,7 @@ def test_the_scores_of_the_report_are_those_of_the_evaluations(toy_run: Path) ->
     card = read_json(toy_run / "report.json")
     for stage in TRAINED:
         assert card["scores"][stage] == read_json(toy_run / "eval" / f"{stage}.json")["scores"]
-        done = read_json(toy_run / stage / "done.json")
+        done = summary(toy_run / stage)
         assert card["stages"][stage] == done
         assert card["seconds"][stage] == pytest.approx(done["total_seconds"], abs=0.051)
     for task, subject in card["subjects"].items():

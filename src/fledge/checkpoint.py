@@ -3,15 +3,16 @@
     save(folder, model, optimizer, Progress(step=120, cursor=batch.cursor), keep=2)
     progress = resume(folder, model, optimizer)            # None when there is nothing to resume
     model = load_model(Path("runs/demo/sft"))              # the newest weights of a stage
+    model, tokenizer = load_pair(Path("runs/demo"), "sft")
 
 A checkpoint is a folder `checkpoints/step-000120` with model.safetensors, optimizer.safetensors, model.json and state.json.
 It is written under another name, flushed to the disk and renamed, so that a killed process leaves the last one or the next
-one, never half of one. state.json holds the hash of each file: damage is noticed when loading, not when training goes wrong.
+one, never half of one. state.json holds the hash of each file and of itself: damage is noticed when loading, not when training
+goes wrong, and the checkpoint before is taken (origin.py).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -26,7 +27,9 @@ from torch import Tensor
 
 from fledge import __version__
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import checkpoints, read_json, trained_stages
+from fledge.origin import MODEL_FILES, check_tokenizer, file_hash, newest
+from fledge.runs import checkpoints, read_record, remedy, sealed, written
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
 
 PARTIAL = ".partial"
@@ -40,6 +43,8 @@ class Progress:
     cursor: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     """What a stage wants back, such as the seconds spent so far."""
+    made_from: dict[str, str] = field(default_factory=dict)
+    """As its stage's folder says: what a checkpoint of another training differs in."""
 
 
 def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress: Progress, *, keep: int) -> Path:
@@ -56,12 +61,12 @@ def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(
             f"{final}: the checkpoint could not be written ({error}). Earlier ones are untouched; "
-            "free some space or choose another --run, then start again: it goes on from the last one."
+            f"{remedy(error)} or choose another --run, then start again: it goes on from the last one."
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _flush(root)
-    for old in checkpoints(stage)[:-keep]:
+    for old in written(stage)[:-keep]:
         shutil.rmtree(old)
     return final
 
@@ -77,7 +82,7 @@ def _write(folder: Path, model: Transformer, optimizer: MuonAdamW | None, progre
     (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
     hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
     state = asdict(progress) | {"fledge": __version__, "sha256": hashes}
-    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    (folder / "state.json").write_text(sealed(state), encoding="utf-8")
     for path in folder.iterdir():
         _flush(path)
     _flush(folder)
@@ -93,28 +98,46 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def resume(
+    stage: Path,
+    model: Transformer,
+    optimizer: MuonAdamW,
+    *,
+    steps: int | None = None,
+    made_from: dict[str, str] | None = None,
+) -> Progress | None:
+    """Load the newest checkpoint that is whole into model and optimizer; None when there is none.
 
+    Those passed over are renamed to `step-000120.damaged`: they count no longer, and nothing is lost.
 
-def resume(stage: Path, model: Transformer, optimizer: MuonAdamW) -> Progress | None:
-    """Load the newest checkpoint into model and optimizer; None when there is none."""
-    if not (found := checkpoints(stage)):
+    Args:
+        steps: of the whole stage; a checkpoint beyond is of another training.
+        made_from: as the stage's folder says.
+
+    Raises:
+        ValueError: there are checkpoints, and none is whole.
+    """
+    if not (found := written(stage)):
         return None
-    newest = found[-1]
-    state = read_state(newest)
-    model.load_state_dict(_tensors(newest / "model.safetensors"))
-    optimizer.load_tensors(_tensors(newest / "optimizer.safetensors"))
+
+    def own(checkpoint: Path, state: dict[str, Any]) -> None:
+        if steps is not None and state["step"] > steps:
+            raise ValueError(f"{checkpoint}: of another training, the stage has {steps} steps")
+        if made_from and state.get("made_from") and state["made_from"] != made_from:
+            raise ValueError(f"{checkpoint}: of another training, its settings or its origin are others")
+
+    checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors"), check=own)
+    model.load_state_dict(_tensors(checkpoint / "model.safetensors"))
+    optimizer.load_tensors(_tensors(checkpoint / "optimizer.safetensors"))
+    for damaged in found[found.index(checkpoint) + 1 :]:
+        shutil.rmtree(aside := damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)
+        damaged.rename(aside)
     return Progress(state["step"], state["cursor"], state["notes"])
 
 
 def load_config(stage: Path) -> ModelConfig | None:
     """The shape of the newest weights of a stage's folder; None when there are none."""
-    if not (found := checkpoints(stage)):
-        return None
-    return read_config(found[-1])
+    return read_config(newest(stage)[0]) if checkpoints(stage) else None
 
 
 def read_config(checkpoint: Path) -> ModelConfig:
@@ -124,14 +147,14 @@ def read_config(checkpoint: Path) -> ModelConfig:
         ValueError: it has a field that this version does not know, or lacks one; says which version wrote it.
     """
     path = checkpoint / "model.json"
-    found = read_json(path)
+    found = read_record(path, advice=f"Delete {checkpoint}, or start the stage again with --fresh.")
     known = {each.name: each.default is MISSING for each in fields(ModelConfig)}
     unknown = [name for name in found if name not in known]
     lacking = [name for name, is_needed in known.items() if is_needed and name not in found]
     if not unknown and not lacking:
         return ModelConfig(**found)
     # Checkpoints did not say their version before 0.1.0 was out.
-    writer = read_json(checkpoint / "state.json").get("fledge", "before 0.1.0")
+    writer = read_record(checkpoint / "state.json", advice="It is damaged").get("fledge", "before 0.1.0")
     wrong = [f"does not know {', '.join(map(repr, unknown))}"] if unknown else []
     wrong += [f"needs {', '.join(map(repr, lacking))}"] if lacking else []
     raise ValueError(
@@ -141,44 +164,38 @@ def read_config(checkpoint: Path) -> ModelConfig:
 
 
 def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transformer:
-    """The newest weights of a stage's folder, float32, in evaluation mode.
+    """The newest weights of a stage's folder that are whole, float32, in evaluation mode.
 
     Raises:
         FileNotFoundError: the stage has no checkpoint.
-        ValueError: the newest checkpoint is damaged.
+        ValueError: none is whole.
     """
-    if not (found := checkpoints(stage)):
-        trained = trained_stages(stage.parent)
-        raise FileNotFoundError(
-            f"{stage}: no checkpoint found. Stages of {stage.parent} that have one: {', '.join(trained) or 'none'}. "
-            f"Train it with `fledge {stage.name} --run {stage.parent}` or choose another."
-        )
-    newest = found[-1]
-    read_state(newest)
-    model = Transformer(read_config(newest))
-    model.load_state_dict(_tensors(newest / "model.safetensors"))
+    checkpoint, _ = newest(stage)
+    model = Transformer(read_config(checkpoint))
+    model.load_state_dict(_tensors(checkpoint / "model.safetensors"))
     return model.to(device).eval()
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """state.json of a checkpoint whose files are as they were written.
+def load_pair(run: Path, stage: str, *, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer]:
+    """The model of a stage and the tokenizer that it was trained with.
 
     Raises:
-        ValueError: a file is missing or has changed; says which, and what to do.
+        FileNotFoundError, ValueError: as `load_model`; or the run has no tokenizer, or another.
     """
-    advice = f"Delete {checkpoint} to go on from the checkpoint before it, or start the stage again with --fresh."
-    try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-        expected = state["sha256"]
-    except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{checkpoint / 'state.json'}: damaged ({error}). {advice}") from error
-    for name, wanted in expected.items():
-        path = checkpoint / name
-        if not path.exists():
-            raise ValueError(f"{path}: missing. {advice}")
-        if file_hash(path) != wanted:
-            raise ValueError(f"{path}: damaged, its SHA-256 is not the one written in state.json. {advice}")
-    return state
+    tokenizer = Tokenizer.load(run / "tokenizer")
+    check_tokenizer(run / stage, tokenizer.hash)
+    model = load_model(run / stage, device=device)
+    check_vocab(run / stage, model.config, tokenizer)
+    return model, tokenizer
+
+
+def check_vocab(stage: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError unless a model has an entry for each token: runs of earlier versions do not say their tokenizer."""
+    if config.vocab != tokenizer.vocab:
+        raise ValueError(
+            f"{stage.parent}: its tokenizer has {tokenizer.vocab} entries and the model of {stage.name} {config.vocab}: "
+            f"it is not the one that was trained with. Put that back, or train {stage.name} with --fresh."
+        )
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

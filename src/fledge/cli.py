@@ -13,12 +13,11 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fledge import __version__, endings
-from fledge.config import COMMANDS, SETTINGS, STAGES, TRAINED, TrainStage
-from fledge.runs import begin_again, newest_run
+from fledge.config import COMMANDS, SETTINGS, TRAINED, TrainStage
+from fledge.runs import newest_run
 from fledge.settings import nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
@@ -27,7 +26,6 @@ GO_ON = (*TRAINED, "run", "evaluate")
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
-    "--fresh": "begin again: forget what the stage left in the run",
     "--local": "folder of data sets already downloaded, or set FLEDGE_LOCAL; nothing is fetched for what lies there",
     "--debug": "show where an error came from",
 }
@@ -116,8 +114,6 @@ def dispatch(command: str, words: list[str]) -> int:
             config = resolved(config)
         print(json.dumps(dataclasses.asdict(config), indent=1))
         return 0
-    if flags.fresh and command in STAGES:
-        begin_again(Path(config.run), command)
     return importlib.import_module(module_of(command)).main(config) or 0
 
 
@@ -136,7 +132,7 @@ def read(command: str, words: list[str]) -> tuple[str, Any, argparse.Namespace]:
     own = {field.name for field in dataclasses.fields(kind)}
     parser = argparse.ArgumentParser(prog=f"fledge {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--local", metavar="DIR")
-    for flag in ("debug", "dry_run", "fresh"):
+    for flag in ("debug", "dry_run"):
         parser.set_defaults(**{flag: False})
         if flag not in own:
             parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true")

@@ -134,6 +134,14 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made(Stage):
+    """What the commands share that leave results in the run."""
+
+    fresh: bool = False
+    """Begin again. What a stage left is set aside until the new one is finished; an evaluation asks its tasks once more."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seeded:
     """What the commands share that draw at random."""
 
@@ -158,7 +166,7 @@ class Machine(Threaded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(Seeded, Machine, Stage):
+class TrainStage(Seeded, Machine, Made):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -168,7 +176,7 @@ class TrainStage(Seeded, Machine, Stage):
     """Tokens per forward pass on one device, at least a row. None: the most that fits. Results agree up to rounding."""
     save_every: int = 0
     """Steps between checkpoints. 0: about one a minute."""
-    keep: int = 2
+    keep: int = bounded(2, 1)
     """Checkpoints kept."""
 
 
@@ -183,7 +191,7 @@ class RowStage(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenizer(Seeded, Threaded, Stage):
+class Tokenizer(Seeded, Threaded, Made):
     """Train the BPE tokenizer."""
 
     data: str = "world"
@@ -283,7 +291,7 @@ class Rl(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Seeded, Machine, Stage):
+class Evaluate(Seeded, Machine, Made):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
@@ -386,7 +394,7 @@ class RunRecipe(Seeded, Machine):
     start: str | None = None
     """--from STAGE: do this stage and those after it again."""
     fresh: bool = False
-    """Delete the run folder's stages first."""
+    """Do all stages again. What is there is set aside, each until its new one is finished."""
     dry_run: bool = False
     """Show the settings of every stage and exit."""
     list: bool = False

@@ -2,7 +2,8 @@
 
     for item in demo(RunRecipe()): ...            # Item("pretrain", Pretrain(run="runs/demo", ...))
 
-Every stage is a folder of the run. A finished one is skipped, an interrupted one goes on, a changed setting is refused.
+Every stage is a folder of the run. A finished one is skipped, an interrupted one goes on, a changed setting or origin is refused.
+What is to be done again is set aside only when all that can be checked is right.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from typing import Any
 
 from fledge import console
 from fledge.config import (
-    STAGES,
+    TRAINED,
     Evaluate,
+    Machine,
     Midtrain,
     ModelSettings,
     OptimSettings,
@@ -30,8 +32,10 @@ from fledge.config import (
     Sft,
     Stage,
     Tokenizer,
+    check,
 )
-from fledge.runs import begin_again, has_result, open_stage, stage_name
+from fledge.origin import origin_of, parents
+from fledge.runs import REPORT, begin_again, changes_of, check_ours, choose_stage, has_result, stage_name
 from fledge.settings import nearest
 
 
@@ -168,25 +172,28 @@ def main(ask: RunRecipe) -> int:
         return 0
     items = choose(ask)
     run = Path(folder(ask))
-    if ask.fresh and not ask.dry_run:
-        for name in STAGES:
-            begin_again(run, name)
-    begun = forget(ask, items, run)
-    announce(ask, items, run, begun)
+    again = done_again(ask, items)
+    announce(ask, items, run, again)
     if ask.dry_run:
         for item in items:
             console.say(f"{item.name}: {item.config}")
         return 0
-    left = [item for item in items if item.name in begun or not finished(item, run)]
+    left: list[Item] = []
+    for item in items:
+        if item.name in again or not finished(item, run, {one.name for one in left}):
+            left.append(item)
+    check_ours(run, ["tokenizer", *TRAINED, *REPORT])
     for item in left:
-        find_data(item)
+        ready(item, {one.name for one in left})
+    begin_again(run, [name for name in ("tokenizer", *TRAINED) if name in again or (ask.fresh and not ask.only)])
     started = time.perf_counter()
     for item in items:
-        if item not in left:
+        if item not in left and finished(item, run, set()):  # a stage before it may have become another meanwhile
             console.say(f"{item.name}: done before, skipped")
             continue
         console.heading(item.name)
-        importlib.import_module(f"fledge.stages.{item.module}").main(item.config)
+        fresh = {"fresh": True} if item.name in again and isinstance(item.config, Evaluate) else {}
+        importlib.import_module(f"fledge.stages.{item.module}").main(replace(item.config, **fresh))
     farewell(run, time.perf_counter() - started)
     return 0
 
@@ -216,50 +223,65 @@ def choose(ask: RunRecipe) -> list[Item]:
     return items
 
 
-def forget(ask: RunRecipe, items: list[Item], run: Path) -> set[str]:
-    """With --from or --only, what those stages left is removed; returns their names."""
-    if not (ask.start or ask.only):
-        return set()
-    first = next(place for place, item in enumerate(items) if not ask.start or ask.start in (item.name, item.module))
-    for item in items[first:] if not ask.dry_run else []:
-        begin_again(run, item.name)
-    return {item.name for item in items[first:]}
+def done_again(ask: RunRecipe, items: list[Item]) -> set[str]:
+    """The names of the stages that --fresh, --from or --only ask for, whatever is finished."""
+    if ask.start:
+        first = next(place for place, item in enumerate(items) if ask.start in (item.name, item.module))
+        return {item.name for item in items[first:]}
+    return {item.name for item in items} if ask.fresh or ask.only else set()
 
 
-def finished(item: Item, run: Path) -> bool:
+def finished(item: Item, run: Path, left: set[str]) -> bool:
     """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have.
 
+    Args:
+        left: stages still to be done: what is made from them cannot be compared yet.
+
     Raises:
-        ValueError: it was done with other settings, or another process is at work in it.
+        ValueError: it was done with other settings, or made from what has changed since.
     """
     if item.module in ("evaluate", "report") or not has_result(run, item.name):
         return False
-    with open_stage(item.config):
-        return True
+    origin = {} if parents(item.config) & left else origin_of(item.config, lenient=True)
+    if changes := changes_of(run / item.name, item.config, origin):
+        again = (
+            f" `fledge run` with --from {item.name} does so with all after it." if "--fresh trains" in changes else ""
+        )
+        raise ValueError(f"{run / item.name}: {changes}{again}")
+    return True
 
 
-def find_data(item: Item) -> None:
-    """Find, or fetch, what a stage asks and talks about: what is missing stops a run before its first stage, not in its midst.
+def ready(item: Item, left: set[str]) -> None:
+    """Find, or fetch, what a stage needs: what is missing or wrong stops a run before its first stage, not in its midst.
 
     Raises:
         FileNotFoundError, ConnectionError, ValueError: as the stage itself would.
     """
+    check(item.config)
+    if isinstance(item.config, Machine) and item.config.device not in ("auto", "cpu"):  # which are everywhere
+        from fledge.model.device import find_device
+
+        find_device(item.config.device)
     stage = importlib.import_module(f"fledge.stages.{item.module}")
     if hasattr(stage, "prepare"):
         stage.prepare(item.config)
+    if isinstance(item.config, Evaluate) and item.config.stage not in left:
+        choose_stage(Path(item.config.run), item.config.stage)
+    elif item.module in ("tokenizer", *TRAINED) and not parents(item.config) & left:
+        origin_of(item.config)
 
 
-def announce(ask: RunRecipe, items: list[Item], run: Path, begun: set[str]) -> None:
+def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> None:
     """What will happen, where, and about how long it takes."""
-    left = [item for item in items if item.name in begun or not has_result(run, item.name)]
+    left = [item for item in items if item.name in again or not has_result(run, item.name)]
     minutes = sum(item.minutes or 0.0 for item in left)
     about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
     console.say(summary_of(RECIPES[ask.recipe]))
     stages = " > ".join(item.name for item in items)
     console.say(f"stages: {stages}")
-    again = " without --fresh, --from and --only" if begun or ask.fresh else ""
-    console.say(f"Stop it whenever you like (Ctrl-C): the same command{again} goes on where it was.")
+    without = " without --fresh, --from and --only" if again else ""
+    console.say(f"Stop it whenever you like (Ctrl-C): the same command{without} goes on where it was.")
 
 
 def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:

@@ -24,7 +24,17 @@ from fledge import console
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed
 from fledge.evals.results import Score, read_scores
-from fledge.runs import metrics, read_json, settings_of, summary, write_atomic
+from fledge.origin import broken_links, weights_hash
+from fledge.runs import (
+    REPORT,
+    check_ours,
+    checkpoints,
+    metrics,
+    read_json,
+    settings_of,
+    summary,
+    write_atomic,
+)
 
 GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
 RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
@@ -54,8 +64,18 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{run}: no finished stage found, so there is nothing to report. `fledge run` makes a run."
         )
+    check_ours(run, REPORT)
     evaluated = {name: path for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
-    scores = {name: read_scores(path) for name, path in evaluated.items()}
+    scores, broken = {}, list(broken_links(run))
+    for name, path in evaluated.items():
+        # Of a stage whose weights were removed to save space the scores stay.
+        weights = weights_hash(run / name, needed=()) if checkpoints(run / name) else None
+        if found := read_scores(path, weights=weights):
+            scores[name] = found
+        else:
+            broken.append(
+                f"evaluate {name}: its scores are of other weights and left out; `fledge evaluate` makes new ones"
+            )
     isolations = (read_json(path).get("isolation") for path in evaluated.values())
     seconds = {name: found.get("total_seconds", 0.0) for name, found in stages.items()}
     seconds |= {f"evaluate {name}": sum(score.seconds for score in found.values()) for name, found in scores.items()}
@@ -64,6 +84,7 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
     return {
         "run": run.name,
         "provenance": provenance(run, stages),
+        "changed_since": broken,
         "stages": stages,
         "isolation": next(filter(None, isolations), None),
         "scores": {stage: {task: asdict(score) for task, score in found.items()} for stage, found in scores.items()},
@@ -220,6 +241,8 @@ def facts(card: dict[str, Any]) -> dict[str, str]:
         found["bits per byte"] = f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}"
     if card["isolation"]:
         found["code judged behind"] = card["isolation"]
+    if card["changed_since"]:
+        found["changed since"] = "; ".join(card["changed_since"])
     found["commit"] = f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"
     found["tokenizer"] = str(origin["tokenizer_hash"])[:16]
     return found

@@ -1,7 +1,7 @@
 """Scores, and where they are kept: `eval/<stage>.json` of a run.
 
     results = Results(run / "eval" / "sft.json", weights=weights_hash(run / "sft"), settings={"split": "test", "limit": None})
-    if not results.holds("gsm8k"): results.add("gsm8k", score)
+    if not results.holds("gsm8k", asked): results.add("gsm8k", score, examples=asked)      # asked: hash of the task's examples
     results.scores["gsm8k"].accuracy
 
 Nothing here imports torch: the report reads the same scores.
@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fledge.runs import checkpoints, provenance, read_json, write_atomic
+from fledge.runs import provenance, read_record, sealed, write_atomic
 from fledge.sandbox.sandbox import isolation
 from fledge.tasks.base import centered
 from fledge.tasks.core import CHANCE_V2, LISTED
@@ -46,6 +46,8 @@ class Score:
     """"k" -> unbiased pass@k, for k = 1, 2, 4 ... up to the number of samples."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """How the task was asked: split, limit, samples, temperature, seed."""
+    asked: str = ""
+    """Hash of the examples of the split."""
 
     @property
     def centered(self) -> float:
@@ -82,40 +84,48 @@ def core_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
     return {"core": mean_score(list(found.values())), "core_v2": mean_score(second)}
 
 
-def read_scores(path: Path) -> dict[str, Score]:
-    """The scores of a file, by task; none where there is no file.
+def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
+    """The scores of a file, by task; none where there is no file, or where it is of other weights than those asked for.
 
     Raises:
         ValueError: the file is not as it was written.
     """
-    found = read_json(path)["scores"] if path.exists() else {}
+    if not path.exists():
+        return {}
+    advice = "Move it away, and `fledge evaluate` makes it anew."
+    record = read_record(path, advice=advice)
     try:
-        return {task: Score(**score) for task, score in found.items()}
-    except TypeError as error:
-        raise ValueError(
-            f"{path}: holds scores in another form ({error}); remove it, and `fledge evaluate` makes it anew"
-        ) from None
+        found = {task: Score(**score) for task, score in record["scores"].items()}
+        numbers = [(s.accuracy, s.standard_error, s.chance, s.seconds, float(s.examples)) for s in found.values()]
+        if not all(isinstance(number, int | float) and math.isfinite(number) for row in numbers for number in row):
+            raise TypeError("a number was expected")
+        if any(score.chance >= 1 or not isinstance(score.settings, dict) for score in found.values()):
+            raise TypeError("chance or settings are none")
+        same = weights in (None, record["weights"])
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: holds scores in another form ({error!r}). {advice}") from None
+    return found if same else {}
 
 
 class Results:
     """Scores of one stage on the disk: written after every task, so that an interrupted evaluation goes on.
 
-    A score belongs to the weights and to the settings it was asked with. With other weights all are gone; with other settings a
-    task asked again gets a new score, and those of other tasks stay.
+    A score belongs to the weights, the examples and the settings it was asked with. With other weights all are gone; with other
+    examples or settings a task asked again gets a new score, and those of other tasks stay.
     """
 
     def __init__(self, path: Path, *, weights: str, settings: Mapping[str, Any]) -> None:
         self.path, self.weights, self.settings = path, weights, settings
-        same = path.exists() and read_json(path).get("weights") == weights
-        self.scores = read_scores(path) if same else {}
+        self.scores = read_scores(path, weights=weights)
 
-    def holds(self, task: str) -> bool:
-        """Whether the task was asked with these settings."""
-        return task in self.scores and self.scores[task].settings == self.settings
+    def holds(self, task: str, examples: str | None) -> bool:
+        """Whether the task was asked with these settings and these examples; None: whichever they were."""
+        score = self.scores.get(task)
+        return score is not None and score.settings == self.settings and examples in (None, score.asked)
 
-    def add(self, task: str, score: Score) -> None:
+    def add(self, task: str, score: Score, *, examples: str) -> None:
         """Keep a score."""
-        self.scores[task] = replace(score, seconds=round(score.seconds, 3), settings=self.settings)
+        self.scores[task] = replace(score, seconds=round(score.seconds, 3), settings=self.settings, asked=examples)
         parts = {task: score for task, score in self.scores.items() if task not in ("core", "core_v2")}
         self.scores = core_scores(parts) | parts  # never an aggregate of parts that have changed
         record = {
@@ -125,13 +135,7 @@ class Results:
             "provenance": provenance(),
             "finished": time.time(),
         }
-        write_atomic(self.path, json.dumps(record, indent=1))
-
-
-def weights_hash(stage: Path) -> str:
-    """Hash of the newest weights of a stage, which a score belongs to."""
-    found = checkpoints(stage)
-    return read_json(found[-1] / "state.json").get("sha256", {}).get("model.safetensors", "") if found else ""
+        write_atomic(self.path, sealed(record))
 
 
 def folder_hash(folder: Path) -> str:

@@ -20,9 +20,10 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from fledge.checkpoint import checkpoints, load_model, read_config, read_state
+from fledge.checkpoint import check_vocab, load_model, read_config
 from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
+from fledge.origin import check_tokenizer, newest
 from fledge.runs import choose_stage, model_name, settings_of, trained_stages
 from fledge.serve.api import ApiError
 from fledge.text.datasets import find_generated
@@ -73,7 +74,7 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     """
     last = choose_stage(path, stage)
     tokenizer = Tokenizer.load(path / "tokenizer")
-    entries = [_entry(path / name) for name in ([last] if stage else trained_stages(path))]
+    entries = [_entry(path / name, tokenizer) for name in ([last] if stage else trained_stages(path))]
     # A model speaks as the data did that it learned to converse from, where that says who speaks.
     begun = [path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()]
     for source in (find_generated(str(settings_of(folder).get("data"))) for folder in begun):
@@ -82,17 +83,17 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     return Run(tokenizer, entries, path.name, SUGGESTIONS)
 
 
-def _entry(folder: Path) -> Entry:
-    newest = checkpoints(folder)[-1]
-    try:
-        context = read_config(newest).context
-        size = (newest / "model.safetensors").stat().st_size
-    except (OSError, TypeError, ValueError):
-        read_state(newest)  # says what is damaged, and what to do
-        raise
-    return Entry(
-        name=model_name(folder.name), context=context, bytes=size, load=lambda device: load_model(folder, device=device)
-    )
+def _entry(folder: Path, tokenizer: Tokenizer) -> Entry:
+    def load(device: str) -> Transformer:
+        check_tokenizer(folder, tokenizer.hash)  # again: the run may have been trained anew since the server began
+        return load_model(folder, device=device)
+
+    check_tokenizer(folder, tokenizer.hash)
+    checkpoint, _ = newest(folder)
+    config = read_config(checkpoint)
+    check_vocab(folder, config, tokenizer)
+    size = (checkpoint / "model.safetensors").stat().st_size
+    return Entry(name=model_name(folder.name), context=config.context, bytes=size, load=load)
 
 
 @dataclass

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Evaluate, check
-from fledge.evals.results import Results, folder_hash, mean_score, weights_hash
-from fledge.runs import choose_stage, data_of
+from fledge.evals.results import Results, folder_hash, mean_score
+from fledge.origin import check_tokenizer, data_of, hash_of, tokenizer_hash, weights_hash
+from fledge.runs import choose_stage, locked, tell
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
@@ -23,7 +24,7 @@ FOREIGN = "hf:"
 
 
 def main(config: Evaluate) -> None:
-    """Score one or several stages of a run; tasks already scored with these weights and settings are not scored again.
+    """Score one or several stages of a run; tasks scored with these weights, examples and settings are not scored again.
 
     `hf:PATH` in place of a run is a Hugging Face model; its results stand under runs/hf-<folder>/eval/.
     """
@@ -39,6 +40,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
+        check_tokenizer(run / stage, tokenizer_hash(run))
         tasks = named or default_tasks(run, stage, config)
         measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
 
@@ -87,35 +89,50 @@ def asked(config: Evaluate) -> dict[str, int | float | str | None]:
 
 
 def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str) -> None:
-    """Score what has no result yet, and print all."""
-    results = Results(run / "eval" / f"{stage}.json", weights=weights, settings=asked(config))
-    wanted = [replace(task, load=cache(task.load)) for name, task in tasks.items() if not results.holds(name)]
-    for task in wanted:  # read first: missing files and splits are found before torch is imported and a model loaded
-        task.load(config.split)
+    """Score what has no result yet, or all with `fresh`, and print all. One process at a time: a score is added to a file."""
+    path = run / "eval" / f"{stage}.json"
+    results = Results(path, weights=weights, settings=asked(config))
+    # Read first: missing files and splits are found before torch is imported and a model loaded.
+    tasks = {name: replace(task, load=cache(task.load)) for name, task in tasks.items()}
+    examples = {name: examples_of(task, results, config) for name, task in tasks.items()}
+    wanted = [name for name, hashed in examples.items() if config.fresh or not results.holds(name, hashed)]
     if wanted:
-        scorer = load(config, run, stage)
-        with console.Live(f"evaluate {title}", total=len(wanted)) as live:
-            for count, task in enumerate(wanted):
-                live.show(count, task.name)
-                results.add(task.name, scorer.score(task, **results.settings))
-                live.show(count + 1, task.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.parent):
+            results = Results(path, weights=weights, settings=asked(config))
+            scorer = load(config, run, stage)
+            with console.Live(f"evaluate {title}", total=len(wanted)) as live:
+                for count, name in enumerate(wanted):
+                    live.show(count, name)
+                    score = scorer.score(tasks[name], **results.settings)
+                    results.add(name, score, examples=examples[name] or "")
+                    live.show(count + 1, name)
     show(tasks, results, title=f"{title} on the {config.split} split")
+
+
+def examples_of(task: Task, results: Results, config: Evaluate) -> str | None:
+    """Hash of the examples of a task; None where they are not to be had and there is a score all the same."""
+    try:
+        return hash_of(task.load(config.split))
+    except (FileNotFoundError, ConnectionError) as error:
+        if config.fresh or not results.holds(task.name, None):
+            raise
+        tell(f"{task.name}: the score is of an earlier evaluation, its examples cannot be compared ({error})")
+        return None
 
 
 def load(config: Evaluate, run: Path, stage: str) -> Scorer:
     """A scorer of the model of a stage, or of the foreign one that stands in place of the run."""
-    from fledge.checkpoint import load_model
+    from fledge.checkpoint import load_pair
     from fledge.evals import hf
     from fledge.evals.score import Scorer
     from fledge.model.device import find_device, threads
-    from fledge.text.tokenizer import Tokenizer
 
     threads(config.threads)
     if config.run.startswith(FOREIGN):
         model, tokenizer = hf.load(config.run.removeprefix(FOREIGN), device=config.device)
     else:
-        model = load_model(run / stage, device=find_device(config.device))
-        tokenizer = Tokenizer.load(run / "tokenizer")
+        model, tokenizer = load_pair(run, stage, device=find_device(config.device))
     return Scorer(model, tokenizer, out=run / "eval", stage=stage)
 
 

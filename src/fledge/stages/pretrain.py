@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import Pretrain, check
+from fledge.origin import origin_of
 from fledge.runs import open_stage
 from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents, validation_documents
@@ -36,10 +37,10 @@ def main(config: Pretrain) -> None:
 
     tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")
     config = resolved(config)
-    with open_stage(config) as stage:
-        model = Transformer(ModelConfig.of(config.model, vocab=tokenizer.vocab)).init(seed=config.seed)
+    shape = Shape.of(config, length=config.model.context)
+    model = Transformer(ModelConfig.of(config.model, vocab=tokenizer.vocab)).init(seed=config.seed)
+    with open_stage(config, origin_of(config)) as stage:
         session = Session(stage, config, model)
-        shape = Shape.of(config, length=config.model.context)
         cut = {"rows": shape.rows, "device": session.device}
         pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed)
         dtype = str(model.compute_dtype).removeprefix("torch.")

@@ -9,16 +9,18 @@ al. 2022, arXiv:2203.02155, mix in text).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Rl, check
-from fledge.runs import data_of, open_stage
+from fledge.origin import data_of, hash_of, origin_of
+from fledge.runs import open_stage
 from fledge.tasks import find_task
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats
-from fledge.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 def prepare(config: Rl) -> Task:
     """The task; what is misspelt, missing or too small is found here, before torch is loaded."""
     check(config)
-    task = find_task(config.task)
+    found = find_task(config.task)
+    task = replace(found, load=cache(found.load))  # read once: to be counted, hashed and asked
     if (count := len(examples := task.load("train"))) < config.prompts:
         raise ValueError(f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}")
     if (form := examples[0].form) != "chat":
@@ -42,7 +45,7 @@ def prepare(config: Rl) -> Task:
 def main(config: Rl) -> None:
     """Reinforce a chat model on one task."""
     task = prepare(config)
-    from fledge.checkpoint import load_model
+    from fledge.checkpoint import load_pair
     from fledge.evals.score import Scorer
     from fledge.text.conversations import Chats
     from fledge.train.batches import conversation_rows, in_background
@@ -52,9 +55,11 @@ def main(config: Rl) -> None:
     from fledge.train.session import Session, resolved
 
     run = Path(config.run)
-    tokenizer, model = Tokenizer.load(run / "tokenizer"), load_model(run / config.start)
+    model, tokenizer = load_pair(run, config.start)
     config = resolved(config)
-    with open_stage(config) as stage:
+    replayed = data_of(run / config.start) if config.replay_tokens else ""
+    origin = origin_of(config, known={"examples": hash_of(task.load("train"))})
+    with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
         rollouts = Rollouts(model, tokenizer, task, config)
         console.say(
@@ -63,7 +68,7 @@ def main(config: Rl) -> None:
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
-            conversations = open_chats(data_of(run / config.start), stage="sft", seed=config.seed + 1)
+            conversations = open_chats(replayed, stage="sft", seed=config.seed + 1)
             if isinstance(conversations, Chats):
                 conversations = those_that_fit(conversations, tokenizer, length=rollouts.length)
             rows = conversation_rows(conversations, tokenizer, length=rollouts.length, cursor=cursor, seed=config.seed)

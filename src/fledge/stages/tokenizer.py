@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from fledge import console
 from fledge.config import Tokenizer as Config
 from fledge.config import check
+from fledge.origin import origin_of
 from fledge.runs import open_stage
 from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
@@ -22,7 +24,7 @@ def prepare(config: Config) -> str:
 def main(config: Config) -> None:
     """Train the tokenizer of a run."""
     description = prepare(config)
-    with open_stage(config) as stage:
+    with open_stage(config, origin_of(config)) as stage:
         console.say(f"tokenizer: vocabulary {config.vocab:,} from {description}")
         began = time.perf_counter()
         with console.Live("tokenizer", total=100) as live:
@@ -50,7 +52,7 @@ def main(config: Config) -> None:
             vocab=tokenizer.vocab,
             bytes_per_token=bytes_per_token,
             tokenizer_hash=tokenizer.hash,
-            data=description,
+            data=Path(config.data).name,
         )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
-from fledge.runs import data_of, open_stage
+from fledge.origin import data_of, hash_of_draws, origin_of
+from fledge.runs import open_stage
 from fledge.tasks.mixture import Conversations, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import Chats, Tally, enough, restore
@@ -42,20 +43,22 @@ def prepare(config: Midtrain) -> Conversations:
 def main(config: Midtrain) -> None:
     """Train the model of `config.start` on conversations, with text between them, and save it in the stage's folder."""
     conversations = prepare(config)
-    from fledge.checkpoint import load_model
+    from fledge.checkpoint import load_pair
     from fledge.train.batches import batched, conversation_rows, document_rows, mixed
     from fledge.train.session import Session, Shape, resolved
 
     run = Path(config.run)
-    tokenizer, model = Tokenizer.load(run / "tokenizer"), load_model(run / config.start)
+    model, tokenizer = load_pair(run, config.start)
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     if isinstance(conversations, Chats):
         conversations = those_that_fit(conversations, tokenizer, length=length)
         config, epochs = bounded(config, conversations, length=length)
     shape = Shape.of(config, length=length)
-    text = data_of(run / "pretrain")
-    with open_stage(config) as stage:
+    text = data_of(run / "pretrain") if config.replay else ""
+    known = {"data": {config.data: hash_of_draws(conversations)}} if callable(conversations) else {}
+    origin = origin_of(config, known=known)
+    with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
         console.say(
             f"{stage.name}: {shape} on {epochs}conversations of {config.data}, learning {config.learn}, from {config.start}"

@@ -168,7 +168,8 @@ class Session:
         """
         names = ("warmup", "warmdown", "final_share", "clip")
         plan = Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
-        progress = checkpoint.resume(self.stage.path, self.model, self.optimizer) or checkpoint.Progress(0)
+        own = {"steps": steps, "made_from": self.stage.made_from}
+        progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, **own) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
@@ -205,7 +206,8 @@ class Session:
     def save(self, step: Step) -> None:
         """Write a checkpoint as of `step`."""
         began = time.perf_counter()
-        progress = checkpoint.Progress(step.index + 1, step.cursor, {"seconds": dict(self.seconds)})
+        notes = {"seconds": dict(self.seconds)}
+        progress = checkpoint.Progress(step.index + 1, step.cursor, notes, self.stage.made_from)
         checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep)
         self.seconds["save"] += time.perf_counter() - began
 
