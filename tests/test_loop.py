@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(bad: float) -> 
     next(steps)
     before, momenta = weights(model), {name: value.clone() for name, value in optimizer.tensors().items()}
     poisoned = iter([rows(0, 4), rows(4, 8, weights=torch.full((8, 8), bad))])
-    with pytest.raises(FloatingPointError, match=r"step 0: loss (nan|inf).* not updated.*--optim.matrix-rate"):
+    with pytest.raises(FloatingPointError, match=r"step 0: loss (nan|inf).* not updated.*--optim.rate-share"):
         list(train(model, optimizer, poisoned, Plan(steps=1, micro=2)))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(value, momenta[name]) for name, value in optimizer.tensors().items())

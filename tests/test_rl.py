@@ -20,7 +20,7 @@ from fledge.text.chat import say
 from fledge.train.batches import conversation_rows
 from fledge.train.loop import Batch, Plan, nll, train
 from fledge.train.optim import build
-from fledge.train.rollouts import Rollouts, advantages, metrics, policy_batches, weigh
+from fledge.train.rollouts import Rollouts, advantages, describe, policy_batches, weigh
 from tiny_engine import BYTES, tiny_model
 
 REWARDS = st.lists(st.floats(0, 1), min_size=1, max_size=20)
@@ -66,7 +66,7 @@ def test_what_could_not_be_judged_is_no_reward_and_moves_nothing() -> None:
 
     made = rollouts(config_of(), grade)
     next(made.batches())
-    found = metrics(made.groups)
+    found = describe(made.groups)
     assert 0 < found["not_judged"] < 12
     assert (found["reward"], found["flat_groups_share"]) == (1.0, 1.0)
 
@@ -158,8 +158,8 @@ def test_equal_rewards_leave_the_weights_as_they_are() -> None:
     assert (step.loss_nats, step.gradient_norm) == (0.0, 0.0)
     assert step.tokens > 0
     assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
-    assert metrics(made.groups)["flat_groups_share"] == 1.0
-    assert metrics(made.groups)["reward"] == 1.0
+    assert describe(made.groups)["flat_groups_share"] == 1.0
+    assert describe(made.groups)["reward"] == 1.0
 
 
 def test_the_rollouts_of_a_step_are_those_of_its_number_whatever_came_before() -> None:
@@ -178,7 +178,7 @@ def test_the_policy_gradient_raises_the_probability_of_what_is_rewarded() -> Non
     rewards = []
     optimizer = build(made.model, OptimSettings(matrix_rate=0.01))
     for _ in train(made.model, optimizer, made.batches(), Plan(steps=25, clip=1.0)):
-        rewards.append(metrics(made.groups)["reward"])
+        rewards.append(describe(made.groups)["reward"])
     assert sum(rewards[:3]) / 3 < 0.25  # 13 of 265 tokens are rewarded
     assert sum(rewards[-3:]) / 3 > 0.6
 

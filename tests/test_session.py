@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.config import Midtrain, ModelSettings, Pretrain, Rl, Sft, TrainStage
+from fledge.checkpoint import checkpoints
+from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, Sft, TrainStage
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.runs import metrics
+from fledge.stages import pretrain
 from fledge.train.session import Shape, fitting_tokens, resolved
 
 
@@ -76,3 +81,25 @@ def test_without_a_tokenizer_only_what_needs_one_stays_open(tmp_path: Path) -> N
     assert (found.tokens, found.model.width, found.model.heads) == (None, 768, 6)
     assert (resolved(Sft(run=str(tmp_path))).context, resolved(Sft(run=str(tmp_path))).device_tokens) == (None, None)
     assert torch.get_default_device().type == "cpu"
+
+
+def test_a_model_worse_than_guessing_replaces_no_good_one_and_the_advice_can_be_followed(
+    toy_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(toy_run / "tokenizer", run / "tokenizer")
+    shape = ModelSettings(depth=1, width=32, heads=2, context=64)
+    wild = Pretrain(
+        run=str(run), model=shape, batch_tokens=256, tokens=256 * 12, eval_every=0, compile="no", save_every=1
+    )
+    wild = replace(wild, optim=OptimSettings(rate_share=300.0, warmup=0.5))
+    with pytest.raises(
+        FloatingPointError, match=r"--optim.rate-share the same command goes on from the last checkpoint"
+    ):
+        pretrain.main(wild)
+    assert len(metrics(run / "pretrain")) < 12
+    pretrain.main(replace(wild, optim=replace(wild.optim, rate_share=0.1)))
+    assert checkpoints(run / "pretrain")[-1].name == "step-000012"
+    losses = [line["loss_nats"] for line in metrics(run / "pretrain") if "loss_nats" in line]
+    assert len(losses) == 12
+    assert losses[-1] < math.log(512) + 1

@@ -71,6 +71,11 @@ def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress:
     return final
 
 
+def remove(stage: Path, step: int) -> None:
+    """Remove the checkpoint of a step, if there is one."""
+    shutil.rmtree(stage / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
+
+
 def _write(folder: Path, model: Transformer, optimizer: MuonAdamW | None, progress: Progress) -> None:
     # Contiguous copies on the CPU: safetensors wants no shared or strided storage.
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}

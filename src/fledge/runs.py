@@ -31,8 +31,9 @@ from typing import Any
 from fledge.config import STAGES, TRAINED, Stage
 from fledge.settings import nearest
 
-# Settings that may change between two starts of one stage: they change where and how fast, not what.
-FREE = {"run", "fresh", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every"}
+# Settings that may change between two starts of one stage: they change where and how fast, not what; and what saves a run whose
+# rates were too high.
+FREE = {"run", "fresh", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every", "rate_share"}
 PATHS = ("data", "task")
 """Settings that may be paths: what lies there is compared, not how it is called."""
 LOCK = "lock"
@@ -345,7 +346,7 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any], names: Iterable[
 def _differ(found: Any, wanted: Any) -> bool:
     """Whether a setting was changed. None and auto are no change: they stand for what is derived."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        return any(_differ(found.get(key), value) for key, value in wanted.items())
+        return any(_differ(found.get(key), value) for key, value in wanted.items() if key not in FREE)
     return found != wanted and not any(value in (None, "auto") for value in (found, wanted))
 
 

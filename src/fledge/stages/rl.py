@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Rl, check
 from fledge.origin import data_of, hash_of, origin_of
-from fledge.runs import open_stage
+from fledge.runs import metrics, open_stage
 from fledge.tasks import find_task
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats
@@ -25,6 +26,10 @@ from fledge.tasks.mixture import open_chats
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
+
+
+STUCK_STEPS = 10
+"""After so many steps in a row with nothing to learn from we no longer believe that one will come."""
 
 
 def prepare(config: Rl) -> Task:
@@ -51,7 +56,7 @@ def main(config: Rl) -> None:
     from fledge.train.batches import conversation_rows, in_background
     from fledge.train.converse import those_that_fit
     from fledge.train.loop import due
-    from fledge.train.rollouts import Rollouts, metrics
+    from fledge.train.rollouts import Rollouts, describe
     from fledge.train.session import Session, resolved
 
     run = Path(config.run)
@@ -86,8 +91,25 @@ def main(config: Rl) -> None:
 
         before = accuracy()
         for done in session.train(
-            batches, steps=config.steps, micro=rollouts.micro, also=lambda: metrics(rollouts.groups)
+            batches, steps=config.steps, micro=rollouts.micro, also=lambda: describe(rollouts.groups)
         ):
+            if (flat := flat_steps(stage.path)) == STUCK_STEPS:
+                raise ValueError(nothing_learned(task.name, flat))
             if config.eval_every and due(done, config.eval_every, config.steps):
                 session.log(done, **accuracy())
+        if flat_steps(stage.path) == config.steps:
+            console.say(nothing_learned(task.name, config.steps))
         session.finish(task=task.name, steps=config.steps, before=before, after=accuracy())
+
+
+def flat_steps(folder: Path) -> int:
+    """How many steps before now, in a row, had no group of answers with different rewards."""
+    shares = [line["flat_groups_share"] for line in metrics(folder) if "flat_groups_share" in line]
+    return sum(1 for _ in takewhile(lambda share: share == 1, reversed(shares)))
+
+
+def nothing_learned(task: str, steps: int) -> str:
+    return (
+        f"rl: in {steps} steps in a row all answers to each prompt of {task} earned the same: nothing can be learned. "
+        "Take more --samples, a higher --temperature, an easier --task, or a --start that is right now and then"
+    )

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from fledge.train.optim import MuonAdamW
 
 
+REMEDY = "Lower the rates: with a smaller --optim.rate-share the same command goes on from the last checkpoint"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """One forward pass worth of training data on one device.
@@ -162,7 +165,7 @@ def train(
             model.zero_grad()
             raise FloatingPointError(
                 f"step {index}: loss {total}, gradient norm {norm}. The weights were not updated. "
-                f"Lower the rates (--optim.matrix-rate; now at {share:.0%} of their base) or resume from a checkpoint."
+                f"The rates were at {share:.0%} of their base. {REMEDY}"
             )
         for param_group in optimizer.param_groups:
             param_group["lr"] = param_group["base_rate"] * share

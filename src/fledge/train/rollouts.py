@@ -2,7 +2,7 @@
 
     rollouts = Rollouts(model, tokenizer, task, config)
     for step in train(model, optimizer, rollouts.batches(), Plan(steps=40, micro=rollouts.micro)):
-        print(metrics(rollouts.groups)["reward"])
+        print(describe(rollouts.groups)["reward"])
 
 A group holds the answers to one prompt. An answer's advantage is its reward minus the mean of its group (GRPO; Shao et al. 2024,
 arXiv:2402.03300; without its division by the deviation unless asked for, Liu et al. 2025, arXiv:2503.20783), and every sampled
@@ -58,7 +58,7 @@ def advantages(rewards: Sequence[float | None], *, normalise: str = "none") -> l
     return [0.0 if reward is None else (reward - mean) / (deviation or 1.0) for reward in rewards]
 
 
-def metrics(groups: Sequence[Group]) -> dict[str, float]:
+def describe(groups: Sequence[Group]) -> dict[str, float]:
     """What the rollouts of a step were like. A group of equal rewards is flat: it teaches nothing."""
     requests = [request for group in groups for request in group.requests]
     return {

@@ -14,6 +14,7 @@ resumes at. So where checkpoints fall, and what stops a run between them, change
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -31,7 +32,7 @@ from fledge.runs import StageFolder
 from fledge.settings import check_multiple
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.loop import Batch, Plan, Step, nll_sum, train
+from fledge.train.loop import REMEDY, Batch, Plan, Step, nll_sum, train
 from fledge.train.optim import build
 
 SAVE_SECONDS = 60.0
@@ -180,7 +181,8 @@ class Session:
                 console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
                 yield from self._body(progress.step)
             saved, done = time.perf_counter(), progress.step
-            for step in train(self.model, self.optimizer, source, plan, start=done, loss=loss):
+            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=loss)
+            for step in self._sound(steps_taken, reached=done):
                 self.cursor, done, more = step.cursor, step.index + 1, also()
                 self._count(step)
                 self.stage.log(step=done, **self._numbers(step), **more)
@@ -197,6 +199,25 @@ class Session:
                     self.save(step)
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
         self.model.eval()
+
+    def _sound(self, steps: Iterator[Step], *, reached: int) -> Iterator[Step]:
+        """The steps, as long as the model is no worse than one that guesses.
+
+        Raises:
+            FloatingPointError: it is, or something is not finite. A checkpoint of the step that led there is removed.
+        """
+        guessing = math.log(self.model.config.vocab)
+        try:
+            for step in steps:
+                if isinstance(self.config, RowStage) and step.loss_nats > guessing + 1:
+                    raise FloatingPointError(
+                        f"step {step.index}: loss {step.loss_nats:.2f}, guessing has {guessing:.2f}. {REMEDY}"
+                    )
+                reached = step.index + 1
+                yield step
+        except FloatingPointError:
+            checkpoint.remove(self.stage.path, reached)
+            raise
 
     def _body(self, done: int) -> Iterator[int]:
         began = time.perf_counter()
