@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from fernhollow.asked import TASKS
-from fledge.checkpoint import checkpoints, read_state
+from fledge.checkpoint import checkpoints
 from fledge.config import Midtrain, Pretrain, Rl, RunRecipe, Sft, TrainStage
+from fledge.origin import read_state
 from fledge.recipes import toy
 from fledge.runs import metrics, stage_name
 from processes import letters
