@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None
         ("a.jsonl", b"\n<html>", r"a\.jsonl: a web page"),
         ("a.txt", "caf\xe9 au lait".encode("utf-16"), r"a\.txt: text in UTF-16: convert"),
         ("a.txt", b"w\0o\0r\0d\0s\0", r"a\.txt: text in UTF-16, or no text at all"),
-        ("a.jsonl", gzip.compress(b"{}"), r"a\.jsonl: compressed by gzip: let its name end in \.gz"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: compressed by gzip: let its name end in \.gz"),
         ("a.jsonl.gz", b'{"text": "plain"}\n', r"a\.jsonl\.gz: plain text, not compressed: take \.gz off"),
         ("a.txt", b'{"messages": []}\n', r"a\.txt line 1: .* an object: let the name of such a file end in \.jsonl"),
         ("a.json", b'[{"text": "a"}]', r"a\.json: a JSON file: .*jq.*; allowed are .*\.jsonl"),
