@@ -162,26 +162,6 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
     assert measured(run)["pretrain"] == measured(straight)["pretrain"]
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler")
-def test_compiled_and_on_two_threads_the_same_command_gives_the_same_model(
-    processes: Processes, straight: Path, tmp_path: Path
-) -> None:
-    """As everybody runs it, at the demo's shape; the second time killed on the way."""
-    shape = "--model.depth 1 --model.width 128 --model.head-channels 64 --model.context 256"
-    plan = "--batch-tokens 4096 --tokens 24576 --eval-every 3 --compile yes --threads 2"
-    runs = [begun_from(straight, tmp_path / name, "tokenizer") for name in ("one", "two")]
-    words = [["pretrain", "--run", str(run), *shape.split(), *plan.split()] for run in runs]
-    code, output = processes.run(*words[0], log=tmp_path / "log")
-    assert code == 0, output
-    child = processes.start(*words[1], "--save-every", "1", log=tmp_path / "log")
-    until(child, lambda: len(losses(runs[1], "pretrain")) >= 3)
-    kill(child)
-    code, output = processes.run(*words[1], log=tmp_path / "log")
-    assert code == 0, output
-    assert weights(runs[0]) == weights(runs[1])
-    assert measured(runs[0])["pretrain"] == measured(runs[1])["pretrain"]
-
-
 def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, straight: Path, tmp_path: Path) -> None:
     run = begun_from(straight, tmp_path / "small", "tokenizer")
     words, log = ("run", "small", "--out", str(run)), tmp_path / "log"
