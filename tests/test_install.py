@@ -64,7 +64,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     assert UV
     run(UV, "venv", "-q", "--python", sys.executable, folder / "venv")
-    run(UV, "pip", "install", "-q", "--python", folder / "venv", "numpy")
+    run(UV, "pip", "install", "-q", "--python", folder / "venv", "numpy", "rich")
     return folder / "venv"
 
 
