@@ -167,7 +167,11 @@ def test_a_column_that_is_not_text_is_said_before_anything_begins(tmp_path: Path
     ("name", "raw", "complaint"),
     [
         ("a.txt", "caf\xe9".encode("latin1") * 9, r"a\.txt line 1: byte 0xE9 in column 4 is not UTF-8; convert"),
-        ("a.txt.gz", gzip.compress(b"word\n\n" * 5000, mtime=0)[:-9], r"a\.txt\.gz after line \d+: .* the file is damaged"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"word\n\n" * 5000, mtime=0)[:-9],
+            r"a\.txt\.gz after line \d+: .* the file is damaged",
+        ),
         ("a.txt.gz", b"plain text", r"a\.txt\.gz: plain text, not compressed"),
         (
             "a.txt.zst",

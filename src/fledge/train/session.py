@@ -18,7 +18,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -167,8 +167,10 @@ class Session:
 
         also: more numbers of the step just done, for its line of the metrics.
         """
-        names = ("warmup", "warmdown", "final_share", "clip")
-        plan = Plan(steps=steps, micro=micro, **{name: getattr(self.config.optim, name) for name in names})
+        optim = vars(self.config.optim)
+        plan = Plan(
+            steps=steps, micro=micro, **{one.name: optim[one.name] for one in fields(Plan) if one.name in optim}
+        )
         own = {"steps": steps, "made_from": self.stage.made_from}
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, **own) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
