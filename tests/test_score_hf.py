@@ -11,6 +11,7 @@ from fledge.evals.score import Scorer
 from fledge.tasks.base import Example, Task
 from fledge.tasks.core import Kind, Listed, example
 from fledge.text.chat import say
+from fledge.text.files import Record
 from fledge.text.tokenizer import Tokenizer, hugging_face
 
 transformers = pytest.importorskip("transformers", reason="the optional extra `hf` is not installed")
@@ -49,7 +50,10 @@ def test_a_folder_is_judged_as_transformers_judges_it(gpt2, kind) -> None:
     own = Tokenizer([])
     assert tokenizer.encode("Is it?") == own.encode("Is it?")
     assert tokenizer.special["<|bos|>"] == own.special["<|bos|>"]
-    examples = {n: example(Listed("toy", "toy.jsonl", kind, 2), item) for n, item in enumerate(items(kind))}
+    examples = {
+        n: example(Listed("toy", "toy.jsonl", kind, 2), Record(item, Path("toy.jsonl"), n))
+        for n, item in enumerate(items(kind))
+    }
     task = Task(name="toy", load=lambda split: list(examples.values()), shots=2, per_token=True)
     together, alone = (
         list(scorer.rank(task, examples).values())

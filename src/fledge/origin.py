@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
+from fledge.console import notice
 from fledge.runs import (
     checkpoints,
     differences,
@@ -30,7 +31,6 @@ from fledge.runs import (
     settings_of,
     step_of,
     summary,
-    tell,
     trained_stages,
     written,
 )
@@ -226,7 +226,7 @@ def newest(
             problems.append(str(error))
             continue
         if problems:
-            tell(
+            notice(
                 f"{'; '.join(problems)}. Taken is {checkpoint.name} before it; `fledge {stage.name}` trains the rest again."
             )
         return checkpoint, state

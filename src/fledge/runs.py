@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.config import STAGES, TRAINED, Stage
+from fledge.console import notice
 from fledge.settings import nearest
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what; and what saves a run whose
@@ -185,13 +186,10 @@ def metrics(stage: Path) -> list[dict[str, Any]]:
         elif number < len(text) or found is not None:
             strange.append(str(number))
     if strange:
-        tell(f"{path}: left out, not one object with a step: line {', '.join(strange[:5])}; somebody changed the file")
+        notice(
+            f"{path}: left out, not one object with a step: line {', '.join(strange[:5])}; somebody changed the file"
+        )
     return lines
-
-
-def tell(text: str) -> None:
-    """A line about what was found on the disk, beside the output that scripts read."""
-    print(f"fledge: {text}", file=sys.stderr, flush=True)
 
 
 def is_done(stage: Path) -> bool:
@@ -259,7 +257,7 @@ def _settle_config(path: Path, config: Stage, origin: Mapping[str, Any]) -> dict
         raise ValueError(f"{path}: {changes}")
     found = read_record(file, advice="Start the stage again with --fresh.")
     if left and not is_done(path) and (code := _other_code(found.get("provenance"))):
-        tell(f"{path}: {code}")
+        notice(f"{path}: {code}")
     if not (origin := origin_in(path)):  # begun before origins were kept
         return {}
     whole = hashlib.sha256(json.dumps([found["settings"], origin], sort_keys=True).encode()).hexdigest()
@@ -428,7 +426,7 @@ def _set_aside(path: Path) -> None:
         for name in WRITTEN:
             if os.path.lexists(path / name):
                 (path / name).rename(place / name)
-        tell(f"{path}: what was there stays in {place} until the new one is finished")
+        notice(f"{path}: what was there stays in {place} until the new one is finished")
     else:
         _remove(path)
 

@@ -80,27 +80,22 @@ def can_compile(device: torch.device) -> bool:
 
 
 def compiled(function: Function, device: torch.device, *, wanted: Compile) -> Function:
-    """`function`, compiled for fixed shapes where that is possible; results agree up to rounding."""
+    """`function`, compiled for fixed shapes where that is possible; results agree up to rounding.
+
+    Equal runs on a CPU are equal to the bit all the same.
+    """
     if wanted == "no" or (wanted == "auto" and not can_compile(device)):
         return function
+    if device.type == "cpu":
+        # Compiled code would add the embedding's gradient from several threads at once, in an order of their own; what is not
+        # compiled does not. Here and not earlier, since this imports the compiler, which takes seconds.
+        torch.use_deterministic_algorithms(True)
+        # It would also fill every new tensor, which finds bugs of torch, not ours, and costs time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
     # Inductor warns about its own internals; a user can do nothing about it.
     warnings.filterwarnings("ignore", module="torch._(inductor|dynamo)")
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     return torch.compile(function, dynamic=False)  # pyright: ignore[reportReturnType]
-
-
-def make_repeatable(device: torch.device) -> bool:
-    """Whether equal runs are equal bit for bit from here on; on a CPU they are made so.
-
-    Compiled code would add the embedding's gradient from several threads at once, in an order of their own. On GPUs such sums
-    stay as they are: the attention kernels have no other way that is as quick.
-    """
-    if device.type != "cpu":
-        return False
-    torch.use_deterministic_algorithms(True)
-    # It would also fill every new tensor, which finds bugs of torch, not ours, and costs time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]
-    return True
 
 
 def threads(wanted: int | None) -> int:

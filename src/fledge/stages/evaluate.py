@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Evaluate, check
+from fledge.console import notice
 from fledge.evals.results import Results, folder_hash, mean_score
 from fledge.origin import check_tokenizer, data_of, hash_of, tokenizer_hash, weights_hash
-from fledge.runs import choose_stage, locked, tell
+from fledge.runs import choose_stage, locked
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
@@ -117,7 +118,7 @@ def examples_of(task: Task, results: Results, config: Evaluate) -> str | None:
     except (FileNotFoundError, ConnectionError) as error:
         if config.fresh or not results.holds(task.name, None):
             raise
-        tell(f"{task.name}: the score is of an earlier evaluation, its examples cannot be compared ({error})")
+        notice(f"{task.name}: the score is of an earlier evaluation, its examples cannot be compared ({error})")
         return None
 
 

@@ -146,7 +146,7 @@ class Session:
         self.stage, self.config = stage, config
         self.device = machine.find_device(config.device)
         machine.threads(config.threads)
-        if not machine.make_repeatable(self.device):
+        if self.device.type != "cpu":
             console.say(
                 f"{stage.name}: on {self.device.type} the same training again agrees up to rounding, not to the bit"
             )
