@@ -130,9 +130,9 @@ def test_an_answer_that_is_left_early_ends_and_the_next_one_works(chat: Terminal
 
 def test_a_remote_server_answers_as_the_model_itself_would() -> None:
     conversation, settings = (say("user", "Hello"),), Sampling(max_tokens=20, temperature=1.0, seed=3)
-    local = LocalModel(endless_model(1), BYTES, name="tiny", run_tool=lambda code, stop: "42")
+    local = LocalModel(endless_model(1), BYTES, name="tiny", run_tool=lambda code, stop=None: "42")
     expected = "".join(text for kind, text in local.answer(conversation, settings) if kind == "text")
-    with serving(pool(engine={"run_tool": lambda code, stop: "42"})) as url:
+    with serving(pool(engine={"run_tool": lambda code, stop=None: "42"})) as url:
         remote = RemoteServer(url)
         assert remote.model == "sft"
         pieces = list(remote.answer(conversation, settings))

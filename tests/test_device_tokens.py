@@ -20,13 +20,22 @@ from fledge.runs import metrics, stage_name
 from processes import letters
 
 CONTEXT = 128
-STEP = {"batch_tokens": 4 * CONTEXT, "tokens": 3 * 4 * CONTEXT, "compile": "no", "device": "cpu"}
+STEP = {"batch_tokens": 4 * CONTEXT, "tokens": 3 * 4 * CONTEXT, "compile": "no", "device": "cpu", "dtype": "float32"}
 MODEL = next(item.config.model for item in toy(RunRecipe()) if isinstance(item.config, Pretrain))
 STAGES = [
     Pretrain(**STEP, model=MODEL, eval_tokens=500),
     Midtrain(**STEP, replay=0.4),
     Sft(**STEP, replay=0.25),
-    Rl(task="world/spelling", steps=3, prompts=3, samples=3, replay_tokens=3 * CONTEXT, eval_examples=1, device="cpu"),
+    Rl(
+        task="world/spelling",
+        steps=3,
+        prompts=3,
+        samples=3,
+        replay_tokens=3 * CONTEXT,
+        eval_examples=1,
+        device="cpu",
+        dtype="float32",
+    ),
 ]
 
 

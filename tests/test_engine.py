@@ -148,7 +148,7 @@ def test_logprobs_are_those_of_the_full_forward() -> None:
 def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.MonkeyPatch) -> None:
     codes, steps_meanwhile = [], []
 
-    def slow_tool(code: str, _: threading.Event) -> str:
+    def slow_tool(code: str, stop: threading.Event | None = None) -> str:
         codes.append(code)
         before = engine.counts["steps"]
         deadline = time.monotonic() + 5
@@ -183,7 +183,7 @@ def test_after_a_tool_result_decoding_continues_as_the_full_forward_would() -> N
     request.tokens += call
     request.answer += call
     request.mask += [1] * len(call)
-    engine._call(request, ToolPool(lambda code, _: {"1+1": "2"}[code]))
+    engine._call(request, ToolPool(lambda code, stop=None: {"1+1": "2"}[code]))
     engine.generate([request])
     assert request.answer[: len(call) + len(result)] == call + result
     after = request.answer[len(call) + len(result) :]
@@ -199,7 +199,7 @@ def test_a_made_up_tool_result_ends_the_answer(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_tool_that_raises_stops_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(code: str, _: threading.Event) -> str:
+    def broken(code: str, stop: threading.Event | None = None) -> str:
         raise RuntimeError("no such tool")
 
     engine = tiny_engine(slots=1, run_tool=broken)
@@ -233,7 +233,7 @@ def test_a_cancelled_answer_ends_its_tool(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_long_tool_result_fills_what_room_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = tiny_engine(slots=1, run_tool=lambda code, stop: "9" * 500)
+    engine = tiny_engine(slots=1, run_tool=lambda code, stop=None: "9" * 500)
     script = iter([SPECIAL["<|python_start|>"], SPECIAL["<|python_end|>"]])
     scripted(engine, monkeypatch, lambda request: next(script))
     request = engine.generate([asking(prompt=[BOS], max_tokens=20)])[0]

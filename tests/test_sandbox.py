@@ -76,6 +76,7 @@ def test_a_program_ends_when_its_caller_stops_it_and_the_worker_goes_on() -> Non
             assert sorted(result.status for result in results) == ["refused", "timeout"]
             assert {result.error for result in results} == {STOPPED}
         worker = sandbox._idle.queue[0]
+        assert worker is not None
         # A stop that comes when the job has just ended changes nothing for the next.
         worker._control.send(STOP)
         assert sandbox.run("print(1)", timeout_seconds=PATIENCE).stdout == "1\n"

@@ -249,7 +249,7 @@ def test_old_turns_are_dropped_whole_and_said(url: str) -> None:
 
 
 def test_tool_use_travels_beside_the_text() -> None:
-    with serving(pool(model=eager_model, engine={"run_tool": lambda code, stop: "42"})) as url:
+    with serving(pool(model=eager_model, engine={"run_tool": lambda code, stop=None: "42"})) as url:
         for seed in range(20):
             whole = ask(url, seed=seed, max_tokens=60, top_k=0)
             parts = (whole.choices[0].message.model_dump().get("fledge") or {"parts": []})["parts"]
@@ -337,8 +337,8 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
                     started.wait(20)
 
     threads = []
-    with serving(pool(engine={"context": 20_000}), grace=2.0) as url:
-        for name, tokens in (("short", 20), ("long", 4000)):
+    with serving(pool(engine={"context": 20_000}), grace=1.0) as url:
+        for name, tokens in (("short", 20), ("long", 8000)):
             threads.append(threading.Thread(target=read, args=(url, name, tokens)))
             threads[-1].start()
         started.wait(20)

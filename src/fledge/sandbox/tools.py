@@ -18,14 +18,12 @@ import re
 import threading
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from fledge.sandbox.sandbox import Sandbox
 
 ToolName = Literal["calculator", "python", "none"]
-Tool = Callable[[str, threading.Event], str]
-"""(code, stop) -> what the model reads as its result. Whoever sets `stop` waits for no result any more."""
 
 MAX_CHARS = 512
 """Longest expression. With numbers of 40 digits it bounds the time of a call (measured worst: about a millisecond)."""
@@ -51,6 +49,14 @@ _CONTEXT = decimal.Context(
 _STRING = r""""[^"\\\n]*"|'[^'\\\n]*'"""
 _ALLOWED = re.compile(rf"(?:[-+*/%(). 0-9]|{_STRING}|\.count\(|len\()*")
 _STRING_OR_THOUSANDS = re.compile(rf"{_STRING}|(?<![0-9.])[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9])")
+
+
+class Tool(Protocol):
+    """What runs the code that a model writes: code -> what the model reads as its result."""
+
+    def __call__(self, code: str, stop: threading.Event | None = None) -> str:
+        """Whoever sets `stop` waits for no result any more."""
+        ...
 
 
 class _Refused(Exception):
@@ -96,7 +102,7 @@ def format_number(value: int | float | Decimal) -> str:
 
 
 def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Tool | None:
-    """What runs the code that a model writes: code -> what the model reads as its result.
+    """The tool of this name; None for none.
 
     Raises:
         SandboxUnavailable: `python` on a machine that cannot hold a hostile program, without `unsafe_exec`.
