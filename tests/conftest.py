@@ -31,6 +31,18 @@ def toy_run(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> P
     return run
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run whose chat model, of random weights, talks until it is stopped or its 8,000 tokens are full."""
+    from fledge.checkpoint import Progress, save  # torch is not for every test
+    from tiny_engine import BYTES, endless_model
+
+    folder = tmp_path_factory.mktemp("run")
+    BYTES.save(folder / "tokenizer")
+    save(folder / "sft", endless_model(0, context=8000), None, Progress(step=1), keep=1)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def no_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests see the data home that they set themselves, and what a command line sets is gone after the test."""

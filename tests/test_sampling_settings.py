@@ -11,7 +11,6 @@ import httpx
 import pytest
 from rich.console import Console
 
-from fledge.checkpoint import Progress, save
 from fledge.cli import parse, run
 from fledge.config import Chat, Sampling, Serve, check
 from fledge.infer.engine import Request
@@ -20,7 +19,7 @@ from fledge.serve.client import LocalModel
 from fledge.serve.terminal import COMMANDS, Terminal
 from fledge.settings import help_of
 from fledge.stages.serve import make_app
-from test_server import HELLO, endless_model, serving
+from test_server import HELLO, serving
 from tiny_engine import BYTES, tiny_model
 
 FIELDS = Sampling.__dataclass_fields__
@@ -83,14 +82,6 @@ def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixt
     for row in Serve().table():
         assert row["help"] == help_of(Sampling)[row["name"]]
         assert all(row["help"] in text for text in shown)
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    BYTES.save(folder / "tokenizer")
-    save(folder / "sft", endless_model(0), None, Progress(step=1), keep=1)
-    return folder
 
 
 @pytest.mark.parametrize("setting", [{"temperature": 0.2}, {"temperature": 0.0, "top_k": 0}, {"top_p": 0.3}])

@@ -14,22 +14,15 @@ import pytest
 import torch
 from starlette.applications import Starlette
 
+from fledge.config import Sampling
 from fledge.model.transformer import Transformer
 from fledge.serve.connections import Server
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.server import BODY_BYTES, create_app
-from tiny_engine import BYTES, tiny_model
+from tiny_engine import BYTES, endless_model
 
 CLIENTS: list[openai.OpenAI] = []
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
-
-
-def endless_model(seed: int) -> Transformer:
-    """Greedy, it never says a token that ends an answer: their logits are 0, and some other is above."""
-    model = tiny_model(seed=seed, context=256)
-    with torch.no_grad():
-        model.unembedding[[BYTES.special[f"<|{name}|>"] for name in ("bos", "assistant_end", "output_start")]] = 0
-    return model
 
 
 def eager_model(seed: int) -> Transformer:
@@ -337,8 +330,8 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
                     started.wait(20)
 
     threads = []
-    with serving(pool(engine={"context": 20_000}), grace=1.0) as url:
-        for name, tokens in (("short", 20), ("long", 8000)):
+    with serving(pool(engine={"context": 20_000}), grace=0.5, sampling=Sampling(max_tokens=19_000)) as url:
+        for name, tokens in (("short", 20), ("long", 19_000)):
             threads.append(threading.Thread(target=read, args=(url, name, tokens)))
             threads[-1].start()
         started.wait(20)

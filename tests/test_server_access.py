@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -138,8 +137,7 @@ def test_what_is_no_host_name_is_refused(given: str) -> None:
 
 
 def test_where_it_cannot_listen_is_said_before_it_begins() -> None:
-    (taken,) = listen("127.0.0.1", 0)
-    with contextlib.closing(taken):
+    with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"127.0.0.1 port {port}: another program listens there; --port"):
             listen("127.0.0.1", port)

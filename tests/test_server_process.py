@@ -16,20 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fledge.checkpoint import Progress, save
 from processes import Child, Processes
-from test_server import HELLO, endless_model, serving, until
-from tiny_engine import BYTES
+from test_server import HELLO, serving, until
 
 LONG = {"messages": HELLO, "max_tokens": 20_000, "temperature": 0, "top_k": 0, "stream": True}
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    BYTES.save(folder / "tokenizer")
-    save(folder / "sft", endless_model(0), None, Progress(step=1), keep=1)
-    return folder
 
 
 @contextmanager

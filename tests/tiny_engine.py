@@ -32,6 +32,14 @@ def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transf
     return model
 
 
+def endless_model(seed: int, *, context: int = 256) -> Transformer:
+    """Greedy, it never says a token that ends an answer: their logits are 0, and some other is above."""
+    model = tiny_model(seed=seed, context=context)
+    with torch.no_grad():
+        model.unembedding[[BYTES.special[f"<|{name}|>"] for name in ("bos", "assistant_end", "output_start")]] = 0
+    return model
+
+
 class Foreign:
     """The model as evaluation sees those of others: whole rows of ids in, all logits out."""
 

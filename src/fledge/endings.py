@@ -13,20 +13,23 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _asked, _gentle = threading.Event(), threading.Event()
 
 
-def watch() -> None:
-    """From here on each of the signals raises KeyboardInterrupt, outside of `gently`. For the main thread; elsewhere nothing."""
+def watch(hear: Callable[[int, FrameType | None], None] | None = None) -> None:
+    """From here on each of the signals calls `hear`; None: it raises KeyboardInterrupt, outside of `gently`.
+
+    For the main thread; elsewhere nothing.
+    """
     if threading.current_thread() is threading.main_thread():
         _asked.clear()
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs ask to be left alone
-                signal.signal(number, _note)
+                signal.signal(number, hear or _note)
 
 
 def leave() -> None:

@@ -12,10 +12,7 @@ import contextlib
 import errno
 import logging
 import os
-import signal
 import socket
-import threading
-from collections.abc import Iterator
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -24,6 +21,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from fledge import endings
 from fledge.config import Serve
 from fledge.serve.access import EVERYWHERE
 from fledge.serve.stream import LOG, Dispatcher
@@ -47,9 +45,7 @@ class Sparing(logging.Filter):
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's protocol that hangs up on clients whose request does not come: slow ones and idle ones must not pile up."""
-
-    late: asyncio.TimerHandle | None = None
+    """uvicorn's protocol that knows how long its client has let it wait for a request, and the server whose bound it counts for."""
 
     def __init__(self, owner: Server, **settings: Any) -> None:
         super().__init__(**settings)
@@ -60,27 +56,18 @@ class BoundedProtocol(H11Protocol):
         super().connection_made(transport)
         if len(self.connections) > self.owner.most:
             self.owner.make_room()
-        self._watch()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
 
     def on_response_complete(self) -> None:
         self.waits_since = self.loop.time()
         super().on_response_complete()
 
+    def waits_for_head(self) -> bool:
+        """Whether no request has begun that is not answered."""
+        return self.cycle is None or self.cycle.response_complete
+
     def is_answered(self) -> bool:
         """Whether a request has come, all of it, and its answer has not ended."""
-        return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
-
-    def _watch(self) -> None:
-        if self.cycle is None or self.cycle.response_complete:
-            # Left to run where the client hangs up by itself: to close twice is to close once.
-            self.late = self.late or self.loop.call_later(HEAD_SECONDS, self.transport.close)
-        elif self.late is not None:
-            self.late.cancel()
-            self.late = None
+        return not self.waits_for_head() and not self.cycle.more_body
 
 
 class Server(uvicorn.Server):
@@ -94,17 +81,17 @@ class Server(uvicorn.Server):
         self.grace_seconds = grace_seconds
         self.most = most_connections()
         self.hurry = False
-        self.sockets = listen(host, port)
+        self.socket = listen(host, port)
         # A browser cannot open "everywhere".
         name = "localhost" if host in EVERYWHERE else f"[{host}]" if ":" in host else host
-        self.url = f"http://{name}:{self.sockets[0].getsockname()[1]}"
+        self.url = f"http://{name}:{self.socket.getsockname()[1]}"
         super().__init__(
             uvicorn.Config(
                 app,
                 http=partial(BoundedProtocol, self),  # type: ignore[arg-type]  # h11 bounds headers, httptools would not
-                backlog=max(
-                    1, self.most // 8
-                ),  # asyncio accepts so many at once, before anybody sees how many there are
+                # asyncio accepts so many at once, before anybody sees how many there are.
+                backlog=max(1, self.most // 8),
+                timeout_keep_alive=int(HEAD_SECONDS),
                 ws="none",
                 log_level="warning",
                 access_log=False,
@@ -112,11 +99,15 @@ class Server(uvicorn.Server):
             )
         )
 
+    # uvicorn's own knows no SIGHUP, and raises the signals again when all has ended.
+    capture_signals = contextlib.nullcontext  # type: ignore[assignment]
+
     def run(self, sockets: list[socket.socket] | None = None) -> None:
+        endings.watch(self.handle_exit)
         sparing = Sparing()
         LOG.addFilter(sparing)
         try:
-            super().run(sockets or self.sockets)
+            super().run(sockets or [self.socket])
         finally:
             LOG.removeFilter(sparing)
 
@@ -135,24 +126,17 @@ class Server(uvicorn.Server):
     def connections(self) -> list[BoundedProtocol]:
         return [one for one in self.server_state.connections if isinstance(one, BoundedProtocol)]
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """uvicorn's own raises the signals again when all has ended, and knows no SIGHUP."""
-        numbers = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
-        if threading.current_thread() is not threading.main_thread():
-            numbers = []
-        # nohup has SIGHUP ignored.
-        heard = [number for number in numbers if number and signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, self.handle_exit) for number in heard}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, hang up on clients whose request does not come: slow ones and idle ones must not pile up."""
+        due = asyncio.get_running_loop().time() - HEAD_SECONDS
+        for one in self.connections():
+            if one.waits_for_head() and one.waits_since < due:
+                one.transport.close()
+        return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:
-            self.hurry = True
+        """The first signal ends the server, the second its answers."""
+        self.hurry = self.should_exit
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -185,26 +169,21 @@ def most_connections() -> int:
     return 4096 if limit == resource.RLIM_INFINITY else min(4096, max(8, limit // 2))
 
 
-def listen(host: str, port: int) -> list[socket.socket]:
-    """A socket for each address of `host`, where connections wait from now on; port 0: any that is free.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket where connections wait from now on; port 0: any that is free.
 
     Raises:
         ValueError: it is no address of this machine, or another program listens there.
     """
-    sockets: list[socket.socket] = []
     try:
-        for family, _, _, _, address in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            sockets.append(socket.create_server((address[0], port), family=family))
-            port = sockets[0].getsockname()[1]  # the same for every address
+        # Of several addresses that of IPv4, which comes first by its number: browsers try both.
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found)
+        return socket.create_server((address[0], port), family=family)
     except (socket.gaierror, UnicodeError):
         raise ValueError(
             f"host={host!r} is no name of this machine; 127.0.0.1 is for its own users, 0.0.0.0 for all"
         ) from None
     except OSError as error:
-        for each in sockets:
-            each.close()
         why = "another program listens there" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
         raise ValueError(f"{host} port {port}: {why}; --port names another, and 0 takes any that is free") from None
-    return sockets

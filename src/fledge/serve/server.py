@@ -32,7 +32,7 @@ from fledge.serve.access import Access
 from fledge.serve.api import ApiError, Ask, Json
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.stream import Dispatcher, Generation, Update
+from fledge.serve.stream import LOG, Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 
 STATIC = Path(__file__).parent / "static"
@@ -131,7 +131,6 @@ class Api:
 
     def __init__(self, dispatcher: Dispatcher, sampling: Sampling) -> None:
         self.dispatcher, self.pool, self.sampling = dispatcher, dispatcher.pool, sampling
-        self.turn = asyncio.Lock()
 
     async def models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.pool.entries]})
@@ -185,9 +184,6 @@ class Api:
                         raise ApiError(f"the body has more than {BODY_BYTES} bytes, the most allowed", status=413)
         except TimeoutError as problem:
             raise ApiError(f"the body took longer than {BODY_SECONDS:g} s", status=408) from problem
-        # Of many requests that arrive at once, one begins per turn of the event loop, so that nobody waits for all of them.
-        async with self.turn:
-            await asyncio.sleep(0)
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as problem:
@@ -219,17 +215,17 @@ async def _whole(generation: Generation, receive: Receive) -> list[Update]:
     async def hang_up() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        working.cancel()
 
-    working, watching = asyncio.create_task(generation.complete()), asyncio.create_task(hang_up())
+    tasks = working, _ = asyncio.create_task(generation.complete()), asyncio.create_task(hang_up())
     try:
-        return await working
-    except asyncio.CancelledError:
-        if not watching.done():  # the server itself ends
-            raise
-        raise ClientDisconnect from None
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
     finally:
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)  # the slots are free before the model is
 
 
 async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGenerator[bytes]:
@@ -250,7 +246,7 @@ async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGe
         yield b"data: [DONE]\n\n"
     except Exception as error:
         if not isinstance(error, ApiError):
-            generation.dispatcher.log(error)
+            LOG.error("an answer failed", exc_info=error)
             error = ApiError(FAILED, status=500)
         yield _event(error.to_json())
 

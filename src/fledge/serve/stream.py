@@ -25,7 +25,6 @@ from fledge.text.chat import Fitted, Part, PartReader, fit_prompt, join_pieces
 from fledge.text.tokenizer import Tokenizer
 
 LOG = logging.getLogger("uvicorn.error")
-TURN = 16  # streams that go on in one turn of the event loop; who else has something to say waits for no more of them
 
 
 @dataclass
@@ -94,7 +93,6 @@ class Dispatcher:
         self.between = Histogram()
         self._fresh: deque[asyncio.Event] = deque()
         self._scheduled = False
-        self._logged: BaseException | None = None
 
     @asynccontextmanager
     async def open(self, ask: Ask, *, client: str = "") -> AsyncIterator[Generation]:
@@ -159,11 +157,8 @@ class Dispatcher:
 
     def _deliver(self) -> None:
         self._scheduled = False  # first: what an engine adds from here on is seen below or scheduled by itself
-        for _ in range(min(TURN, len(self._fresh))):
+        while self._fresh:
             self._fresh.popleft().set()
-        if self._fresh:
-            self._scheduled = True
-            asyncio.get_running_loop().call_soon(self._deliver)
 
     def measure(self, request: Request) -> None:
         """Note the latencies of a finished request."""
@@ -172,12 +167,6 @@ class Dispatcher:
             tokens = sum(request.mask) - 1
             if tokens > 0:
                 self.between.observe((time.perf_counter() - request.first_token) / tokens, times=tokens)
-
-    def log(self, error: BaseException) -> None:
-        """Say once, on the server's side alone, what went wrong: messages may hold paths."""
-        if error is not self._logged:
-            self._logged = error
-            LOG.error("an answer failed", exc_info=error)
 
 
 @dataclass
@@ -230,7 +219,7 @@ class Generation:
     def _check(self, request: Request) -> None:
         self.dispatcher.measure(request)
         if request.error is not None:
-            self.dispatcher.log(request.error)
+            LOG.error("an answer failed", exc_info=request.error)  # here alone: messages may hold paths
             what = f"the engine failed with {type(request.error).__name__}; the server's log says more"
             raise ApiError(what, status=500, code="engine_error") from request.error
         if request.finish == "cancelled":  # not by the client, who would not be here any more
