@@ -20,7 +20,7 @@ from fledge.cli import run
 from fledge.config import Sampling
 from fledge.console import visible
 from fledge.evals.report import literal
-from fledge.serve.terminal import Terminal, render
+from fledge.serve.terminal import Terminal
 from fledge.text.chat import Part
 from test_layers import modules
 
@@ -59,7 +59,6 @@ def test_no_text_commands_the_terminal_and_none_of_its_letters_is_lost(text: str
         chat.once("Hello", out)
         chat.ask("Hello")
         chat.say(text)
-        chat.console.print(render(parts))
         assert not commands(out.getvalue() + literal(text))
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.markdown import Markdown
+from rich.console import Console
 from rich.text import Text
 
 from fledge.config import Sampling
@@ -104,8 +102,6 @@ class Terminal:
                 self.say(str(error), "red")
             except KeyboardInterrupt:
                 self.say("stopped")  # before an answer had begun, or after it
-            finally:
-                self.console.show_cursor()  # also where a signal came just when it had been hidden
 
     def command(self, line: str) -> None:
         """Do what a line with a slash says: each of `COMMANDS` is a setting of sampling or a method; `loop` itself knows /exit.
@@ -195,17 +191,15 @@ class Terminal:
 
     def ask(self, question: str) -> None:
         """Put a question and show the answer while it comes; Ctrl-C ends it and keeps what was said."""
-        said: list[Part] = []
-        asked = say("user", question)
-        with Live(console=self.console, refresh_per_second=12, vertical_overflow="visible") as live:
-            with closing(self.client.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
-                try:
-                    for piece in pieces:
-                        said = join_pieces([*said, piece])
-                        live.update(render(said))
-                except KeyboardInterrupt:
-                    pass
-            live.update(render(said))
+        asked, said = say("user", question), list[Part]()
+        with closing(self.client.answer(self._conversation(asked), self.sampling.nth(self.tries))) as pieces:
+            try:
+                for piece in pieces:
+                    before, said = len(said), join_pieces([*said, piece])
+                    self.show(piece, is_new=len(said) > before)
+            except KeyboardInterrupt:
+                pass
+        self.console.print()
         self.turns += [asked, Message("assistant", tuple(said))]
         if (outcome := self.client.outcome) is None:
             return  # stopped before it began
@@ -214,6 +208,15 @@ class Terminal:
         if outcome.dropped:
             left_out = f"the first {outcome.dropped} exchanges were left out"
             self.say(f"the conversation is longer than the context: {left_out}")
+
+    def show(self, piece: Part, *, is_new: bool) -> None:
+        """A piece of an answer as it was written; each part begins a line, and a sign tells tool use from prose.
+
+        Without Markdown: that would have to be drawn again with every piece, which floods what a window has scrolled past.
+        """
+        sign = {"text": "", "python": "⚙ ", "output": "= "}[piece.kind]
+        text = Text("\n" + sign if is_new else "", style="" if piece.kind == "text" else "cyan")
+        self.console.print(text + visible(piece.text), end="", soft_wrap=True)
 
     def _conversation(self, *more: Message) -> tuple[Message, ...]:
         return (*([say("system", self.instructions)] if self.instructions else []), *self.turns, *more)
@@ -230,18 +233,3 @@ def _file(name: str, done: str) -> Iterator[Path]:
         raise ValueError(f"{path}: cannot be {done} ({error.strerror}); name another file") from None
     except ValueError as error:
         raise ValueError(f"{error}; name a file that /save wrote") from None
-
-
-def render(said: Sequence[Part]) -> RenderableType:
-    """An answer for the terminal: prose as Markdown, tool use on lines of its own."""
-    signs = {"python": "⚙ ", "output": "= "}
-    return Group(
-        *(
-            # Of a link its address is shown: the words alone would say where it leads.
-            Markdown(visible(text), hyperlinks=False)
-            if kind == "text"
-            else Text(signs[kind] + visible(text), style="cyan")
-            for kind, text in said
-            if kind != "text" or text.strip()
-        )
-    )
