@@ -15,12 +15,14 @@ import pytest
 import torch
 
 from fledge import checkpoint
-from fledge.checkpoint import Progress, checkpoints, file_hash, load_model, resume, save
+from fledge.checkpoint import Progress, load_model, resume, save
 from fledge.config import OptimSettings
 from fledge.model.transformer import Transformer
-from fledge.runs import sealed, trained_stages
+from fledge.runs import checkpoints, trained_stages
+from fledge.storage import sealed
 from fledge.train.loop import Plan, train
 from fledge.train.optim import MuonAdamW, build
+from fledge.weights import file_hash
 from test_loop import rows, tiny
 
 
@@ -233,7 +235,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_says_so(
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(
-        OSError, match=r"step-000006: .*could not be written.*No space left.*Earlier ones are untouched"
+        OSError, match=r"step-000006: .*could not be written.*No space left.*What was there before is untouched"
     ):
         save(stage, *at_step(6), Progress(6), keep=2)
     assert {path: path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()} == before

@@ -94,7 +94,7 @@ def test_what_is_begun_again_is_kept_until_the_new_one_is_finished(
 ) -> None:
     before = files(toy / "sft")
     child = processes.start("run", "toy", "--out", str(toy), "--from", "sft", log=tmp_path / "log")
-    while not (toy / "sft" / "replaced" / "1" / "checkpoints").exists():
+    while not (toy / "rl" / "replaced" / "1" / "config.json").exists():  # the last that is set aside
         assert child.poll() is None, child.output()
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)

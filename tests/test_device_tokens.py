@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 
 from fernhollow.asked import TASKS
-from fledge.checkpoint import checkpoints
 from fledge.config import Midtrain, Pretrain, Rl, RunRecipe, Sft, TrainStage
-from fledge.origin import read_state
 from fledge.recipes import toy
-from fledge.runs import metrics, stage_name
+from fledge.runs import checkpoints, metrics, stage_name
+from fledge.weights import read_state
 from processes import letters
 
 CONTEXT = 128

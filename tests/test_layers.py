@@ -11,9 +11,9 @@ import fledge
 
 ROOT = Path(fledge.__file__).parent
 LAYERS = (
-    ("__init__", "settings", "config", "runs", "console", "endings"),
+    ("__init__", "settings", "config", "console", "endings", "storage", "provenance", "runs", "folder"),
     ("text", "model", "sandbox"),
-    ("checkpoint", "origin", "train", "infer", "tasks"),
+    ("checkpoint", "weights", "origin", "train", "infer", "tasks"),
     ("evals",),
     ("stages", "serve", "bench"),
     ("cli", "recipes", "__main__"),

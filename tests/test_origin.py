@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 
 import fledge
-from fledge import cli, runs
+from fledge import cli, provenance
 from fledge.config import Evaluate, Midtrain, ModelSettings, OptimSettings, Pretrain, Report, Rl, Serve, Sft, Tokenizer
+from fledge.folder import begin_again
 from fledge.origin import data_of, hash_of
-from fledge.runs import begin_again, checkpoints, is_done, read_json
+from fledge.runs import checkpoints, is_done
 from fledge.serve.pool import open_run
 from fledge.stages.serve import make_app
+from fledge.storage import read_json
 from fledge.train import batches
 
 TINY = ModelSettings(depth=1, width=32, head_channels=16, context=32)
@@ -101,7 +103,7 @@ def test_a_finished_stage_says_what_it_was_made_from_has_changed(
     home: Path, change: Any, config: Any, words: str
 ) -> None:
     change(home)
-    with pytest.raises(ValueError, match=rf"finished; since then {words}.*--fresh trains it again"):
+    with pytest.raises(ValueError, match=rf"finished; since then {words}.*Put that back.*begin again with --fresh"):
         do(config)
 
 
@@ -155,7 +157,9 @@ def test_a_run_that_does_not_say_its_tokenizer_is_held_to_the_size_of_the_vocabu
     do(Report(run="run"))
     do(SFT)
     other_tokenizer(home)
-    with pytest.raises(ValueError, match=r"its tokenizer has 280 entries and the model of pretrain 291"):
+    with pytest.raises(
+        ValueError, match=r"its tokenizer is not the one that base was trained with \(291 then, 280 now\)"
+    ):
         open_run(home / "run")
 
 
@@ -212,7 +216,7 @@ def test_the_same_file_is_the_same_data_however_its_path_is_written(home: Path, 
 
 def test_other_data_under_another_name_is_another_setting(home: Path) -> None:
     (home / "other.jsonl").write_text(talk("feu"))
-    with pytest.raises(ValueError, match=r"other settings: data was 'chats.jsonl', now 'other.jsonl'"):
+    with pytest.raises(ValueError, match=r"since then data: chats.jsonl is gone, other.jsonl is new"):
         do(replace(SFT, data="other.jsonl"))
 
 
@@ -260,20 +264,20 @@ def test_provenance_is_that_of_the_code_and_not_of_the_repository_it_is_installe
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "-qm", "mine"], check=True)
     shutil.copytree(Path(fledge.__file__).parent, tmp_path / "venv" / "fledge")
-    code = "from fledge.runs import provenance; p = provenance(); print(p['commit'], p['code'])"
+    code = "from fledge.provenance import provenance; p = provenance(); print(p['commit'], p['code'])"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "venv"), "GIT_DIR": str(tmp_path / ".git")}
     words = [sys.executable, "-P", "-c", code]
     said = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert said == f"fledge {fledge.__version__} {runs.code_hash()}\n"
+    assert said == f"fledge {fledge.__version__} {provenance.code_hash()}\n"
 
 
 def test_git_is_asked_once_and_takes_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     ask = subprocess.run
     monkeypatch.setattr(subprocess, "run", lambda words, **rest: (asked.append(words), ask(words, **rest))[1])
-    runs.commit.cache_clear()
+    provenance.commit.cache_clear()
     for _ in range(3):
-        runs.provenance()
+        provenance.provenance()
     assert 1 <= len(asked) <= 2
     assert all("--no-optional-locks" in words for words in asked)
 
@@ -282,7 +286,7 @@ def test_a_stage_that_goes_on_with_other_code_says_so(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (home / "run" / "sft" / "done.json").unlink()
-    monkeypatch.setattr(runs, "code_hash", lambda: "another")
+    monkeypatch.setattr(provenance, "code_hash", lambda: "another")
     do(SFT)
     assert "sft: begun by other code (fledge" in capsys.readouterr().err
 

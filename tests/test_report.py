@@ -21,7 +21,8 @@ from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed, thinned, ticks
 from fledge.evals.report import GRADES, RANKS, gains, gather, grade, literal, rank, sentences, subjects, write
 from fledge.evals.results import Score
-from fledge.runs import read_json, summary
+from fledge.runs import summary
+from fledge.storage import read_json
 
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
 

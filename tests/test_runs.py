@@ -14,26 +14,25 @@ from pathlib import Path
 import pytest
 
 from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check
+from fledge.folder import begin_again, open_stage
 from fledge.runs import (
-    begin_again,
+    changes,
     choose_stage,
     is_done,
     metrics,
     newest_run,
-    open_stage,
-    read_json,
     settings_of,
     stage_name,
     summary,
     trained_stages,
-    write_atomic,
 )
 from fledge.settings import nearest
+from fledge.storage import read_json, write_atomic
 
 HOLD = """
 import sys, time
 from fledge.config import Tokenizer
-from fledge.runs import open_stage
+from fledge.folder import open_stage
 with open_stage(Tokenizer(run=sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -67,7 +66,6 @@ def test_a_stage_remembers_its_settings_metrics_and_summary(tmp_path: Path) -> N
     config = Tokenizer(run=str(tmp_path), vocab=300)
     with open_stage(config) as stage:
         assert stage.path == tmp_path / "tokenizer"
-        assert stage.run == tmp_path
         stage.log(step=1, loss_nats=2.0)
         stage.log(step=2, loss_nats=1.5)
         assert not is_done(stage.path)
@@ -87,8 +85,8 @@ def test_a_stage_is_called_like_its_command() -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"vocab": 512}, "vocab was 300, now 512"),
-        ({"seed": 4, "digits": 3}, "digits was 1, now 3; seed was 0, now 4"),
+        ({"vocab": 512}, r"vocab changed \(300 then, 512 now\)"),
+        ({"seed": 4, "digits": 3}, r"digits changed \(1 then, 3 now\); seed changed \(0 then, 4 now\)"),
     ],
 )
 def test_changed_settings_are_refused_with_both_values(tmp_path: Path, changed: dict[str, int], words: str) -> None:
@@ -96,7 +94,7 @@ def test_changed_settings_are_refused_with_both_values(tmp_path: Path, changed: 
     with open_stage(config) as stage:
         stage.log(step=1)
     with (
-        pytest.raises(ValueError, match=f"tokenizer: begun with other settings: {words}.*another --run, or --fresh"),
+        pytest.raises(ValueError, match=f"tokenizer: begun; since then {words}. Put that back.*another --run.*--fresh"),
         open_stage(replace(config, **changed)),  # type: ignore[arg-type]
     ):
         pass
@@ -137,10 +135,34 @@ def test_nested_settings_count_and_where_or_how_fast_does_not(tmp_path: Path) ->
     with open_stage(replace(config, threads=2, device="cpu", device_tokens=4096, save_every=5, keep=9, compile="no")):
         pass
     with (
-        pytest.raises(ValueError, match=r"optim was \{.*'matrix_rate': 0.02.*now \{.*'matrix_rate': 0.5"),
+        pytest.raises(ValueError, match=r"begun; since then optim.matrix_rate changed \(0.02 then, 0.5 now\)\."),
         open_stage(replace(config, optim=replace(config.optim, matrix_rate=0.5))),
     ):
         pass
+
+
+HUB = {"data": {"somebody/texts/": "hub"}}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "told"),
+    [
+        ({"data": {"a": "1f"}}, {"data": {"b": "1f"}}, []),  # one file, called otherwise
+        ({"data": {"a": "1f"}}, {"data": {"a": "2e"}}, ["data: a changed"]),
+        ({"data": {"a": "1f", "b": "2e"}}, {"data": {"a": "1f", "c": "2e"}}, ["data: b is gone, c is new"]),
+        (HUB, HUB, []),
+        (HUB, {"data": {"somebody/others/": "hub"}}, ["data: somebody/others/ is new, somebody/texts/ is gone"]),
+        (HUB | {"tokenizer": "1f"}, HUB | {"tokenizer": "2e"}, ["the tokenizer changed (1f then, 2e now)"]),
+        (HUB | {"tokenizer": "1f"}, HUB, []),
+        ({}, HUB, ["data changed ('mine' then, 'yours' now)"]),
+    ],
+)
+def test_what_lies_behind_a_name_is_compared_where_both_know_it_and_else_the_name(
+    was: dict[str, object], now: dict[str, object], told: list[str]
+) -> None:
+    settings = {"data": "mine", "vocab": None, "optim": {"rate_share": 1.0}}
+    later = {"data": "yours", "vocab": 300, "optim": {"rate_share": 0.5}}
+    assert changes({"settings": settings, "origin": was}, {"settings": later, "origin": now}) == told
 
 
 def test_a_stage_belongs_to_one_process_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
@@ -190,6 +212,32 @@ def test_beginning_again_sets_the_stage_alone_aside_until_the_new_one_is_finishe
     assert (stage.path / "notes.txt").read_text() == "mine"
     assert trained_stages(tmp_path) == ["pretrain"]
     begin_again(tmp_path, ["never-begun"])
+
+
+@pytest.mark.parametrize("moved", range(4))
+def test_killed_while_it_is_set_aside_a_stage_goes_on_from_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    config = Tokenizer(run=str(tmp_path), vocab=300)
+    with open_stage(config) as stage:
+        stage.log(step=1)
+        checkpoint(tmp_path, "tokenizer")
+        stage.finish(vocab=300)
+    count, move = iter(range(9)), Path.rename
+
+    def until_killed(path: Path, target: Path) -> Path:
+        if next(count) == moved:
+            raise KeyboardInterrupt
+        return move(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin_again(tmp_path, ["tokenizer"])
+    with open_stage(config) as stage:
+        stage.finish(vocab=300)
+    assert summary(stage.path) == {"vocab": 300}
+    assert not (stage.path / "replaced").exists()
 
 
 def test_the_last_stage_with_weights_is_chosen_unless_one_is_named(tmp_path: Path) -> None:

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fledge.checkpoint import checkpoints
 from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, Sft, TrainStage
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import metrics
+from fledge.runs import checkpoints, metrics
 from fledge.stages import pretrain
 from fledge.train.session import Shape, fitting_tokens, resolved
 

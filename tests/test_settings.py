@@ -36,7 +36,7 @@ from fledge.config import (
     Sft,
     Tokenizer,
 )
-from fledge.runs import begin_again
+from fledge.folder import begin_again
 from fledge.train import batches
 
 TINY = ModelSettings(depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, windows="SL")

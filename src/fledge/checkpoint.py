@@ -8,7 +8,7 @@
 A checkpoint is a folder `checkpoints/step-000120` with model.safetensors, optimizer.safetensors, model.json and state.json.
 It is written under another name, flushed to the disk and renamed, so that a killed process leaves the last one or the next
 one, never half of one. state.json holds the hash of each file and of itself: damage is noticed when loading, not when training
-goes wrong, and the checkpoint before is taken (origin.py).
+goes wrong, and the checkpoint before is taken (weights.py).
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ from torch import Tensor
 
 from fledge import __version__
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.origin import MODEL_FILES, check_tokenizer, file_hash, newest
-from fledge.runs import checkpoints, read_record, remedy, sealed, written
+from fledge.runs import checkpoints, written
+from fledge.storage import naming, partial_of, read_record, sealed
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
-
-PARTIAL = ".partial"
+from fledge.weights import MODEL_FILES, check_tokenizer, file_hash, newest
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,12 @@ def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress:
     """Write a checkpoint of a stage and remove all but the newest `keep`."""
     root = stage / "checkpoints"
     final = root / f"step-{progress.step:06d}"
-    partial = root / f"{final.name}{PARTIAL}"
-    for left in root.glob(f"*{PARTIAL}"):  # by a process that was killed while it wrote
+    partial = partial_of(final)
+    for left in root.glob("*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    try:
+    with naming(final, SafetensorError):  # safetensors reports a full disk as an error of its own
         partial.mkdir(parents=True)
         _write(partial, model, optimizer, progress)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
-        shutil.rmtree(partial, ignore_errors=True)
-        raise OSError(
-            f"{final}: the checkpoint could not be written ({error}). Earlier ones are untouched; "
-            f"{remedy(error)} or choose another --run, then start again: it goes on from the last one."
-        ) from error
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _flush(root)
@@ -188,19 +181,8 @@ def load_pair(run: Path, stage: str, *, device: torch.device | str = "cpu") -> t
         FileNotFoundError, ValueError: as `load_model`; or the run has no tokenizer, or another.
     """
     tokenizer = Tokenizer.load(run / "tokenizer")
-    check_tokenizer(run / stage, tokenizer.hash)
-    model = load_model(run / stage, device=device)
-    check_vocab(run / stage, model.config, tokenizer)
-    return model, tokenizer
-
-
-def check_vocab(stage: Path, config: ModelConfig, tokenizer: Tokenizer) -> None:
-    """Raise ValueError unless a model has an entry for each token: runs of earlier versions do not say their tokenizer."""
-    if config.vocab != tokenizer.vocab:
-        raise ValueError(
-            f"{stage.parent}: its tokenizer has {tokenizer.vocab} entries and the model of {stage.name} {config.vocab}: "
-            f"it is not the one that was trained with. Put that back, or train {stage.name} with --fresh."
-        )
+    check_tokenizer(run / stage, tokenizer)
+    return load_model(run / stage, device=device), tokenizer
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

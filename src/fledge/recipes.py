@@ -34,8 +34,9 @@ from fledge.config import (
     Tokenizer,
     check,
 )
-from fledge.origin import origin_of, parents
-from fledge.runs import REPORT, begin_again, changes_of, check_ours, choose_stage, has_result, stage_name
+from fledge.folder import REPORT, begin_again, check_ours, check_unchanged
+from fledge.origin import origin_of
+from fledge.runs import choose_stage, is_done, stage_name
 from fledge.settings import nearest
 
 
@@ -231,6 +232,13 @@ def done_again(ask: RunRecipe, items: list[Item]) -> set[str]:
     return {item.name for item in items} if ask.fresh or ask.only else set()
 
 
+def result_of(item: Item, run: Path) -> Path:
+    """What is there once a stage was finished, an evaluation begun, or the report written."""
+    if item.module == "report":
+        return run / "report.json"
+    return run / "eval" / f"{item.name.split()[1]}.json" if item.module == "evaluate" else run / item.name / "done.json"
+
+
 def finished(item: Item, run: Path, left: set[str]) -> bool:
     """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have.
 
@@ -240,14 +248,9 @@ def finished(item: Item, run: Path, left: set[str]) -> bool:
     Raises:
         ValueError: it was done with other settings, or made from what has changed since.
     """
-    if item.module in ("evaluate", "report") or not has_result(run, item.name):
+    if item.module in ("evaluate", "report") or not is_done(run / item.name):
         return False
-    origin = {} if parents(item.config) & left else origin_of(item.config, lenient=True)
-    if changes := changes_of(run / item.name, item.config, origin):
-        again = (
-            f" `fledge run` with --from {item.name} does so with all after it." if "--fresh trains" in changes else ""
-        )
-        raise ValueError(f"{run / item.name}: {changes}{again}")
+    check_unchanged(run / item.name, item.config, origin_of(item.config, left=left, lenient=True))
     return True
 
 
@@ -267,13 +270,13 @@ def ready(item: Item, left: set[str]) -> None:
         stage.prepare(item.config)
     if isinstance(item.config, Evaluate) and item.config.stage not in left:
         choose_stage(Path(item.config.run), item.config.stage)
-    elif item.module in ("tokenizer", *TRAINED) and not parents(item.config) & left:
-        origin_of(item.config)
+    elif item.module in ("tokenizer", *TRAINED):
+        origin_of(item.config, left=left)
 
 
 def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> None:
     """What will happen, where, and about how long it takes."""
-    left = [item for item in items if item.name in again or not has_result(run, item.name)]
+    left = [item for item in items if item.name in again or not result_of(item, run).exists()]
     minutes = sum(item.minutes or 0.0 for item in left)
     about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")

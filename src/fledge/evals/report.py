@@ -24,17 +24,11 @@ from fledge import console
 from fledge.config import TRAINED
 from fledge.evals.plots import line_plot, smoothed
 from fledge.evals.results import Score, read_scores
-from fledge.origin import broken_links, weights_hash
-from fledge.runs import (
-    REPORT,
-    check_ours,
-    checkpoints,
-    metrics,
-    read_json,
-    settings_of,
-    summary,
-    write_atomic,
-)
+from fledge.folder import REPORT, check_ours
+from fledge.origin import broken_links
+from fledge.runs import begun, checkpoints, metrics, summary
+from fledge.storage import read_json, write_atomic
+from fledge.weights import weights_hash
 
 GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
 RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
@@ -104,9 +98,10 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
 def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     """Where the numbers come from: commit, seed, machine, hashes of tokenizer and held-out text."""
     last = run / list(stages)[-1]
-    found = {"commit": "unknown", "started": "unknown"} | read_json(last / "config.json").get("provenance", {})
+    kept = begun(last)
+    found = {"commit": "unknown", "started": "unknown"} | kept["provenance"]
     return found | {
-        "seed": settings_of(last).get("seed"),
+        "seed": kept["settings"].get("seed"),
         "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
         "held_out": stages.get("pretrain", {}).get("held_out"),
         "machine": next((done["machine"] for done in reversed(stages.values()) if "machine" in done), {}),

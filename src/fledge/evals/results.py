@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fledge.runs import provenance, read_record, sealed, write_atomic
+from fledge.provenance import provenance
 from fledge.sandbox.sandbox import isolation
+from fledge.storage import read_record, sealed, write_atomic
 from fledge.tasks.base import centered
 from fledge.tasks.core import CHANCE_V2, LISTED
 

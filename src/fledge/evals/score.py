@@ -29,8 +29,8 @@ from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, comm
 from fledge.evals.results import Score, mean_and_error
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
-from fledge.runs import write_atomic
 from fledge.sandbox.sandbox import NotJudged
+from fledge.storage import write_atomic
 from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
 from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.split import Split

@@ -20,14 +20,14 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from fledge.checkpoint import check_vocab, load_model, read_config
+from fledge.checkpoint import load_model, read_config
 from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
-from fledge.origin import check_tokenizer, newest
 from fledge.runs import choose_stage, model_name, settings_of, trained_stages
 from fledge.serve.api import ApiError
 from fledge.text.datasets import find_generated
 from fledge.text.tokenizer import Tokenizer
+from fledge.weights import check_tokenizer, newest
 
 SUGGESTIONS = (
     "Who are you?",
@@ -85,13 +85,12 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
 
 def _entry(folder: Path, tokenizer: Tokenizer) -> Entry:
     def load(device: str) -> Transformer:
-        check_tokenizer(folder, tokenizer.hash)  # again: the run may have been trained anew since the server began
+        check_tokenizer(folder, tokenizer)  # again: the run may have been trained anew since the server began
         return load_model(folder, device=device)
 
-    check_tokenizer(folder, tokenizer.hash)
+    check_tokenizer(folder, tokenizer)
     checkpoint, _ = newest(folder)
     config = read_config(checkpoint)
-    check_vocab(folder, config, tokenizer)
     size = (checkpoint / "model.safetensors").stat().st_size
     return Entry(name=model_name(folder.name), context=config.context, bytes=size, load=load)
 

@@ -18,9 +18,9 @@ from rich.text import Text
 
 from fledge.config import Sampling
 from fledge.console import visible
-from fledge.runs import read_json
 from fledge.serve.client import Client
 from fledge.settings import help_of, nearest, within
+from fledge.storage import read_json
 from fledge.text.chat import Message, Part, join_pieces, parse_conversation, say, to_json
 
 COMMANDS = {

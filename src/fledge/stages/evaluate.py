@@ -12,11 +12,14 @@ from fledge import console
 from fledge.config import Evaluate, check
 from fledge.console import notice
 from fledge.evals.results import Results, folder_hash, mean_score
-from fledge.origin import check_tokenizer, data_of, hash_of, tokenizer_hash, weights_hash
-from fledge.runs import choose_stage, locked
+from fledge.folder import locked
+from fledge.origin import data_of, hash_of
+from fledge.runs import choose_stage
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.tasks import find_tasks, tasks_of
 from fledge.tasks.base import Task
+from fledge.text.tokenizer import Tokenizer
+from fledge.weights import check_tokenizer, weights_hash
 
 if TYPE_CHECKING:
     from fledge.evals.score import Scorer
@@ -41,7 +44,7 @@ def main(config: Evaluate) -> None:
     run = Path(config.run)
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
-        check_tokenizer(run / stage, tokenizer_hash(run))
+        check_tokenizer(run / stage, Tokenizer.load(run / "tokenizer"))
         tasks = named or default_tasks(run, stage, config)
         measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import Pretrain, check
+from fledge.folder import open_stage
 from fledge.origin import origin_of
-from fledge.runs import open_stage
 from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents, validation_documents
 from fledge.text.tokenizer import Tokenizer

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from fledge import console
 from fledge.config import Rl, check
+from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of, origin_of
-from fledge.runs import metrics, open_stage
+from fledge.runs import metrics
 from fledge.tasks import find_task
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats

@@ -9,8 +9,8 @@ from pathlib import Path
 from fledge import console
 from fledge.config import Tokenizer as Config
 from fledge.config import check
+from fledge.folder import open_stage
 from fledge.origin import origin_of
-from fledge.runs import open_stage
 from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
 

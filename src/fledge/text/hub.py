@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.console import notice
-from fledge.runs import write_atomic
+from fledge.storage import write_atomic
 from fledge.text.files import RECORDS, find_files
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from fledge.console import notice
-from fledge.runs import write_atomic
 from fledge.settings import cores
+from fledge.storage import write_atomic
 from fledge.text import bpe, native
 from fledge.text.packing import windows
 

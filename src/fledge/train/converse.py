@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
+from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of_draws, origin_of
-from fledge.runs import open_stage
 from fledge.tasks.mixture import Conversations, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import Chats, Tally, enough, restore

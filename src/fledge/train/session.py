@@ -26,9 +26,9 @@ import torch
 
 from fledge import checkpoint, console, endings
 from fledge.config import BATCH_TOKENS, Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
+from fledge.folder import StageFolder
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import StageFolder
 from fledge.settings import check_multiple
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer

@@ -1,0 +1,268 @@
+"""The folder of a stage while it is worked in: locked, its settings written or compared, and what it replaces set aside.
+
+    with open_stage(config, origin) as stage:          # runs/demo/pretrain
+        stage.log(step=12, loss_nats=2.31)             # one line of metrics.jsonl
+        stage.finish()                                 # from now on `fledge run` skips it
+
+A stage that is started again with other settings, or whose origin has changed (origin.py: data, tokenizer, weights), is refused
+and both are shown, unless it is fresh; then what it left is set aside until the new one is finished. Folders that hold what fledge
+did not write are left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fledge.config import TRAINED, Stage
+from fledge.console import notice
+from fledge.provenance import other_code, provenance
+from fledge.runs import (
+    PATHS,
+    STEP,
+    begun,
+    changes,
+    checkpoints,
+    is_done,
+    metrics,
+    portable,
+    settings_of,
+    stage_name,
+    step_of,
+)
+from fledge.storage import json_hash, naming, partial_of, sealed, write_atomic
+
+LOCK = "lock"
+CONFIG = ("where.json", "config.json")
+"""What a stage writes before it makes anything."""
+WRITTEN = ("done.json", "checkpoints", "metrics.jsonl", "tokenizer.json", "tokenizer_meta.json", *CONFIG)
+"""What it writes into its folder in all. Nothing else there is ever moved or removed, and these in this order: a stage that is
+killed meanwhile goes on from whatever is left."""
+REPORT = {
+    "report.json": '"provenance":',
+    "report.md": "# Report card: ",
+    "report.html": "<title>Report card: ",
+}
+"""The files of the report, and what tells ours from others of that name."""
+
+
+@dataclass
+class StageFolder:
+    """One stage of a run on the disk. Made by `open_stage`."""
+
+    path: Path
+    name: str
+    made_from: dict[str, str] = field(default_factory=dict)
+    """Hashes of the tokenizer, and of settings and origin, that the stage was begun with: its checkpoints carry them."""
+
+    def log(self, **values: Any) -> None:
+        """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
+        path = self.path / "metrics.jsonl"
+        with naming(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget metrics of steps after `step` and what was measured at it: a resumed run writes them again."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in metrics(self.path) if line.get("step", 0) < step + ("loss_nats" in line)]
+            write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def finish(self, **summary: Any) -> None:
+        """Mark the stage as done and keep its summary in done.json. What it replaces goes now."""
+        write_atomic(self.path / "done.json", sealed(summary))
+        for place in _replaced(self.path):
+            _remove(place)
+        with contextlib.suppress(OSError):  # there is none, or somebody put something there
+            (self.path / "replaced").rmdir()
+
+
+@contextlib.contextmanager
+def open_stage(config: Stage, origin: Mapping[str, Any] | None = None) -> Iterator[StageFolder]:
+    """The stage's folder, locked for this process; with `fresh` what it left before is set aside.
+
+    Args:
+        origin: what the stage is made from (origin.py), as JSON; what either side does not know is not compared.
+
+    Raises:
+        ValueError: it holds results of other settings or another origin, or what fledge did not write, or another process is
+            at work in it. Nothing has changed then.
+    """
+    run, name = Path(config.run), stage_name(config)
+    path = run / name
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(
+            f"{path}: a run is a folder, but a file is in its place ({error}); move that, or use another --run"
+        ) from None
+    with _all_locked(run, [name]):
+        if getattr(config, "fresh", False):
+            _set_aside(path)
+        yield StageFolder(path, name, _begin(path, config, origin or {}))
+
+
+def _begin(path: Path, config: Stage, origin: Mapping[str, Any]) -> dict[str, str]:
+    """Write config.json, or compare with the one there; returns what checkpoints say of it.
+
+    One that stands alone was left by a start that failed before it made anything: a corrected setting replaces it.
+    """
+    left = sorted(name for name in {*WRITTEN} - {*CONFIG} if (path / name).exists())
+    if not left:
+        # Apart from the settings, so that what is published of a run names no folder of this machine.
+        given = {name: str(getattr(config, name, "")) for name in PATHS}
+        where = {name: str(Path(value).absolute()) for name, value in given.items() if value and Path(value).exists()}
+        write_atomic(path / "where.json", json.dumps(where, indent=1))
+        write_atomic(path / "config.json", sealed(_now(config, origin) | {"provenance": provenance()}))
+    elif not (path / "config.json").exists():
+        raise ValueError(
+            f"{path / 'config.json'}: missing beside {', '.join(left)}, so nobody knows their settings. "
+            "Put it back, or start the stage again with --fresh."
+        )
+    check_unchanged(path, config, origin)
+    found = begun(path)
+    if left and not is_done(path) and (code := other_code(found["provenance"])):
+        notice(f"{path}: {code}")
+    if not (kept := found["origin"]):  # begun before origins were kept
+        return {}
+    made_from = {"stage": json_hash([found["settings"], kept])}
+    return made_from | {name: kept[name] for name in ("tokenizer",) if name in kept}
+
+
+def _now(config: Stage, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage is begun with, as config.json has it."""
+    settings = asdict(config).items()
+    return {"settings": {k: portable(k, v) for k, v in settings if k not in ("run", "fresh")}, "origin": origin}
+
+
+def check_unchanged(path: Path, config: Stage, origin: Mapping[str, Any]) -> None:
+    """Raise ValueError where a stage was begun with other settings or made from something else, or its config.json is damaged."""
+    if found := changes(begun(path), _now(config, origin)):
+        steps = f" (step {step_of(whole[-1])})" if (whole := checkpoints(path)) else ""
+        raise ValueError(
+            f"{path}: {'finished' if is_done(path) else f'begun{steps}'}; since then {'; '.join(found)}. "
+            f"Put that back to go on with it, use another --run, or begin again with --fresh (`fledge run`: --from {path.name})."
+        )
+
+
+def begin_again(run: Path, names: Iterable[str]) -> None:
+    """Set aside everything that stages left in the run, each until its new one is finished.
+
+    Raises:
+        ValueError: another process is at work in one of them, or one holds what fledge did not write. Nothing was touched.
+    """
+    there = [name for name in names if (run / name).is_dir()]
+    with _all_locked(run, there):
+        for name in there:
+            _set_aside(run / name)
+
+
+def _set_aside(path: Path) -> None:
+    """Move what a stage left into its `replaced` folder; what holds nothing to go back to is removed."""
+    if not (is_done(path) or checkpoints(path)):
+        _remove(path)
+        return
+    place = path / "replaced" / str(1 + max((int(place.name) for place in _replaced(path)), default=0))
+    place.mkdir(parents=True)
+    for name in WRITTEN:
+        if os.path.lexists(path / name):
+            (path / name).rename(place / name)
+    notice(f"{path}: what was there stays in {place} until the new one is finished")
+
+
+def _replaced(path: Path) -> list[Path]:
+    return [place for place in (path / "replaced").glob("*") if place.name.isdecimal()]
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a stage wrote, and the folder where nothing else is in it. Links are removed, not what they lead to."""
+    for path in (entry for name in WRITTEN for entry in (folder / name, partial_of(folder / name))):
+        if path.is_dir() and not path.is_symlink():
+            for each in path.iterdir():
+                if STEP.match(each.name):
+                    shutil.rmtree(each)
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+# Whose it is
+
+
+def check_ours(run: Path, names: Iterable[str]) -> None:
+    """Raise ValueError where a stage's folder, or a file of the report, is there and fledge did not write it."""
+    for path in (run / name for name in names):
+        if path.exists() and not _is_ours(path):
+            what = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) if path.is_dir() else "other text"
+            raise ValueError(
+                f"{path}: holds {what}, but nothing that says fledge wrote it. "
+                "Move it away, or choose another folder for the run."
+            )
+
+
+def _is_ours(path: Path) -> bool:
+    """A report has its mark. A stage's folder has a lock with the number of a process or, copied without it, settings."""
+    if path.is_file():
+        return REPORT.get(path.name, "") in path.read_text(encoding="utf-8", errors="replace")
+    with contextlib.suppress(ValueError, OSError):
+        if settings_of(path):
+            return True
+    with contextlib.suppress(OSError):
+        if (path / LOCK).read_text(encoding="utf-8", errors="replace").isdecimal():
+            return True
+    return all(entry.name == LOCK for entry in path.iterdir())
+
+
+@contextlib.contextmanager
+def _all_locked(run: Path, names: list[str]) -> Iterator[None]:
+    """Hold stages of a run. Who holds the tokenizer holds all: nothing trains, or is measured, while it is replaced."""
+    others = [name for name in (*TRAINED, "eval") if (run / name).is_dir()] if "tokenizer" in names else []
+    check_ours(run, names)
+    with contextlib.ExitStack() as stack:
+        for name in dict.fromkeys([*names, *others]):
+            stack.enter_context(locked(run / name))
+        yield
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the folder for this process. The system ends the hold with the process, however that dies.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    with (path / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            _hold(file.fileno())
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"{path}: process {file.read().strip() or 'unknown'} is at work here. Wait for it, or use another --run."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _hold(handle: int) -> None:
+    """Lock an open file for this process, or raise OSError at once."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(handle, 1 << 20, os.SEEK_SET)  # a locked byte cannot be read there, so not one of the number's
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
