@@ -1,14 +1,12 @@
 // The server's two calls: which stages there are, and an answer as a stream of chunks. Asks for the API key where one is needed.
 
-import { $, dialog, html } from "./dom.js";
+import { askFor } from "./dom.js";
 import { keep, recall } from "./keep.js";
 
 const key = () => recall("sessionStorage", "key"); // until the tab is closed
 
-/** Why there is no answer; `retryAfter` is how many seconds the server asks to wait. */
-class ApiError extends Error {
-  retryAfter = 0;
-}
+/** Why there is no answer. */
+class ApiError extends Error {}
 
 async function request(path, options = {}) {
   const headers = { "Content-Type": "application/json", ...(key() && { Authorization: `Bearer ${key()}` }) };
@@ -22,9 +20,7 @@ async function request(path, options = {}) {
   if (response.ok) return response;
   if (response.status === 401 && (await askForKey())) return request(path, options);
   const body = await response.json().catch(() => null);
-  const refusal = new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
-  refusal.retryAfter = Number(response.headers.get("Retry-After"));
-  throw refusal;
+  throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
 }
 
 /** The stages, as {id, name, context_tokens, tools, suggestions, sampling, default}. */
@@ -63,27 +59,13 @@ export async function* answer(body, signal) {
   throw new ApiError("The connection broke off before the answer was complete.");
 }
 
-/** Asks the user for the key; resolves to whether one was given. */
-function askForKey() {
-  const box = $("#key");
-  $("#key-wrong").hidden = !key();
-  box.returnValue = "";
-  if (!box.open) box.showModal();
-  return new Promise((resolve) => {
-    box.addEventListener("close", () => resolve(box.returnValue === "given"), { once: true });
-  });
+let asking = null; // both of two stages may be refused at once
+
+/** Asks the user for the key; resolves to the one that was given, or to null. */
+async function askForKey() {
+  const about = key() ? "The server did not accept that key." : "Kept until this tab is closed.";
+  asking ??= askFor("API key of this server", { type: "password", about }).finally(() => (asking = null));
+  const given = await asking;
+  if (given) keep("sessionStorage", "key", given);
+  return given;
 }
-
-const keepKey = () => keep("sessionStorage", "key", $("#key-box").value.trim());
-
-export const keyDialog = () => dialog("key", "This server asks for a key", html`
-  <form method="dialog" class="key" @submit=${keepKey}>
-    <p id="key-wrong" class="wrong" hidden>The server did not accept that key.</p>
-    <label for="key-box">API key</label>
-    <input id="key-box" type="password" autocomplete="off" required autofocus aria-describedby="key-about">
-    <small id="key-about">Kept until this tab is closed.</small>
-    <footer>
-      <button type="button" class="plain" @click=${() => $("#key").close()}>Cancel</button>
-      <button class="solid" value="given">Continue</button>
-    </footer>
-  </form>`);

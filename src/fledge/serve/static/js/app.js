@@ -1,11 +1,10 @@
 // Starts the page: draws it from the state whenever that changes, listens to the keys, follows the address.
 
-import { keyDialog } from "./api.js";
 import * as chat from "./chat.js";
-import { help } from "./commands.js";
 import * as composer from "./composer.js";
 import { newChat, path } from "./conversation.js";
 import { $, html, notify, render } from "./dom.js";
+import { help } from "./help.js";
 import { hide } from "./inspect.js";
 import * as settings from "./settings.js";
 import * as sidebar from "./sidebar.js";
@@ -17,7 +16,7 @@ const page = () => html`
   <button type="button" class="skip" @click=${() => $("#prompt").focus()}>Skip to the message box</button>
   ${sidebar.view()}
   <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}</main>
-  ${settings.view()} ${help()} ${keyDialog()}
+  ${settings.view()} ${help()}
   <ul id="alternatives" role="tooltip" popover="manual"></ul>
   <div id="toast" role="status" hidden></div>
   <div id="announce" class="visually-hidden" role="status"></div>`;
@@ -35,7 +34,7 @@ function onKey(event) {
   if (command && event.key.toLowerCase() === "k") sidebar.search();
   else if (command && event.shiftKey && event.key.toLowerCase() === "o") sidebar.begin();
   else if (event.key === "Escape" && !$("dialog[open]")) {
-    if (!composer.closeCommands() && !chat.cancelEdit() && !sidebar.closeOnPhone()) chat.stop();
+    if (!chat.cancelEdit() && !sidebar.closeOnPhone()) chat.stop();
     return;
   } else return;
   event.preventDefault();

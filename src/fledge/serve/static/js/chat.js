@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { body, figures, note } from "./answer.js";
 import { absorb, add, choose, laneOf, messages, newAnswer, path, plain, siblings } from "./conversation.js";
-import { $, announce, copyButton, html, icon, iconButton, keyed, nothing, notify } from "./dom.js";
+import { $, announce, copyButton, html, icon, iconButton, isSending, keyed, nothing, notify, problem } from "./dom.js";
 import { hide } from "./inspect.js";
 import { sampling } from "./settings.js";
 import { list } from "./stages.js";
@@ -32,13 +32,6 @@ function answerTo(chat, question) {
   for (const answer of node.answers) write(chat, node, answer);
   save(chat);
   changed();
-}
-
-export function regenerate() {
-  const last = path(state.chat).at(-1);
-  if (!last || isRunning()) return false;
-  answerTo(state.chat, last.role === "user" ? last : state.chat.nodes[last.parent]);
-  return true;
 }
 
 /** Starts over with an answer that failed, in its own place. */
@@ -74,7 +67,7 @@ async function write(chat, node, answer) {
     answer.finish ??= "stop";
   } catch (error) {
     if (controller.signal.aborted) answer.finish = "cancelled";
-    else answer.error = { message: error.message, retryAt: Date.now() + 1000 * (error.retryAfter ?? 0) };
+    else answer.error = { message: error.message };
   }
   state.running.delete(answer);
   chat.updated = Date.now();
@@ -132,9 +125,7 @@ const questionRow = (node) => html`
 
 function editor(node) {
   const send = () => $("#edit-box").value.trim() && ask($("#edit-box").value.trim(), node);
-  const onKey = (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) event.preventDefault(), send();
-  };
+  const onKey = (event) => isSending(event) && (event.preventDefault(), send());
   return html`
     <div class="editor">
       <textarea id="edit-box" rows=${Math.min(8, node.text.split("\n").length + 1)} aria-label="Edit message"
@@ -146,22 +137,6 @@ function editor(node) {
     </div>`;
 }
 
-let tick = 0;
-function problem(node, answer) {
-  const seconds = Math.ceil((answer.error.retryAt - Date.now()) / 1000);
-  if (seconds > 0) {
-    clearTimeout(tick);
-    tick = setTimeout(changed, 250);
-  }
-  return html`
-    <div class="problem" role="alert">
-      <p>${answer.error.message}</p>
-      <button type="button" class="solid" ?disabled=${seconds > 0} @click=${() => retry(node, answer)}>
-        ${seconds > 0 ? `Retry in ${seconds} s` : "Retry"}
-      </button>
-    </div>`;
-}
-
 function answerRow(node, isLast) {
   const again = () => answerTo(state.chat, state.chat.nodes[node.parent]);
   const tools = (answer, index) => html`
@@ -170,7 +145,7 @@ function answerRow(node, isLast) {
   const lane = (answer, index) => html`
     <div class="lane">
       ${node.answers.length > 1 ? html`<h3>${answer.model}</h3>` : nothing}
-      ${keyed(answer, body(answer))} ${note(answer, isLast)} ${answer.error ? problem(node, answer) : nothing}
+      ${keyed(answer, body(answer))} ${note(answer, isLast)} ${answer.error ? problem(answer.error.message, () => retry(node, answer)) : nothing}
       <footer>
         ${index ? nothing : versions(node)} ${state.running.has(answer) ? nothing : tools(answer, index)}
         <span class="figures">${figures(answer)}</span>
@@ -186,17 +161,12 @@ function answerRow(node, isLast) {
 function firstScreen() {
   const stage = model(state.stages[0]);
   const card = (text) => html`<button type="button" @click=${() => ask(text)}>${text}</button>`;
-  const error = html`
-    <div id="first-error" class="problem" role="alert">
-      <p>${state.error}</p>
-      <button type="button" class="solid" @click=${list}>Retry</button>
-    </div>`;
   return html`
     <div id="first">
       ${icon("feather")}
       <h1 id="greeting">${stage?.name ? `Hello, I’m ${stage.name}.` : "Hello."}</h1>
       <p>A small language model, raised from scratch. It knows what it has read, and it makes mistakes.</p>
-      ${state.error ? error : nothing}
+      ${state.error ? problem(state.error, list) : nothing}
       <div id="suggestions">${(stage?.suggestions ?? []).slice(0, 4).map(card)}</div>
     </div>`;
 }

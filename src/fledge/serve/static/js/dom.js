@@ -42,6 +42,30 @@ export const dialog = (id, title, content) => html`
     ${content}
   </dialog>`;
 
+/** What went wrong, with a button that tries again. */
+export const problem = (message, retry) => html`
+  <div class="problem" role="alert"><p>${message}</p><button type="button" class="solid" @click=${retry}>Retry</button></div>`;
+
+/** Asks for a line of text in a window over the page; resolves to it, or to null where none was given. */
+export function askFor(label, { value = "", type = "text", about = "" }) {
+  const box = document.body.appendChild(document.createElement("dialog"));
+  Object.assign(box, { id: "ask", ariaLabel: label, closedBy: "any" });
+  render(html`
+    <form method="dialog">
+      <label for="asked">${label}</label>
+      <input id="asked" type=${type} .value=${value} autocomplete="off" required autofocus aria-describedby="asked-about">
+      <small id="asked-about">${about}</small>
+      <footer>
+        <button type="button" class="plain" @click=${() => box.close()}>Cancel</button><button class="solid" value="given">Continue</button>
+      </footer>
+    </form>`, box);
+  box.showModal();
+  $("#asked").select();
+  return new Promise((resolve) => {
+    box.onclose = () => (box.remove(), resolve(box.returnValue === "given" ? $("#asked", box).value.trim() : null));
+  });
+}
+
 /** Says something in passing, aloud too, perhaps with a button that calls `action`. */
 export function notify(text, label = null, action = null) {
   const toast = $("#toast");
@@ -52,6 +76,9 @@ export function notify(text, label = null, action = null) {
   clearTimeout(toast.timer);
   toast.timer = setTimeout(hide, action ? 8000 : 4000);
 }
+
+/** Whether a key in a box means "send": not where a writing system takes Enter itself (229 in Safari). */
+export const isSending = (event) => event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
 
 /** For screen readers alone. */
 export const announce = (text) => ($("#announce").textContent = text);

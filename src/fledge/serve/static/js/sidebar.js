@@ -2,13 +2,12 @@
 
 import { stop } from "./chat.js";
 import { newChat, plain } from "./conversation.js";
-import { $, html, icon, iconButton, nothing, notify } from "./dom.js";
+import { $, askFor, html, icon, iconButton, nothing, notify } from "./dom.js";
 import { changed, drawNow, isRunning, onPhone, remember, show, state } from "./state.js";
 import * as store from "./store.js";
 
 const DAY = 86_400_000;
 let wanted = ""; // what is searched for
-let renaming = null; // the chat whose name is open for editing
 
 const words = (chat) =>
   [chat.title, ...Object.values(chat.nodes).map((node) => node.text ?? node.answers.map(plain).join(" "))].join(" ").toLowerCase();
@@ -19,10 +18,12 @@ function age(chat) {
   return days < 1 ? "Today" : days < 2 ? "Yesterday" : days < 7 ? "This week" : days < 31 ? "This month" : "Earlier";
 }
 
-function rename(chat) {
-  renaming = chat;
-  drawNow();
-  $("#rename").select();
+async function rename(chat) {
+  const title = await askFor("New name", { value: chat.title });
+  if (!title) return;
+  chat.title = title;
+  store.save(chat);
+  changed();
 }
 
 function remove(chat) {
@@ -92,37 +93,18 @@ function onKey(event) {
   next.focus();
 }
 
-function renameBox(chat) {
-  const keep = ({ target }) => {
-    if (renaming !== chat) return;
-    renaming = null;
-    chat.title = target.value.trim() || chat.title;
-    store.save(chat);
-    changed();
-  };
-  const onKey = (event) => {
-    if (event.key !== "Enter" && event.key !== "Escape") return;
-    event.stopPropagation();
-    const row = event.target.parentElement;
-    if (event.key === "Escape") event.target.value = chat.title;
-    event.target.blur(); // which keeps the name
-    drawNow();
-    $(".title", row).focus();
-  };
-  return html`<input id="rename" aria-label="New name" .value=${chat.title} @blur=${keep} @keydown=${onKey}>`;
-}
-
 function row(chat) {
-  const title = html`
-    <button type="button" class="title" aria-current=${chat === state.chat ? "page" : nothing} @click=${() => open(chat)}>
-      ${chat.title || "Untitled"}
-    </button>
-    <span class="tools">
-      ${iconButton("edit", `Rename “${chat.title}”`, () => rename(chat))}
-      ${iconButton("export", `Export “${chat.title}”`, () => download([chat]))}
-      ${iconButton("trash", `Delete “${chat.title}”`, () => remove(chat))}
-    </span>`;
-  return html`<li class=${isRunning(chat) ? "running" : ""}>${chat === renaming ? renameBox(chat) : title}</li>`;
+  return html`
+    <li class=${isRunning(chat) ? "running" : ""}>
+      <button type="button" class="title" aria-current=${chat === state.chat ? "page" : nothing} @click=${() => open(chat)}>
+        ${chat.title || "Untitled"}
+      </button>
+      <span class="tools">
+        ${iconButton("edit", `Rename “${chat.title}”`, () => rename(chat))}
+        ${iconButton("export", `Export “${chat.title}”`, () => download([chat]))}
+        ${iconButton("trash", `Delete “${chat.title}”`, () => remove(chat))}
+      </span>
+    </li>`;
 }
 
 function chatList() {
