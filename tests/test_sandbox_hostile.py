@@ -15,7 +15,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HOSTILE = ROOT / "tests" / "hostile"
 NOBODY = 65534
-MODULES = ["__init__", "settings", "sandbox/__init__", *(f"sandbox/{name}" for name in ("sandbox", "jail", "wire"))]
+MODULES = [
+    "__init__",
+    "settings",
+    "sandbox/__init__",
+    *(f"sandbox/{name}" for name in ("sandbox", "jail", "wire", "check")),
+]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the attacks look for traces in /proc")
 

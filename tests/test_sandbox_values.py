@@ -33,9 +33,13 @@ def test_a_right_program_is_right_whatever_it_exchanges_and_a_wrong_one_wrong(ca
         entry_point = case.get("entry_point", "f")
         return sandbox.check(case.get("prompt", ""), program, case["test"], entry_point, timeout_seconds=60.0)
 
-    assert check(case["program"]) == Result("ok", "", None, sandbox.isolation)
-    wrong = check(case["wrong"])
-    assert (wrong.status, wrong.judged) == ("error", True), wrong
+    right, wrong = check(case["program"]), check(case["wrong"])
+    if case.get("judged", True):
+        assert right == Result("ok", "", None, sandbox.isolation)
+        assert (wrong.status, wrong.judged) == ("error", True), wrong
+    else:
+        assert (right.status, right.judged) == ("error", False), right
+        assert not wrong.passed
 
 
 OWN = "class Own:\n    def __getattr__(self, name): return lambda *a: True\n"
@@ -65,12 +69,10 @@ def test_an_object_is_never_asked_whether_it_is_right(name: str, prompt: str, sa
     assert (verdict.passed, verdict.judged, verdict.status) == (False, False, "error"), verdict
 
 
-def test_an_assertion_that_fails_is_not_swallowed_by_a_context_of_the_program(sandbox: Sandbox) -> None:
-    program = (
-        "class C:\n    def __enter__(self): return 1\n    def __exit__(self, *a): return True\ndef f(): return C()\n"
-    )
-    verdict = sandbox.check("", program, "with f() as x:\n    assert x == 2", "f", timeout_seconds=60.0)
-    assert (verdict.passed, verdict.judged) == (False, True)
+def test_a_program_that_ends_is_no_exception_that_a_test_expects(sandbox: Sandbox) -> None:
+    test = "try: f(1)\nexcept BaseException: pass"
+    verdict = sandbox.check("", "import os\ndef f(x): os._exit(0)", test, "f", timeout_seconds=60.0)
+    assert (verdict.passed, verdict.judged, verdict.status) == (False, True, "crash")
 
 
 def test_loops_of_a_test_do_not_end_in_silence(sandbox: Sandbox) -> None:
@@ -79,11 +81,20 @@ def test_loops_of_a_test_do_not_end_in_silence(sandbox: Sandbox) -> None:
     assert sandbox.check("", program, test, "f", timeout_seconds=60.0).status == "error"
 
 
-def test_a_method_of_the_prompt_is_not_replaced_by_the_program(sandbox: Sandbox) -> None:
+FORGED = """    import json, os
+    yes = [5, "function", ["yes", None], []]
+    table = [[7, "dict", [], [["tuple", "holds", ["ref", 5]]]], [9, "object", ["Box"], [["tuple", "NAME", ["ref", 7]]]]]
+    os.write(4, json.dumps(["value", [["ref", 9], [yes, *table], []]]).encode() + b"\\n")
+    return Box(0)
+"""
+
+
+@pytest.mark.parametrize("name", ["__dict__", "__class__", "holds"])
+def test_a_method_of_the_prompt_is_not_replaced_by_the_program(name: str, sandbox: Sandbox) -> None:
     prompt = (
         "class Box:\n    def __init__(self, n): self.n = n\n    def holds(self, n): return self.n == n\n\ndef f(n):\n"
     )
-    for program in ("    b = Box(0)\n    b.holds = lambda n: True\n    return b\n",):
+    for program in ("    b = Box(0)\n    b.holds = lambda n: True\n    return b\n", FORGED.replace("NAME", name)):
         assert not sandbox.check(prompt, program, "assert f(1).holds(1)", "f", timeout_seconds=60.0).passed
     assert sandbox.check(prompt, "    return Box(n)\n", "assert f(1).holds(1)", "f", timeout_seconds=60.0).passed
 

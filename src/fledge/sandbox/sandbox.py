@@ -6,7 +6,7 @@
         await asyncio.to_thread(sandbox.run, code)                           # from asyncio; any thread may call
 
 The idea: a verdict is never taken from the process that ran the candidate. The candidate lives in one locked-in child and
-only answers calls; the tests live in another that holds no line of it and sees built-in values only (zygote.py).
+only answers calls; the tests live in another that holds no line of it and sees built-in values only (check.py).
 Before the first program runs, the sandbox attacks itself, and refuses to work where an attack succeeds.
 """
 
@@ -127,8 +127,8 @@ class Sandbox:
 
         `prompt` and `test` are trusted; `completion` is not. `test` calls the function or class by its name, or defines
         check(candidate). Arguments and return values travel between processes (wire.py): values of the standard library's plain
-        types and of the prompt's classes as copies that stay in step; functions, iterators and the program's own objects are
-        asked where they are. Where such an object would have to say whether it is right there is no verdict (`judged`).
+        types and of the prompt's classes as copies that stay in step; functions and iterators are used where they are. Where
+        a test needs anything else of a program, its own objects for example, there is no verdict (`judged`).
         """
         candidate = {"role": "candidate", "program": prompt + completion, "entry_point": entry_point}
         tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}

@@ -1,197 +1,185 @@
-"""What travels between the processes of the sandbox: a line of JSON a message, and values that nobody has to trust.
+"""What travels between the processes of the sandbox: a line of JSON a message, and copies of values that nobody has to trust.
 
-    send(fd, pack([1, (2, 3)]))
-    unpack(receive(open(fd, "rb")))  # [1, (2, 3)]
+    send(fd, Wire(0, {}).write([1, (2, 3)]))
+    Wire(1, {}).read(receive(open(fd, "rb")))  # [1, (2, 3)]
 
 The idea: what arrives can only be a fresh value of a known type. An object that equals everything, or a list whose comparison
-lies, loses its methods on the way; code never travels. `unpack` and `receive` face hostile bytes and may raise anything.
+lies, loses its methods on the way; code never travels. `read` and `receive` face hostile bytes and may raise anything.
 
-A `Wire` is one end of a line on which both sides know some objects by a number. What can be changed (a list, a dict, an instance
-of a class of the prompt) is copied, and each message says what has changed since, so that a list sorted in place is sorted on the
-other side too, and comes back as the same object. What cannot be copied (functions, iterators, the program's own objects) stays
-where it is and is asked (zygote.py).
+What can be changed (a list, a dict, an instance of a class of the prompt) has a number on both sides, and each message says what
+has changed since: a list sorted in place is sorted on the other side too, and comes back as the same object. Functions and
+iterators have a number as well; they stay where they are and are used by messages (check.py). Nothing else crosses.
 """
 
 from __future__ import annotations
 
-import array
 import builtins
 import datetime
 import enum
 import json
 import sys
 import types
-import uuid
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import PurePosixPath
+from functools import cache
 from typing import Any, BinaryIO
 
 MAX_MESSAGE_BYTES = 16 << 20
 STOP = b" "
 """Ends the job of a worker. Where it comes too late it stands before the seconds of the next job, and changes nothing."""
+CANNOT = "cannot cross between the program and its tests"
+MODULE = "solution"
+"""The name of the module that a program and its tests believe to be."""
+REMOTE = {"function": types.FunctionType, "generator": types.GeneratorType, "iterator": type(iter(()))}
+"""What is used where it is, and what it looks like to `isinstance` elsewhere."""
+_RAW: tuple[Any, ...] = (type(None), bool, str, float)
 _SMALL = 1 << 53  # whole numbers below are exact in JSON, wherever it is read
 
 
+def _refuse(reason: str) -> Any:
+    raise TypeError(reason)
+
+
 class Wire:
-    """One end: packs values for the other, and remembers what both know.
+    """One end: packs values for the other, and knows by number what both have.
 
     Args:
         number: the first of its own numbers; the ends count in twos, one from 0 and one from 1.
         classes: those that the other end has under the same names.
-        scope: where exceptions are looked up by their names.
-        export: (object) -> what the other end is told of one that cannot be copied; TypeError where it must not be asked either.
-        handle: (number, what was told) -> what stands for such an object of the other end.
+        remote: (number, kind, name, doc) -> what stands for a function or iterator of the other end.
+        refuse: is told why a value cannot cross, and does not return.
     """
 
     def __init__(
         self,
-        number: int = 0,
-        classes: Mapping[str, Any] | None = None,
-        scope: Mapping[str, Any] | None = None,
-        export: Callable[[Any], Any] | None = None,
-        handle: Callable[[int, Any], Any] | None = None,
+        number: int,
+        classes: Mapping[str, Any],
+        *,
+        remote: Callable[..., Any] = _refuse,
+        refuse: Callable[[str], Any] = _refuse,
     ) -> None:
-        self.next, self.classes, self.scope, self.export, self.handle = (
-            number,
-            classes or {},
-            scope or {},
-            export,
-            handle,
-        )
-        self.numbers: dict[int, int] = {}  # by the id of the object, which `objects` keeps alive
+        self.next, self.classes, self.remote, self.refuse = number, classes, remote, refuse
         self.objects: dict[int, Any] = {}
-        self.kinds: dict[int, str] = {}  # of those that are copied
-        self.known: dict[int, Any] = {}  # their content, as the other end has it
-        self.made: dict[Any, type] = {}
+        self.numbers: dict[int, int] = {}  # by the id of the object, which `objects` keeps alive
+        self.kinds: dict[int, str] = {}
+        self.known: dict[int, list[Any]] = {}  # what was last said of it, by either end
+        self.made: dict[tuple[str, ...], Any] = {}  # classes of named tuples and exceptions
         self.queue: list[int] = []
-        self.told: list[list[Any]] = []
 
     def write(self, value: Any, *, forget: bool = False) -> list[Any]:
-        """A message: the value, what both ends copy and has changed, what is told of new objects, and numbers to forget.
-
-        Raises:
-            TypeError: something in it can neither be copied nor asked.
-        """
-        self.queue, self.told, table = list(self.kinds), [], []
+        """A message: the value, what is new or has changed, and the numbers that both ends forget."""
+        self.queue, table = list(self.kinds), []
         form = self.pack(value)
-        for number in self.queue:  # grows while their contents are packed
-            content = _SHARED[self.kinds[number]][1](self, self.objects[number])
-            if self.known.get(number) != content:
-                self.known[number] = content
-                table.append([number, self.kinds[number], content])
-        return [form, table, self.told, self._forget_unused() if forget else []]
+        for number in self.queue:  # grows while contents are packed
+            about = self._describe(number)
+            if self.known.get(number) != about:
+                self.known[number] = about
+                table.append([number, *about])
+        return [form, table, self._forget_unused() if forget else []]
 
     def read(self, message: list[Any]) -> Any:
         """The value of a message, after all that has changed is changed here too."""
-        form, table, told, forgotten = message
-        for number, about in told:
-            if self.handle is None or number in self.objects:
-                raise ValueError(f"object {number} is told of in vain")
-            self._register(self.handle(number, about), number)
-        for number, kind, content in table:
+        form, table, forgotten = message
+        for number, kind, options, _ in table:
             if number not in self.objects:
-                self._register(_SHARED[kind][2](self, content), number)
-                self.kinds[number] = kind
+                self._register(self._make(number, kind, options), kind, number)
         # Objects before the sets and dicts that they are keys of.
-        for number, _, content in sorted(table, key=lambda entry: _ORDER[entry[1]]):
-            _SHARED[self.kinds[number]][3](self, self.objects[number], content)
-            self.known[number] = content
+        for number, *about in sorted(table, key=lambda entry: self.kinds[entry[0]] != "object"):
+            self._fill(number, [self.unpack(part) for part in about[2]])
+            self.known[number] = about
         for number in forgotten:
             self._drop(number)
         return self.unpack(form)
 
     def pack(self, value: Any) -> Any:
-        """The JSON form of a value; what is shared is a number in it."""
-        kind: Any = type(value)
-        if (
-            value is None
-            or value is True
-            or value is False
-            or kind is str
-            or (kind is int and -_SMALL < value < _SMALL)
-        ):
+        """The JSON form of a value; what has a number is that number in it."""
+        kind = type(value)
+        if kind in _RAW or (kind is int and -_SMALL < value < _SMALL):
             return value
-        if name := _EXACT.get(kind):
-            return [name, _VALUES[name][1](self, value)]
         if (number := self.numbers.get(id(value))) is not None:
             return ["ref", number]
-        if issubclass(kind, enum.Enum) and self.classes.get(kind.__name__) is kind:
-            return ["member", [kind.__name__, value.name]]
-        if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-            return ["named", [kind.__name__, list(value._fields), self.all(tuple.__iter__(value))]]
-        if kind in (list, dict, set):
-            return self._share(kind.__name__, value)
-        builtin = issubclass(kind, type) and value is not object and getattr(builtins, value.__name__, None) is value
-        if builtin or (issubclass(kind, type) and issubclass(value, BaseException)):
-            return ["class", _lineage(value)]
-        for name, (base, content, _) in _VALUES.items():
-            if issubclass(kind, base):
-                return [name, content(self, value)]
-        for name, (base, *_) in _SHARED.items():
-            if issubclass(kind, base) and (base is not object or self.classes.get(kind.__name__) is kind):
-                return self._share(name, value)
-        if self.export is None:
-            raise TypeError(f"a {kind.__name__} cannot leave the sandbox; return built-in values")
-        about = self.export(value)
-        number = self._register(value)
-        self.told.append([number, about])
-        return ["ref", number]
+        if issubclass(kind, type):
+            return ["class", *self._names(value)]
+        name = _find_kind(kind)
+        is_own = kind.__module__ == MODULE and self.classes.get(kind.__name__) is kind
+        if is_own and issubclass(kind, enum.Enum):
+            return ["member", kind.__name__, value.name]
+        if name == "tuple" and (fields := getattr(kind, "_fields", None)):
+            self.made.setdefault((kind.__name__, *fields), kind)
+            return ["named", kind.__name__, self.pack(fields), self.pack(tuple(tuple.__iter__(value)))]
+        if name == "exception":
+            self._names(kind)
+        elif is_own:  # one that derives from a list would lose its methods as a list
+            return self.refuse(f"a {kind.__name__} {CANNOT}") if name else self._share("object", value)
+        if name in _VALUES:
+            return [name, *map(self.pack, _VALUES[name][1](value))]
+        if name and name in _SHARED:
+            return self._share(name, value)
+        if stays := _find_remote(value):
+            return self._share(stays, value)
+        return self.refuse(f"a {kind.__name__} {CANNOT}")
 
     def unpack(self, form: Any) -> Any:
         """The value of a form, built from scratch."""
         if type(form) is not list:
             return form
-        name, content = form
+        name, *parts = form
         if name == "ref":
-            return self.objects[content]
-        if name == "member":
-            return self.classes[content[0]][content[1]]
+            return self.objects[parts[0]]
         if name == "class":
-            return self.find_class(content)
+            return self._find_class(*parts)
+        parts = [self.unpack(part) for part in parts]
+        if name == "member":
+            return enum.EnumMeta.__getitem__(self._find_own(parts[0]), parts[1])
         if name == "named":
-            kind, fields, items = content
-            known: Any = self.classes.get(kind)
-            if list(getattr(known, "_fields", ())) != fields:
-                key = (kind, *fields)
-                known = self.made.get(key) or self.made.setdefault(key, namedtuple(kind, fields, rename=True))
-            return tuple.__new__(known, self.each(items))
-        return _VALUES[name][2](self, content)
+            return tuple.__new__(self._find_named(*parts[:2]), parts[2])
+        return _VALUES[name][2](*parts)
 
-    def all(self, values: Iterable[Any]) -> list[Any]:
-        """The forms of several values."""
-        return [self.pack(value) for value in values]
+    def _describe(self, number: int) -> list[Any]:
+        """Kind, options and content of what has a number: what the other end needs to make it, and to fill it."""
+        kind, value = self.kinds[number], self.objects[number]
+        if kind in REMOTE:
+            texts = (getattr(value, "__name__", kind), getattr(value, "__doc__", None))
+            return [kind, [text if type(text) is str else None for text in texts], []]
+        if kind == "object":
+            options, parts = [type(value).__name__], _state(value).items()
+        else:
+            base, find_options = _SHARED[kind]
+            options = [self.pack(option) for option in find_options(value)]
+            parts = base.items(value) if issubclass(base, dict) else base.__iter__(value)
+        return [kind, options, [self.pack(part) for part in parts]]
 
-    def each(self, content: Iterable[Any]) -> list[Any]:
-        """The values of several forms."""
-        return [self.unpack(form) for form in content]
+    def _make(self, number: int, kind: str, options: list[Any]) -> Any:
+        if kind in REMOTE:
+            return self.remote(number, kind, *options)
+        if kind == "object":
+            return object.__new__(self._find_own(options[0]))
+        return _SHARED[kind][0](*map(self.unpack, options))
 
-    def find_class(self, lineage: list[str]) -> Any:
-        """A built-in class; or an exception's by the names of its ancestors: one of the scope, else one of that name made here."""
-        found = getattr(builtins, lineage[-1])
-        for name in reversed(lineage[:-1]):
-            module, _, inner = name.rpartition(":")
-            known = getattr(sys.modules.get(module), inner, None) if module else self.scope.get(name)
-            if not (isinstance(known, type) and issubclass(known, found)):
-                key = (name, found)
-                known = self.made.get(key) or self.made.setdefault(key, type(inner, (found,), {"__str__": _said}))
-            found = known
-        if not isinstance(found, type):
-            raise ValueError(f"{lineage} is no class")
-        return found
+    def _fill(self, number: int, parts: list[Any]) -> None:
+        kind, value = self.kinds[number], self.objects[number]
+        if kind == "object":
+            getattr(value, "__dict__", {}).clear()
+            _set_state(value, parts)
+        elif kind not in REMOTE:
+            base: Any = _SHARED[kind][0]
+            base.clear(value)
+            if issubclass(base, dict):
+                for key, inner in parts:
+                    base.__setitem__(value, key, inner)
+            else:
+                (base.update if base is set else base.extend)(value, parts)
 
-    def _share(self, name: str, value: Any) -> list[Any]:
-        self.kinds[number := self._register(value)] = name
+    def _share(self, kind: str, value: Any) -> list[Any]:
+        number, self.next = self.next, self.next + 2
+        self._register(value, kind, number)
         self.queue.append(number)
         return ["ref", number]
 
-    def _register(self, value: Any, number: int | None = None) -> int:
-        if number is None:
-            number, self.next = self.next, self.next + 2
-        self.numbers[id(value)], self.objects[number] = number, value
-        return number
+    def _register(self, value: Any, kind: str, number: int) -> None:
+        self.numbers[id(value)], self.objects[number], self.kinds[number] = number, value, kind
 
     def _drop(self, number: int) -> None:
         self.numbers.pop(id(self.objects.pop(number)))
@@ -201,10 +189,90 @@ class Wire:
         """Numbers of copies that nothing but this table holds: nobody here will see or change them again."""
         alone = {0: object()}
         held = sys.getrefcount(alone[0])
-        unused = [number for number in self.kinds if sys.getrefcount(self.objects[number]) <= held]
+        unused = [
+            number
+            for number, kind in self.kinds.items()
+            if kind not in REMOTE and sys.getrefcount(self.objects[number]) <= held
+        ]
         for number in unused:
             self._drop(number)
         return unused
+
+    def _names(self, kind: Any) -> list[str]:
+        """What finds a built-in class, or one of exceptions: `solution:Poor`, `json.decoder:JSONDecodeError`, `ValueError`."""
+        names = []
+        for base in kind.__mro__:
+            if getattr(builtins, base.__name__, None) is base:
+                names.append(base.__name__)
+                break
+            if issubclass(base, BaseException):
+                names.append(f"{base.__module__}:{base.__name__}")
+        if len(names) > 1:
+            self.made.setdefault(tuple(names), kind)
+        elif getattr(builtins, names[0], None) is not kind:
+            self.refuse(f"the class {kind.__name__} {CANNOT}")
+        return names
+
+    def _find_class(self, name: str, *bases: str) -> Any:
+        if not bases:
+            kind = getattr(builtins, name)
+            return kind if isinstance(kind, type) else self.refuse(f"{name} is no class")
+        base = self._find_class(*bases)
+        if not issubclass(base, BaseException):
+            raise ValueError(f"{bases} are no exceptions")
+        module, _, own = name.partition(":")
+        known = self.made.get((name, *bases)) or getattr(sys.modules.get(module), own, None)
+        if not (isinstance(known, type) and issubclass(known, base)):
+            known = self._make_class(own, base, __module__=module, __str__=_said)
+        return self.made.setdefault((name, *bases), known)
+
+    def _find_named(self, name: str, fields: tuple[str, ...]) -> Any:
+        known = self.made.get((name, *fields)) or self.classes.get(name)
+        if getattr(known, "_fields", None) != fields:
+            known = self._make_class(name, namedtuple(name, fields, rename=True))
+        return self.made.setdefault((name, *fields), known)
+
+    def _find_own(self, name: str) -> Any:
+        kind = self.classes.get(name)
+        return kind if isinstance(kind, type) else self.refuse(f"a {name} {CANNOT}")
+
+    def _make_class(self, name: str, base: type, **attributes: Any) -> Any:
+        """A class that only the other end has, of which no methods crossed."""
+
+        def look(value: Any, attribute: str) -> Any:
+            if attribute.startswith("__"):
+                raise AttributeError(attribute)
+            return self.refuse(f"{attribute} of a {name} {CANNOT}")
+
+        return type(name, (base,), {"__getattr__": look, **attributes})
+
+
+@cache
+def _find_kind(kind: type) -> str | None:
+    """The name of the first type in the tables that it is or derives from."""
+    return next((name for name, (base, *_) in (_VALUES | _SHARED).items() if issubclass(kind, base)), None)
+
+
+def _find_remote(value: Any) -> str | None:
+    """What kind of thing that is used where it is; None of anything that can do more than be called, or give a next item."""
+    if type(value) is types.GeneratorType:
+        return "generator"
+    if type(value).__module__ not in ("builtins", "functools", "itertools", "operator"):
+        return None
+    return "iterator" if hasattr(type(value), "__next__") else "function" if callable(value) else None
+
+
+def _state(value: Any) -> dict[str, Any]:
+    state: Any = vars(value) if isinstance(value, BaseException) else object.__getstate__(value)
+    own, slots = state if isinstance(state, tuple) else (state, None)
+    return {name: inner for name, inner in ((own or {}) | (slots or {})).items() if not name.startswith("__")}
+
+
+def _set_state(value: Any, state: Any) -> None:
+    for name, inner in state:
+        if name.startswith("__") or callable(getattr(type(value), name, None)):
+            raise ValueError(f"{name} is a method of {type(value).__name__}, and not to be replaced")
+        object.__setattr__(value, name, inner)
 
 
 def _said(error: BaseException) -> str:
@@ -212,184 +280,65 @@ def _said(error: BaseException) -> str:
     return vars(error).get("_said", "")
 
 
-def _lineage(kind: type) -> list[str]:
-    """The names of a class and its ancestors down to the first built-in one; `json.decoder:JSONDecodeError` of the library's."""
-    names = []
-    for base in kind.__mro__:
-        library = base.__module__ != "builtins" and base.__module__.partition(".")[0] in sys.stdlib_module_names
-        names.append(
-            f"{base.__module__}:{base.__name__}" if library and base.__module__ != "__main__" else base.__name__
-        )
-        if base.__module__ == "builtins":
-            break
-    return names
-
-
-def _pack_error(wire: Wire, error: BaseException) -> list[Any]:
+def _error_parts(error: BaseException) -> tuple[Any, ...]:
+    kind = type(error)
+    base: Any = next(base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base)
     try:
-        said = str(error)
+        said = str(error)[:10_000]
     except Exception:
         said = ""
-    state = [[name, wire.pack(value)] for name, value in vars(error).items() if name != "_said"]
-    file = error.filename if isinstance(error, OSError) else None  # an argument that `args` leaves out
-    arguments = error.args if file is None else (*error.args, file)
-    return [_lineage(type(error)), wire.all(arguments), state, said[:10_000], wire.pack(error.__cause__)]
+    # What pickle would call it with: `args` leaves the name of a file out.
+    return kind, base.__reduce__(error)[1], tuple(_state(error).items()), said, error.__cause__
 
 
-def _unpack_error(wire: Wire, content: list[Any]) -> BaseException:
-    lineage, arguments, state, said, cause = content
-    kind, arguments = wire.find_class(lineage), wire.each(arguments)
-    try:
-        error = kind(*arguments) if len(lineage) == 1 else kind.__new__(kind, *arguments)
-    except TypeError:  # UnicodeDecodeError and others want arguments of their own
-        error = kind.__new__(kind)
-    if len(lineage) > 1:  # its own __init__ may want others and was not called
-        error.args = tuple(arguments)
-    vars(error).update({str(name): wire.unpack(form) for name, form in state} | {"_said": str(said)})
-    error.__cause__ = wire.unpack(cause)
+def _make_error(kind: Any, arguments: Any, state: Any, said: str, cause: Any) -> BaseException:
+    if not issubclass(kind, BaseException):
+        raise ValueError(f"{kind} is no exception")
+    # The __init__ of another class may want other arguments than those that it handed on.
+    error: Any = kind(*arguments) if kind.__module__ == "builtins" else kind.__new__(kind, *arguments)
+    _set_state(error, state)
+    vars(error)["_said"], error.__cause__ = str(said), cause
     return error
 
 
-def _state(wire: Wire, value: Any) -> list[Any]:
-    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
-    state = {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
-    return [type(value).__name__, [[name, wire.pack(inner)] for name, inner in state.items()]]
+def _of_arguments(kind: Any) -> tuple[Any, Callable[[Any], Any], Callable[..., Any]]:
+    return kind, lambda value: kind.__reduce_ex__(value, 4)[1], kind
 
 
-def _set_state(wire: Wire, value: Any, content: list[Any]) -> None:
-    getattr(value, "__dict__", {}).clear()
-    for name, form in content[1]:
-        if callable(getattr(type(value), name, None)):
-            raise ValueError(f"{name} is a method of {type(value).__name__}, and not to be replaced")
-        object.__setattr__(value, name, wire.unpack(form))
-
-
-def _of_iso(kind: Any) -> tuple[Any, Callable[[Wire, Any], Any], Callable[[Wire, Any], Any]]:
-    return kind, lambda _, value: kind.isoformat(value), lambda _, text: kind.fromisoformat(text)
-
-
-# Of each kind: its type, the content of its JSON form, and the value made anew from that. What belongs to a value is asked of
+# Of each kind: its type, the parts of its form, and the value made anew from them. What belongs to a value is asked of
 # the type: a subclass may have an answer of its own.
-_VALUES: dict[str, tuple[Any, Callable[[Wire, Any], Any], Callable[[Wire, Any], Any]]] = {
-    "str": (str, lambda _, value: str.__str__(value), lambda _, text: str(text)),
+_VALUES: dict[Any, tuple[Any, Callable[[Any], Any], Callable[..., Any]]] = {
+    "str": (str, lambda value: [str.__str__(value)], str),
     # Decimal digits would cost n squared.
-    "int": (int, lambda _, value: format(int.__int__(value), "x"), lambda _, digits: int(digits, 16)),
-    "float": (float, lambda _, value: float.hex(value), lambda _, digits: float.fromhex(digits)),
-    "complex": (complex, lambda _, z: [z.real.hex(), z.imag.hex()], lambda _, xs: complex(*map(float.fromhex, xs))),
-    "bytes": (bytes, lambda _, value: bytes.hex(value), lambda _, digits: bytes.fromhex(digits)),
-    "tuple": (tuple, lambda wire, value: wire.all(tuple.__iter__(value)), lambda wire, xs: tuple(wire.each(xs))),
-    "frozenset": (
-        frozenset, lambda wire, value: wire.all(frozenset.__iter__(value)), lambda wire, xs: frozenset(wire.each(xs))
-    ),
-    "keys": (type({}.keys()), Wire.all, lambda wire, xs: dict.fromkeys(wire.each(xs)).keys()),
-    "values": (type({}.values()), Wire.all, lambda wire, xs: dict(enumerate(wire.each(xs))).values()),
-    "items": (type({}.items()), Wire.all, lambda wire, xs: dict(wire.each(xs)).items()),
-    "range": (range, lambda wire, r: wire.all((r.start, r.stop, r.step)), lambda wire, xs: range(*wire.each(xs))),
-    "slice": (slice, lambda wire, s: wire.all((s.start, s.stop, s.step)), lambda wire, xs: slice(*wire.each(xs))),
-    "Decimal": (Decimal, lambda _, value: Decimal.__str__(value), lambda _, text: Decimal(text)),
-    "Fraction": (
-        Fraction, lambda wire, value: wire.all((value.numerator, value.denominator)), lambda wire, xs: Fraction(*wire.each(xs))
-    ),
-    "datetime": _of_iso(datetime.datetime),
-    "date": _of_iso(datetime.date),
-    "time": _of_iso(datetime.time),
-    "timedelta": (
-        datetime.timedelta, lambda _, d: [d.days, d.seconds, d.microseconds], lambda _, xs: datetime.timedelta(*xs)
-    ),
-    "timezone": (
-        datetime.timezone,
-        lambda wire, zone: wire.pack(zone.utcoffset(None)),
-        lambda wire, form: datetime.timezone(wire.unpack(form)),
-    ),
-    "uuid": (uuid.UUID, lambda _, value: value.hex, lambda _, digits: uuid.UUID(digits)),
-    "path": (PurePosixPath, lambda _, value: str(value), lambda _, text: PurePosixPath(text)),
-    "array": (
-        array.array, lambda _, value: [value.typecode, bytes(value).hex()],
-        lambda _, xs: array.array(xs[0], bytes.fromhex(xs[1])),
-    ),
-    "exception": (BaseException, _pack_error, _unpack_error),
-    "NotImplemented": (type(NotImplemented), lambda *_: None, lambda *_: NotImplemented),
-    "Ellipsis": (type(...), lambda *_: None, lambda *_: ...),
-}  # fmt: skip
-
-_EXACT = {base: name for name, (base, *_) in _VALUES.items()}
-
-
-def _items(wire: Wire, value: dict[Any, Any]) -> list[Any]:
-    return [wire.all(item) for item in dict.items(value)]
-
-
-def _set_items(wire: Wire, value: dict[Any, Any], content: list[Any]) -> None:
-    dict.clear(value)
-    for key, inner in content:
-        dict.__setitem__(value, wire.unpack(key), wire.unpack(inner))
-
-
-def _refill(clear: Any, add: Any) -> Callable[[Wire, Any, Any], None]:
-    def fill(wire: Wire, value: Any, content: list[Any]) -> None:
-        clear(value)
-        add(value, wire.each(content))
-
-    return fill
-
-
-def _set_default(wire: Wire, value: defaultdict[Any, Any], content: list[Any]) -> None:
-    value.default_factory = wire.unpack(content[0])
-    _set_items(wire, value, content[1])
-
-
-# Of what can be changed: its type, its content, an empty one, and how that is filled. The order is that of filling.
-_SHARED: dict[
-    str, tuple[Any, Callable[[Wire, Any], Any], Callable[[Wire, Any], Any], Callable[[Wire, Any, Any], None]]
-] = {
-    "bytearray": (
-        bytearray,
-        lambda _, value: bytes(value).hex(),
-        lambda *_: bytearray(),
-        lambda _, value, digits: bytearray.__setitem__(value, slice(None), bytes.fromhex(digits)),
-    ),
-    "list": (list, lambda wire, value: wire.all(list.__iter__(value)), lambda *_: [], _refill(list.clear, list.extend)),
-    "deque": (
-        deque,
-        lambda wire, value: [value.maxlen, wire.all(deque.__iter__(value))],
-        lambda _, content: deque(maxlen=content[0]),
-        lambda wire, value, content: _refill(deque.clear, deque.extend)(wire, value, content[1]),
-    ),
-    "namespace": (types.SimpleNamespace, _state, lambda *_: types.SimpleNamespace(), _set_state),
-    "set": (set, lambda wire, value: wire.all(set.__iter__(value)), lambda *_: set(), _refill(set.clear, set.update)),
-    "Counter": (Counter, _items, lambda *_: Counter(), _set_items),
-    "OrderedDict": (
-        OrderedDict,
-        lambda wire, value: wire.all(OrderedDict.items(value)),
-        lambda *_: OrderedDict(),
-        lambda wire, value, xs: _refill(OrderedDict.clear, OrderedDict.update)(wire, value, xs),
-    ),
-    "defaultdict": (
-        defaultdict,
-        lambda wire, value: [wire.pack(value.default_factory), _items(wire, value)],
-        lambda *_: defaultdict(),
-        _set_default,
-    ),
-    "dict": (dict, _items, lambda *_: {}, _set_items),
-    # Of a class that both ends know.
-    "object": (object, _state, lambda wire, content: object.__new__(wire.classes[content[0]]), _set_state),
+    "int": (int, lambda value: [format(int.__int__(value), "x")], lambda digits: int(digits, 16)),
+    "float": (float, lambda value: [float.__float__(value)], float),
+    "complex": (complex, lambda value: (value.real, value.imag), complex),
+    "bytes": (bytes, lambda value: [bytes.hex(value)], bytes.fromhex),
+    "tuple": (tuple, tuple.__iter__, lambda *parts: parts),
+    "frozenset": (frozenset, frozenset.__iter__, lambda *parts: frozenset(parts)),
+    "keys": (type({}.keys()), iter, lambda *parts: dict.fromkeys(parts).keys()),
+    "values": (type({}.values()), iter, lambda *parts: dict(enumerate(parts)).values()),
+    "items": (type({}.items()), iter, lambda *parts: dict(parts).items()),
+    "exception": (BaseException, _error_parts, _make_error),
+    **{
+        kind.__name__: _of_arguments(kind)
+        for kind in (range, slice, Decimal, Fraction, datetime.datetime, datetime.date, datetime.time)
+    },
+    "timedelta": _of_arguments(datetime.timedelta),
+    "timezone": _of_arguments(datetime.timezone),
 }
-_ORDER = {name: place for place, name in enumerate(("object", *_SHARED))}
-_ORDER["object"] = -1
 
-
-def pack(value: Any) -> Any:
-    """A JSON form of built-in values and those of the standard library's plain types. Subclasses travel as their base.
-
-    Raises:
-        TypeError: the value has no plain form (a function, an instance of the program's own class).
-    """
-    return Wire().write(value)
-
-
-def unpack(form: Any) -> Any:
-    """The value that `pack` put into JSON, built from scratch."""
-    return Wire(1).read(form)
+# Of what can be changed: its type, and what an empty one is made with.
+_SHARED: dict[Any, tuple[Any, Callable[[Any], tuple[Any, ...]]]] = {
+    "bytearray": (bytearray, lambda _: ()),
+    "list": (list, lambda _: ()),
+    "deque": (deque, lambda value: ((), value.maxlen)),
+    "set": (set, lambda _: ()),
+    "Counter": (Counter, lambda _: ()),
+    "OrderedDict": (OrderedDict, lambda _: ()),
+    "defaultdict": (defaultdict, lambda value: (value.default_factory,)),
+    "dict": (dict, lambda _: ()),
+}
 
 
 def send(fd: int, message: Any) -> None:

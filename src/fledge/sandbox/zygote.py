@@ -14,7 +14,6 @@ from __future__ import annotations
 import builtins
 import contextlib
 import fcntl
-import functools
 import gc
 import importlib.machinery
 import io
@@ -23,7 +22,6 @@ import logging
 import math
 import os
 import random
-import re
 import select
 import signal
 import socket
@@ -32,11 +30,11 @@ import tempfile
 import time
 import traceback
 import types
-from collections.abc import Collection
 from typing import Any, NoReturn
 
+from fledge.sandbox.check import answer_calls, execute, judge
 from fledge.sandbox.jail import Jail
-from fledge.sandbox.wire import Wire, receive, send
+from fledge.sandbox.wire import MODULE, send
 
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""
@@ -225,7 +223,7 @@ def _live(jail: Jail, parent: int) -> NoReturn:
     sys.stdin = sys.__stdin__ = io.TextIOWrapper(io.BytesIO())
     builtins.exit = builtins.quit = sys.exit  # what the module site would have added
     # What a completion does "if __name__ == '__main__'" is no part of the function that is asked for.
-    name = "__main__" if job["role"] == "program" else "solution"
+    name = "__main__" if job["role"] == "program" else MODULE
     sys.modules[name] = module = types.ModuleType(name)
     if job["role"] == "tester":
         random.seed(0)  # a verdict must not depend on chance
@@ -265,298 +263,8 @@ def _describe(problem: BaseException) -> str:
         return "an exception that cannot be described"
 
 
-def _execute(source: str, scope: dict[str, Any], *, name: str) -> None:
-    exec(compile(source, name, "exec", dont_inherit=True), scope)
-
-
 def _run_program(job: dict[str, Any], scope: dict[str, Any]) -> None:
-    _execute(job["program"], scope, name="<program>")
-
-
-class _Line:
-    """The line between the two children of a check: each asks the other to use what it keeps, and answers meanwhile.
-
-    Args:
-        serves: the operations that it does for the other end; None: all. The tester lets itself be called, and no more:
-            whoever could read an attribute of its functions would read the tests.
-    """
-
-    def __init__(self, wire: Wire, serves: Collection[str] | None) -> None:
-        self.wire, self.serves, self.asked = wire, serves, 0
-        self.messages, self.stdin, self.stdout = open(4, "rb"), sys.stdin, sys.stdout  # noqa: SIM115
-        self.raised: BaseException | None = None
-        self.strict = True
-        """The task is a function: what it returns must speak for itself, and not be asked whether it is right."""
-        self.stops = False
-        """The test expects StopIteration, which would else end one of its loops in silence."""
-
-    def ask(self, number: int, operation: str, *arguments: Any, **keywords: Any) -> Any:
-        """The value of an operation on an object of the other end; raises what it raised there."""
-        self.asked += 1
-        # What a test has redirected is read and filled by the other end.
-        given = sys.stdin.read() if sys.stdin is not self.stdin else ""
-        redirected = sys.stdout is not self.stdout
-        self.send("do", (number, operation, arguments, tuple(keywords.items()), given, redirected))
-        while (message := self.hear())[0] == "do":
-            self._do(message[1])
-        kind, (value, printed) = message
-        if printed:
-            sys.stdout.write(printed)
-        if kind == "value":
-            return value
-        if kind != "raise" or not isinstance(value, BaseException):
-            raise ValueError(f"{kind!r} is no answer")
-        if isinstance(value, StopIteration | StopAsyncIteration) and operation != "__next__" and not self.stops:
-            value = RuntimeError(f"{type(value).__name__} raised")
-        self.raised = value
-        raise value
-
-    def serve(self) -> None:
-        """Do what the other end asks until it is gone."""
-        with contextlib.suppress(EOFError):
-            while (message := self.hear())[0] == "do":
-                self._do(message[1])
-
-    def _do(self, request: Any) -> None:
-        number, operation, arguments, keywords, given, redirected = request
-        target, printed = self.wire.objects[number], io.StringIO()
-        if self.serves is not None and operation not in self.serves:
-            raise ValueError(f"{operation} asked of the test")
-        before = sys.stdin, sys.stdout
-        try:
-            sys.stdin = io.StringIO(given) if given else sys.stdin
-            sys.stdout = printed if redirected else sys.stdout
-            # Special methods are asked of the type, as Python does.
-            use = getattr if operation == "__getattribute__" else getattr(type(target), operation)
-            kind, value = "value", use(target, *arguments, **dict(keywords))
-        except BaseException as problem:
-            kind, value = "raise", problem
-        finally:
-            sys.stdin, sys.stdout = before
-        self.send(kind, (value, printed.getvalue()))
-
-    def send(self, kind: str, value: Any) -> None:
-        try:
-            form = self.wire.write(value, forget=self.serves is not None)
-        except (TypeError, RecursionError) as problem:
-            self.give_up(str(problem))
-        try:
-            send(4, [kind, form])
-        except OSError:
-            raise self._gone() from None
-
-    def hear(self) -> tuple[str, Any]:
-        try:
-            kind, form = receive(self.messages)
-        except (EOFError, ConnectionError):
-            raise self._gone() from None
-        value = self.wire.read(form)
-        if kind == "not judged":
-            self.give_up(str(value)[:500])
-        return kind, value
-
-    def _gone(self) -> Exception:
-        return EOFError() if self.serves is None else RuntimeError("the candidate is gone")
-
-    def give_up(self, reason: str) -> NoReturn:
-        """End the check without a verdict. Not by an exception, which a test or a program could catch."""
-        if self.serves is None:
-            send(4, ["not judged", Wire().write(reason)])
-        else:
-            os.write(3, json.dumps(["not judged", reason]).encode())
-        os._exit(0)
-
-
-def _answer_calls(job: dict[str, Any], scope: dict[str, Any]) -> None:
-    """The candidate of a check: define the function, then do what the tester asks until it has its verdict."""
-    wire = Wire(1, scope=scope, export=_describe_object)
-    line = _Line(wire, None)
-    wire.handle = lambda number, about: _Callback(line, number, *about)
-    _, (classes, names) = line.hear()
-    try:
-        _execute(job["program"], scope, name="<program>")
-    except ModuleNotFoundError as problem:
-        if (problem.name or "").partition(".")[0] in sys.stdlib_module_names:
-            line.give_up(f"the sandbox does not have the module {problem.name}")
-        raise
-    wire.classes = {name: scope[name] for name in classes if isinstance(scope.get(name), type)}
-    line.send("names", (scope[job["entry_point"]], tuple((name, scope[name]) for name in names if name in scope)))
-    line.serve()
-
-
-# What may be done with an object that stays with the candidate.
-def _special(names: str, *prefixes: str) -> list[str]:
-    return [f"__{prefix}{name}__" for name in names.split() for prefix in prefixes or ("",)]
-
-
-_COMPARED = _special("eq ne lt le gt ge")
-_BINARY = _special("add sub mul matmul truediv floordiv mod divmod pow lshift rshift and or xor", "", "r", "i")
-_PLAIN = _special("bool len int float complex index abs round trunc floor ceil neg pos invert contains iter")
-_OTHER = _special("call next reversed getitem setitem delitem enter exit hash format bytes instancecheck")
-_OPERATIONS = (*_COMPARED, *_BINARY, *_PLAIN, *_OTHER)
-_OF_FUNCTIONS = {"cache_info", "cache_clear", "send", "throw", "close"}
-
-
-def _describe_object(value: Any) -> list[Any]:
-    """What the tester is told of an object of the candidate: whether it is a class, its type's name, what can be done with it."""
-    kind = type(value)
-    mine = [name for name in _OPERATIONS if getattr(kind, name, None) not in (None, getattr(object, name, None))]
-    return [isinstance(value, type), kind.__name__[:100], mine]
-
-
-def _describe_function(value: Any) -> list[Any]:
-    """What the candidate is told of a function or iterator of the tester."""
-    if isinstance(value, type) or not (callable(value) or hasattr(value, "__next__")):
-        raise TypeError(f"the test gives the program a {type(value).__name__}, which it cannot have")
-    about = (getattr(value, "__name__", type(value).__name__), getattr(value, "__doc__", None))
-    return [text if isinstance(text, str) else None for text in about]
-
-
-class _Callback:
-    """A function or iterator of the tester, as the candidate has it: it can be called, or asked for the next item."""
-
-    def __init__(self, line: _Line, number: int, name: str, doc: str | None) -> None:
-        self._line, self._ask = line, functools.partial(line.ask, number)
-        self.__name__, self.__qualname__, self.__doc__ = name, name, doc
-
-    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        return self._ask("__call__", *arguments, **keywords)
-
-    def __iter__(self) -> Any:
-        return self
-
-    def __next__(self) -> Any:
-        return self._ask("__next__")
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("__code__", "__signature__", "__defaults__", "__closure__") or not name.startswith("__"):
-            self._line.give_up(f"the program looks into a function of the test ({name})")
-        raise AttributeError(name)
-
-
-class _Object:
-    """An object of the candidate, as the tester has it: everything is asked there, but never whether it is right."""
-
-    def __init__(self, line: _Line, number: int, about: list[Any]) -> None:
-        vars(self).update({"_line": line, "_number": number, "_about": about, "_touched": False})
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in ("_line", "_number", "_about", "_touched", "__dict__"):
-            return object.__getattribute__(self, name)
-        if name in ("__mro_entries__", "__signature__"):
-            self._line.give_up(f"the test looks into the program ({name})")
-        value = self._line.ask(self._number, "__getattribute__", name)
-        if self._line.strict and isinstance(value, _Object) and name not in _OF_FUNCTIONS and not name.startswith("__"):
-            _refuse(self, name)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._line.ask(self._number, "__setattr__", name, value)
-
-    def __delattr__(self, name: str) -> None:
-        self._line.ask(self._number, "__delattr__", name)
-
-    def __repr__(self) -> str:
-        return str(self._line.ask(self._number, "__repr__"))
-
-    def __str__(self) -> str:
-        return str(self._line.ask(self._number, "__str__"))
-
-
-def _refuse(found: _Object, name: str) -> None:
-    found._line.give_up(f"the program returned a {str(found._about[1])[:100]}, whose own {name} would be the judge")
-
-
-def _forward(name: str) -> Any:
-    """An operation on an `_Object`.
-
-    One that gives a truth or a number, asked about a value of the test (`found == 4`, `abs(found - 4) < 1e-9`, `4 in found`), lets
-    the object say whether it is right. Between two objects of the candidate it may, where the task is a class.
-    """
-
-    def operate(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        other = arguments[0] if arguments else None
-        ours = not isinstance(other, _Object)
-        if (
-            (name in _COMPARED and ours)
-            or (name in _PLAIN and self._touched)
-            or (name == "__contains__" and self._line.strict)
-        ):
-            _refuse(self, name)
-        if name == "__exit__":  # a traceback stays here, and a failed assertion inside must not be swallowed
-            value = self._line.ask(self._number, name, *arguments[:2], None)
-            return value and not (isinstance(other, type) and issubclass(other, AssertionError))
-        value = self._line.ask(self._number, name, *arguments, **keywords)
-        if name in _BINARY and value is not NotImplemented:
-            theirs = isinstance(value, _Object)
-            if ours and (self._line.strict or not theirs):
-                _refuse(self, name)
-            if theirs and (ours or self._touched or other._touched):
-                vars(value)["_touched"] = True
-        return value
-
-    return operate
-
-
-@functools.cache
-def _object_class(operations: tuple[str, ...]) -> type[_Object]:
-    return type("_Object", (_Object,), {name: _forward(name) for name in operations})
-
-
-def _judge(job: dict[str, Any], scope: dict[str, Any]) -> None:
-    """The tester of a check: holds the tests and the verdict, and no line of the candidate's code."""
-    entry_point, prompt = job["entry_point"], job["prompt"]
-    _define_helpers(prompt, scope)
-    module = scope["__name__"]
-    classes = {
-        name: kind
-        for name, kind in scope.items()
-        if isinstance(kind, type) and kind.__module__ == module and name != entry_point
-    }
-    test = compile(job["test"], "<test>", "exec", dont_inherit=True)
-    # A test may use what only the program defines, an exception of its own for example.
-    wanted = [name for name in _names(test) - {"check"} if name not in scope and not hasattr(builtins, name)]
-    wire = Wire(0, classes, scope, _describe_function)
-    line = _Line(wire, ("__call__", "__next__"))
-    wire.handle = lambda number, about: _object_class(tuple(n for n in _OPERATIONS if n in about[2]))(
-        line, number, about
-    )
-    line.send("names", (tuple(classes), tuple(wanted)))
-    _, (target, found) = line.hear()
-    line.stops = "Stop" in job["test"]
-    declared = re.search(rf"(?m)^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", prompt)
-    line.strict = bool(declared) or not (isinstance(target, _Object) and target._about[0])
-    scope.update({name: value for name, value in found if name in wanted})
-    scope[entry_point] = target
-    known = scope.get("check")  # the function asked for, or a helper of the prompt, may be called so
-    try:
-        exec(test, scope)
-        if scope.get("check") is not known:
-            scope["check"](target)
-    except AssertionError:
-        if not line.strict and "type" in _names(test):
-            line.give_up("the test looks at the types of objects that stay with the program")
-        raise
-    except ImportError as problem:
-        if problem is not line.raised:
-            line.give_up(f"the test needs a module that the sandbox does not have ({problem})")
-        raise
-    if not line.asked:
-        raise ValueError("the test never called the candidate")
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """All names that a program uses, those of attributes too."""
-    inner = (_names(part) for part in code.co_consts if isinstance(part, types.CodeType))
-    return set(code.co_names).union(*inner)
-
-
-def _define_helpers(prompt: str, scope: dict[str, Any]) -> None:
-    """What the prompt defines beside the function asked for. It may stop after "def f(x):" or in the middle of a line."""
-    for ending in ("", "    pass"):
-        with contextlib.suppress(SyntaxError):
-            return _execute(prompt + ending, scope, name="<prompt>")
-    return None
+    execute(job["program"], scope, name="<program>")
 
 
 def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:
@@ -576,4 +284,4 @@ def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:
             print(name)
 
 
-_ROLES = {"program": _run_program, "candidate": _answer_calls, "tester": _judge, "attack": _attack}
+_ROLES = {"program": _run_program, "candidate": answer_calls, "tester": judge, "attack": _attack}

@@ -99,9 +99,7 @@ def _only_defines(code: str, entry_point: str) -> bool:
 def _definition(entry_point: str, code: str) -> str | None:
     """The program that defines the function, without the words around it; a method is called on an instance of its class."""
     name = re.escape(entry_point)
-    if not re.search(
-        rf"(?m)^(?:[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b|class[ \t]+{name}\b|{name} *= *lambda\b)", code
-    ):
+    if not re.search(rf"(?m)^(?:[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b|{name} *= *lambda\b)", code):
         return None
     lines = code.split("\n")
     for first in [0, *(place for place, line in enumerate(lines) if BEGINS.match(line))]:
@@ -121,7 +119,7 @@ def _definition(entry_point: str, code: str) -> str | None:
 def _names(node: ast.stmt) -> list[str]:
     """What a statement defines."""
     match node:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
             return [name]
         case ast.Assign(targets=targets, value=ast.Lambda()):
             return [target.id for target in targets if isinstance(target, ast.Name)]
