@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
-import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from os import getpid
@@ -17,10 +15,9 @@ import torch
 
 from fledge.sandbox.sandbox import Sandbox
 from fledge.sandbox.tools import CALCULATOR_ERROR, MAX_OUTPUT_BYTES, Tool, python_tool, run_tool
-from fledge.serve.connections import Server
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.server import create_app
 from hostile.attack import World, children, secrets_in
+from test_server import serving
 from tiny_engine import BYTES, asking, tiny_model
 
 HOSTILE = Path(__file__).parent / "hostile"
@@ -46,6 +43,7 @@ def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Tool) -> tu
     models = ModelPool(
         [Entry(name="sft", context=CONTEXT, bytes=100_000, load=lambda _: tiny_model(context=CONTEXT))],
         BYTES,
+        memory_bytes=1 << 30,
         engine_settings={"slots": 16, "run_tool": run},
     )
 
@@ -56,12 +54,7 @@ def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Tool) -> tu
 
     seeds = {asking(prompt=[0], seed=seed).key: seed for seed in plans}
     monkeypatch.setattr("fledge.infer.engine.draw", draw)
-    server = Server(create_app(models), host="127.0.0.1", port=0)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    with httpx.Client(base_url=f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}", timeout=120) as web:
+    with serving(models) as url, httpx.Client(base_url=url, timeout=120) as web:
 
         def ask(seed: int) -> dict[str, Any]:
             body = {
@@ -88,9 +81,6 @@ def converse(monkeypatch: pytest.MonkeyPatch, codes: list[str], run: Tool) -> tu
                 polite += 1
         health = web.get("/health").json()
         assert (health["status"], health["running"], health["waiting"]) == ("ok", 0, 0)
-    server.should_exit = True
-    thread.join(30)
-    assert not thread.is_alive()
     return [future.result() for future in attacks], polite
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import statistics
 import threading
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -54,8 +52,9 @@ def url() -> Iterator[str]:
         yield address
 
 
-def test_an_unexpected_failure_ends_a_stream_with_one_error_event_and_frees_its_slot() -> None:
-    tokenizer = Breaking([])
+def test_an_unexpected_failure_is_told_without_what_it_was_and_frees_its_slot() -> None:
+    """A stream ends with one error event, a whole answer is a 500."""
+    tokenizer, told = Breaking([]), {"message": server.FAILED, "type": "server_error", "param": None, "code": None}
     on = pool(tokenizer=tokenizer, engine={"context": 10_000})
     with serving(on) as url:
         with httpx.stream("POST", url + CHAT, json=LONG | {"stream": True}, timeout=30) as response:
@@ -63,29 +62,13 @@ def test_an_unexpected_failure_ends_a_stream_with_one_error_event_and_frees_its_
             next(lines)
             tokenizer.breaks = True
             events = [line for line in lines if line]
-        tokenizer.breaks = False
         assert [event for event in events if "error" in event] == events[-1:]
-        error = json.loads(events[-1].removeprefix("data: "))["error"]
-        assert error == {"message": server.FAILED, "type": "server_error", "param": None, "code": None}
-        until(lambda: on.counts["finished_cancelled"] == 1)
-        assert httpx.get(f"{url}/health").json()["running"] == 0
-
-
-def test_an_unexpected_failure_of_a_whole_answer_is_a_500_that_tells_nothing_of_the_inside() -> None:
-    tokenizer = Breaking([])
-    on = pool(tokenizer=tokenizer, engine={"context": 10_000})
-    with serving(on) as url:
-        tokenizer.breaks = True
+        assert json.loads(events[-1].removeprefix("data: "))["error"] == told
         response = httpx.post(url + CHAT, json=LONG, timeout=30)
         tokenizer.breaks = False
-        assert response.status_code == 500
-        assert response.json()["error"] == {
-            "message": server.FAILED,
-            "type": "server_error",
-            "param": None,
-            "code": None,
-        }
-        until(lambda: on.counts["finished_cancelled"] == 1)
+        assert (response.status_code, response.json()["error"]) == (500, told)
+        until(lambda: on.counts["finished_cancelled"] == 2)
+        assert httpx.get(f"{url}/health").json()["running"] == 0
         assert httpx.post(url + CHAT, json=LONG | {"max_tokens": 3}, timeout=30).status_code == 200
 
 
@@ -101,26 +84,19 @@ def test_a_failing_tool_tells_its_kind_of_error_and_no_path() -> None:
 
 
 def test_a_client_who_hangs_up_is_cancelled_at_once() -> None:
-    """Prints how long it takes from closing the socket to the end of the request in the engine."""
     on = pool(engine={"context": 10_000})
-    seconds: list[float] = []
     body = json.dumps(LONG | {"stream": True}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     with serving(on) as url:
         address = httpx.URL(url)
-        for done in range(20):
+        for done in range(5):
             with socket.create_connection((address.host, address.port or 80), timeout=10) as connection:
                 connection.sendall(head + body)
                 while b'"delta":{"content":"' not in connection.recv(65_536):
                     pass
-                begin = time.perf_counter()
             until(lambda: on.counts["finished_cancelled"] > done)  # noqa: B023
-            seconds.append(time.perf_counter() - begin)
-        # Of 20 times 4000 tokens only those were drawn that came before the hang-up and while it was noticed.
-        assert on.counts["sampled_tokens"] < 20 * 4000 / 10
-    print(
-        f"from hanging up to the end in the engine: median {statistics.median(seconds):.4f} s, worst {max(seconds):.4f}"
-    )
+        # Of 5 times 4000 tokens only those were drawn that came before the hang-up and while it was noticed.
+        assert on.counts["sampled_tokens"] < 5 * 4000 / 10
 
 
 def test_tools_end_with_their_requests_and_one_client_leaves_threads_for_others() -> None:

@@ -93,7 +93,7 @@ def test_no_request_makes_the_server_fail_or_hang() -> None:
     ):
 
         @settings(
-            max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+            max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
         )
         @given(st.sampled_from(["chat/completions", "completions"]), CHATS | TEXTS | ANYTHING)
         def ask(path: str, body: Any) -> None:

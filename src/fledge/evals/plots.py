@@ -55,19 +55,10 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * number, 10) for number in range(first, math.ceil(high / step) + 1)]
 
 
-def thinned(points: Points, most: int = 400) -> Points:
+def thinned(points: Points, most: int = 150) -> Points:
     """At most `most` points: the mean of each of as many equal stretches, so that a noisy line stays readable."""
     if len(points) <= most:
         return points
     size = len(points) / most
     pieces = [points[round(n * size) : round((n + 1) * size)] for n in range(most)]
     return [(piece[-1][0], sum(p[1] for p in piece) / len(piece)) for piece in pieces if piece]
-
-
-def smoothed(points: Points, share: float = 0.02) -> Points:
-    """A running mean over about `share` of the points."""
-    keep, mean, result = 1 - 1 / max(1.0, share * len(points)), 0.0, []
-    for count, (x, y) in enumerate(points):
-        mean = keep * mean + (1 - keep) * y
-        result.append((x, mean / (1 - keep ** (count + 1))))
-    return result

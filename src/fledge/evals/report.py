@@ -22,7 +22,7 @@ from typing import Any
 
 from fledge import console
 from fledge.config import TRAINED
-from fledge.evals.plots import line_plot, smoothed
+from fledge.evals.plots import line_plot
 from fledge.evals.results import Score, read_scores
 from fledge.folder import REPORT, check_ours
 from fledge.origin import broken_links
@@ -173,12 +173,11 @@ def conversations(run: Path, scores: Scores, *, most: int = 6) -> list[dict[str,
 
 def plots(card: dict[str, Any]) -> dict[str, str]:
     """SVG by name."""
-    drawn = {}
-    for stage, lines in card["curves"].items():
-        for name, points in lines.items():
-            line = smoothed(points) if name in ("loss_nats", "reward") and len(points) > 20 else points
-            title = f"{stage}: {name.replace('_', ' ')}"
-            drawn[f"{stage}-{name}"] = line_plot(title, line, x="step", y=UNITS[name])
+    drawn = {
+        f"{stage}-{name}": line_plot(f"{stage}: {name.replace('_', ' ')}", points, x="step", y=UNITS[name])
+        for stage, lines in card["curves"].items()
+        for name, points in lines.items()
+    }
     return {name: svg for name, svg in drawn.items() if svg}
 
 

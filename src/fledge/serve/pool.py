@@ -114,7 +114,7 @@ class ModelPool:
 
     entries: Sequence[Entry]
     tokenizer: Tokenizer
-    memory_bytes: int = 8 << 30
+    memory_bytes: int
     devices: Sequence[str] = ("cpu",)
     about: dict[str, Any] = field(default_factory=dict)
     """What /v1/models tells about every model: tools, suggestions, name."""

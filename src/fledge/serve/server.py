@@ -91,9 +91,8 @@ def create_app(
         Mount("/v1", Router(v1, redirect_slashes=False)),
         Route("/metrics", guarded(api.metrics)),
         Route("/health", api.health),
+        Mount("/", _Page(directory=STATIC)),
     ]
-    if (STATIC / "index.html").exists():
-        routes.append(Mount("/", _Page(directory=STATIC)))
     if root_path := root_path.strip("/"):
         routes.insert(0, Mount("/" + root_path, Router([*routes], redirect_slashes=False)))
     router = Router(routes, redirect_slashes=False)
