@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from torch import Tensor
 from fledge import __version__
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, written
-from fledge.storage import naming, partial_of, read_record, sealed
+from fledge.storage import file_hash, naming, partial_of, read_record, sealed
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
-from fledge.weights import MODEL_FILES, check_tokenizer, file_hash, newest
+from fledge.weights import MODEL_FILES, check_tokenizer, newest
 
 
 @dataclass(frozen=True)
@@ -146,19 +146,15 @@ def read_config(checkpoint: Path) -> ModelConfig:
     """
     path = checkpoint / "model.json"
     found = read_record(path, advice=f"Delete {checkpoint}, or start the stage again with --fresh.")
-    known = {each.name: each.default is MISSING for each in fields(ModelConfig)}
-    unknown = [name for name in found if name not in known]
-    lacking = [name for name, is_needed in known.items() if is_needed and name not in found]
-    if not unknown and not lacking:
+    try:
         return ModelConfig(**found)
-    # Checkpoints did not say their version before 0.1.0 was out.
-    writer = read_record(checkpoint / "state.json", advice="It is damaged").get("fledge", "before 0.1.0")
-    wrong = [f"does not know {', '.join(map(repr, unknown))}"] if unknown else []
-    wrong += [f"needs {', '.join(map(repr, lacking))}"] if lacking else []
-    raise ValueError(
-        f"{path}: written by fledge {writer}; this is {__version__}, which {' and '.join(wrong)}. "
-        "Open the run with the code that trained it, or start the stage again with --fresh."
-    )
+    except TypeError as error:  # Python names the field
+        # Checkpoints did not say their version before 0.1.0 was out.
+        writer = read_record(checkpoint / "state.json", advice="It is damaged").get("fledge", "before 0.1.0")
+        raise ValueError(
+            f"{path}: written by fledge {writer}; this is {__version__}, which reads other fields ({error}). "
+            "Open the run with the code that trained it, or start the stage again with --fresh."
+        ) from None
 
 
 def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transformer:

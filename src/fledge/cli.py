@@ -17,6 +17,7 @@ from typing import Any
 
 from fledge import __version__, endings
 from fledge.config import COMMANDS, SETTINGS, TRAINED, TrainStage
+from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.settings import nearest
 
@@ -58,21 +59,14 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         again = "" if BEGINS_AGAIN.isdisjoint(rest) else f", without {', '.join(sorted(BEGINS_AGAIN))}"
         hope = f" The same command{again} goes on from there." if command in GO_ON else ""
-        complain(f"interrupted{f': {interrupt}' if str(interrupt) else ''}.{hope}")
+        notice(f"interrupted{f': {interrupt}' if str(interrupt) else ''}.{hope}")
         return 130
     except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
         if "--debug" in rest:
             raise
         of_the_user = isinstance(error, ValueError | OSError)
-        complain(f"{error}{'' if of_the_user else ' (--debug shows where)'}")
+        notice(f"{error}{'' if of_the_user else ' (--debug shows where)'}")
         return 2 if of_the_user else 1
-
-
-def complain(text: str) -> None:
-    """One message on the error stream."""
-    from fledge.console import notice
-
-    notice(text)
 
 
 def overview() -> str:

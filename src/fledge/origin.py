@@ -19,11 +19,11 @@ from typing import Any, Literal, NamedTuple
 
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, is_done
-from fledge.storage import read_record
+from fledge.storage import file_hash, read_record
 from fledge.text.datasets import find_data, find_generated
 from fledge.text.files import RECORDS, TEXTS, find_files
 from fledge.text.hub import Dataset, data_home
-from fledge.weights import file_hash, weights_hash
+from fledge.weights import weights_hash
 
 DRAWN = 32
 """Items of a generated set that stand for all."""

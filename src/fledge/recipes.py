@@ -232,13 +232,6 @@ def done_again(ask: RunRecipe, items: list[Item]) -> set[str]:
     return {item.name for item in items} if ask.fresh or ask.only else set()
 
 
-def result_of(item: Item, run: Path) -> Path:
-    """What is there once a stage was finished, an evaluation begun, or the report written."""
-    if item.module == "report":
-        return run / "report.json"
-    return run / "eval" / f"{item.name.split()[1]}.json" if item.module == "evaluate" else run / item.name / "done.json"
-
-
 def finished(item: Item, run: Path, left: set[str]) -> bool:
     """Whether a stage may be skipped. Evaluations and the report look for themselves: they know what they already have.
 
@@ -276,9 +269,10 @@ def ready(item: Item, left: set[str]) -> None:
 
 def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> None:
     """What will happen, where, and about how long it takes."""
-    left = [item for item in items if item.name in again or not result_of(item, run).exists()]
+    # A model that is there was probably measured too.
+    left = [item for item in items if item.name in again or not is_done(run / item.name.split()[-1])]
     minutes = sum(item.minutes or 0.0 for item in left)
-    about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes else ""
+    about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes >= 0.5 else ""
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
     console.say(summary_of(RECIPES[ask.recipe]))
     stages = " > ".join(item.name for item in items)

@@ -6,33 +6,16 @@ check_tokenizer(run / "sft", tokenizer)                       # wherever a model
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from fledge.console import notice
 from fledge.runs import checkpoints, model_name, step_of, summary, trained_stages, written
-from fledge.storage import read_record
+from fledge.storage import file_hash, read_record
 from fledge.text.tokenizer import Tokenizer
 
 MODEL_FILES = ("model.json", "model.safetensors")
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; a file that lay unchanged since it was hashed is not read again."""
-    about = path.stat()
-    # A file changed within the last tick of the clock may change once more without another time.
-    is_old = time.time() - about.st_mtime > 2.0
-    return _hash(path, about.st_size, about.st_mtime_ns, about.st_ino) if is_old else _hash.__wrapped__(path)
-
-
-@lru_cache(maxsize=4096)
-def _hash(path: Path, *about: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_hash(stage: Path, *, needed: Iterable[str] = MODEL_FILES) -> str:
