@@ -17,7 +17,7 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.tasks import find_task
 from fledge.tasks.base import Example, Task, shots
 from fledge.tasks.core import LISTED, TASKS, Kind, Listed, example, read
-from fledge.text import files
+from fledge.text import records
 from fledge.text.tokenizer import Tokenizer
 from tiny_engine import Foreign
 
@@ -33,7 +33,7 @@ KINDS: dict[Kind, Listed] = {
 
 def toy(kind: Kind, *items: dict) -> tuple[Task, list[Example]]:
     """A task of one kind, and its items as examples."""
-    examples = [example(KINDS[kind], files.Record(item, Path("toy.jsonl"), 1)) for item in items]
+    examples = [example(KINDS[kind], records.Record(item, Path("toy.jsonl"), 1)) for item in items]
     return Task(name="core/toy", load=lambda split: examples, shots=1, per_token=True, shuffled=True), examples
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fledge.text.documents import Document, describe, open_documents, validation_documents
-from fledge.text.files import read_text_pieces
+from fledge.text.records import read_text_pieces
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "pretrain"
 TEXTS = [f"Document {index}. " + "word " * (index % 7 + 1) for index in range(1200)]

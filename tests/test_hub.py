@@ -22,8 +22,8 @@ import pytest
 
 from fledge.text import documents, hub
 from fledge.text.datasets import HUB
-from fledge.text.files import read_records
 from fledge.text.hub import Dataset, Shards, locate
+from fledge.text.records import read_records
 
 REPO = "someone/texts"
 TEXTS = [f"Document {index} of the shards." + " word" * (index % 9) for index in range(400)]
@@ -416,7 +416,7 @@ def test_the_core_bundle_is_fetched_whole_or_not_at_all(server: FakeHub, monkeyp
 
 
 def test_the_mirror_and_the_cache_are_those_of_the_environment(server: FakeHub, tmp_path: Path) -> None:
-    code = "from fledge.text.files import read_records; from fledge.text.hub import *; "
+    code = "from fledge.text.records import read_records; from fledge.text.hub import *; "
     code += f"print(len(list(read_records(Shards(Dataset({REPO!r}))[3]))))"
     mirror = {"HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     mirror["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"

@@ -21,7 +21,8 @@ from fledge.tasks.mixture import open_chats
 from fledge.text.chat import encode_conversation, parse_conversation, say, to_json
 from fledge.text.conversations import open_conversations
 from fledge.text.documents import describe, open_documents
-from fledge.text.files import RECORDS, TEXTS, Record, find_files, read_records
+from fledge.text.files import RECORDS, TEXTS, find_files
+from fledge.text.records import Record, read_records
 from fledge.train.converse import bounded, those_that_fit
 from tiny_engine import BYTES
 

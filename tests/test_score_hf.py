@@ -11,7 +11,7 @@ from fledge.evals.score import Scorer
 from fledge.tasks.base import Example, Task
 from fledge.tasks.core import Kind, Listed, example
 from fledge.text.chat import say
-from fledge.text.files import Record
+from fledge.text.records import Record
 from fledge.text.tokenizer import Tokenizer, hugging_face
 
 transformers = pytest.importorskip("transformers", reason="the optional extra `hf` is not installed")

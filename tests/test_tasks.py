@@ -23,7 +23,7 @@ from fledge.tasks.numbers import lenient, marked_number, read_number, strict
 from fledge.tasks.spelling import words
 from fledge.text.chat import encode_conversation, say
 from fledge.text.conversations import open_conversations
-from fledge.text.files import read_records
+from fledge.text.records import read_records
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
 

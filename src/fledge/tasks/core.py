@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from fledge.tasks.base import SHUFFLE_SEED, Example, Task
-from fledge.text.files import Record, read_records
 from fledge.text.hub import locate_bundle
+from fledge.text.records import Record, read_records
 from fledge.text.split import Split
 
 CHANCE_V2 = {"commonsense_qa": 0.403, "agi_eval_lsat_ar": 0.25, "bigbench_language_identification": 0.25}

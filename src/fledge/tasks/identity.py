@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
-from fledge.text.files import read_lines
 from fledge.text.hub import data_home
+from fledge.text.records import read_lines
 from fledge.text.split import Split, split_of
 
 HELLOS = ("", "Hi! ", "Hello. ", "Hey, ", "Good morning. ", "Excuse me, ", "Hi there, ", "So, ", "Quick question: ")

@@ -19,8 +19,9 @@ from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.conversations import Stored, open_conversations, restore
 from fledge.text.datasets import find_generated
-from fledge.text.files import RECORDS, find_files, read_records
+from fledge.text.files import RECORDS, find_files
 from fledge.text.hub import data_home
+from fledge.text.records import read_records
 
 ChatStage = Literal["midtrain", "sft"]
 Conversations = Callable[[int], Conversation] | Sequence[Conversation]

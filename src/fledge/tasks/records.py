@@ -15,8 +15,8 @@ from typing import Any
 
 from fledge.tasks.base import Example
 from fledge.text.conversations import Stored
-from fledge.text.files import Record, read_records
 from fledge.text.hub import locate
+from fledge.text.records import Record, read_records
 from fledge.text.split import Split, split_of
 
 HELD_OUT = 20

@@ -19,8 +19,8 @@ from random import Random
 from fledge.tasks.base import Example, Grade, Task
 from fledge.tasks.numbers import strict
 from fledge.text.chat import Part, say
-from fledge.text.files import read_lines
 from fledge.text.hub import data_home, find_at_home
+from fledge.text.records import read_lines
 from fledge.text.split import Split, split_of
 
 WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from fledge.text.files import shown
+from fledge.text.records import shown
 
 if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer

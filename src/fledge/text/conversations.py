@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fledge.text.chat import Conversation, parse_conversation, to_json
-from fledge.text.files import RECORDS, Found, find_files, read_records
+from fledge.text.files import RECORDS, Found, find_files
+from fledge.text.records import read_records
 
 T = TypeVar("T")
 

@@ -21,8 +21,9 @@ from typing import Any, Literal
 
 from fledge.text.chat import form_of
 from fledge.text.datasets import find_data
-from fledge.text.files import TEXTS, check_parquet, find_files, kind_of, read_records
+from fledge.text.files import TEXTS, find_files, kind_of
 from fledge.text.hub import Dataset, Shards
+from fledge.text.records import check_parquet, read_records
 
 Split = Literal["train", "validation"]
 Cursor = dict[str, Any]
