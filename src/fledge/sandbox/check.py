@@ -37,7 +37,7 @@ def answer_calls(job: dict[str, Any], scope: dict[str, Any]) -> None:
         return scope[name], scope.__getitem__
 
     line = _Line(1, scope)
-    line.wire.pack(load)
+    line.pack(load)
     with contextlib.suppress(EOFError):
         while True:
             line.do(*line.hear())
@@ -58,7 +58,7 @@ def judge(job: dict[str, Any], scope: dict[str, Any]) -> None:
             scope["check"](target)
     except ImportError as problem:
         if problem is not line.raised:
-            line.give_up(f"the test needs a module that the sandbox does not have ({problem})")
+            line.refuse(f"the test needs a module that the sandbox does not have ({problem})")
         raise
     if not line.asked:
         raise ValueError("the test never called the candidate")
@@ -83,20 +83,20 @@ class _Names(dict[str, Any]):
         return self.find(name)
 
 
-class _Line:
+class _Line(Wire):
     """One end of the line between the two processes: asks, and does meanwhile what it is asked."""
 
     def __init__(self, number: int, classes: Mapping[str, Any]) -> None:
+        super().__init__(number, classes)
         self.is_tester, self.asked, self.console = number == 0, 0, _console()
         self.raised: BaseException | None = None
-        self.wire = Wire(number, classes, remote=functools.partial(_remote, self), refuse=self.give_up)
         self.messages = open(4, "rb")  # noqa: SIM115
 
     def ask(self, number: int, operation: str, *arguments: Any, **keywords: Any) -> Any:
         """What the use of a function or iterator of the other end returns; raises what it raised there."""
         self.asked += 1
         if self.console != _console():
-            self.give_up(f"what is read and printed {CANNOT}")
+            self.refuse(f"what is read and printed {CANNOT}")
         self.send(operation, (number, arguments, tuple(keywords.items())))
         while (message := self.hear())[0] in _OPERATIONS:
             self.do(*message)
@@ -106,32 +106,32 @@ class _Line:
         if kind != "raise" or not isinstance(value, BaseException):
             raise ValueError(f"{kind!r} is no answer")
         if operation == "call" and isinstance(value, StopIteration | StopAsyncIteration):
-            self.give_up(f"{type(value).__name__} may end a loop in silence")
+            self.refuse(f"{type(value).__name__} may end a loop in silence")
         self.raised = value
         raise value
 
     def do(self, operation: str, request: Any) -> None:
         """Do what the other end asks for, and send what came of it."""
         number, arguments, keywords = request
-        if self.wire.kinds[number] not in REMOTE:  # methods of a test's own objects are not the program's to call
-            raise ValueError(f"{operation} of a {self.wire.kinds[number]}")
+        if self.kinds[number] not in REMOTE:  # methods of a test's own objects are not the program's to call
+            raise ValueError(f"{operation} of a {self.kinds[number]}")
         try:
-            kind, value = "value", _OPERATIONS[operation](self.wire.objects[number], *arguments, **dict(keywords))
+            kind, value = "value", _OPERATIONS[operation](self.objects[number], *arguments, **dict(keywords))
         except BaseException as problem:
             kind, value = "raise", problem
             missing = problem.name if isinstance(problem, ModuleNotFoundError) and not self.is_tester else None
             if missing and missing.partition(".")[0] in sys.stdlib_module_names:
-                self.give_up(f"the sandbox does not have the module {missing}")
+                self.refuse(f"the sandbox does not have the module {missing}")
         self.send(kind, value)
 
     def send(self, kind: str, value: Any) -> None:
         """Send a message, or give up where it cannot be made."""
         try:
-            data = json.dumps([kind, self.wire.write(value, forget=not self.is_tester)]).encode()
+            data = json.dumps([kind, self.write(value, forget=not self.is_tester)]).encode()
         except (RecursionError, MemoryError):
-            self.give_up("a value is too large or nested too deeply")
+            self.refuse("a value is too large or nested too deeply")
         if len(data) >= MAX_MESSAGE_BYTES:
-            self.give_up(f"a value is larger than {MAX_MESSAGE_BYTES >> 20} MiB")
+            self.refuse(f"a value is larger than {MAX_MESSAGE_BYTES >> 20} MiB")
         with contextlib.suppress(OSError), open(4, "wb", closefd=False) as out:  # `hear` finds out who is gone
             out.write(data + b"\n")
 
@@ -144,13 +144,17 @@ class _Line:
                 self._end("error", "the candidate is gone")
             raise EOFError from None
         if kind == "not judged":
-            self.give_up(str(form))
+            self.refuse(str(form))
         try:
-            return kind, self.wire.read(form)
+            return kind, self.read(form)
         except RecursionError:
-            self.give_up("a value is nested too deeply")
+            self.refuse("a value is nested too deeply")
 
-    def give_up(self, reason: str) -> NoReturn:
+    def stand_in(self, number: int, kind: str, name: str, doc: str | None) -> Any:
+        """A function or iterator of the other end."""
+        return (_Function if kind == "function" else _Iterator)(self, number, kind, name, doc)
+
+    def refuse(self, reason: str) -> NoReturn:
         """End the check without a verdict."""
         self._end("not judged", reason[:500])
 
@@ -174,10 +178,10 @@ class _Remote:
     def __getattr__(self, name: str) -> Any:
         if name in functools.WRAPPER_ASSIGNMENTS:  # functools.wraps takes what there is
             raise AttributeError(name)
-        self._line.give_up(f"{name} of a {self._kind} {CANNOT}")
+        self._line.refuse(f"{name} of a {self._kind} {CANNOT}")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._line.give_up(f"{name} of a {self._kind} {CANNOT}")
+        self._line.refuse(f"{name} of a {self._kind} {CANNOT}")
 
 
 class _Function(_Remote):
@@ -191,7 +195,3 @@ class _Iterator(_Remote):
 
     def __next__(self) -> Any:
         return self._line.ask(self._number, "next")
-
-
-def _remote(line: _Line, number: int, kind: str, name: str, doc: str | None) -> Any:
-    return (_Function if kind == "function" else _Iterator)(line, number, kind, name, doc)

@@ -39,7 +39,6 @@ MAX_SECONDS = 86_400.0
 STOP_SECONDS = 0.05
 """A job that nobody waits for any more runs on for this long."""
 STOPPED = "stopped, nobody waits for it any more"
-_KILLED = "killed by signal 9"
 _FROM_OUTSIDE = {-1, -3, -9, -10, -12, -15}
 """Exit codes of signals that no program can send, itself included: the kernel that needs memory does, or a person."""
 
@@ -134,12 +133,7 @@ class Sandbox:
         tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}
         own, verdict = self._work([candidate, tester], timeout_seconds)
         # Say why, if the candidate's own words explain an error; they do not touch the verdict.
-        if (
-            verdict.status == "error"
-            and verdict.judged
-            and own.status in ("error", "memory", "output", "crash")
-            and own.error != _KILLED
-        ):
+        if verdict.status == "error" and verdict.judged and own.status != "ok":
             return replace(verdict, status=own.status, error=f"{verdict.error}; the candidate: {own.error}")
         return verdict
 
@@ -186,20 +180,14 @@ class Sandbox:
         if not 0 < seconds <= MAX_SECONDS:
             raise ValueError(f"timeout_seconds={seconds} is not positive, or above {MAX_SECONDS:.0f}, a day")
         jobs = [{**self._limits, "seconds": seconds, **job} for job in jobs]
-        zygote = self._idle.get()
+        zygote, reason = self._idle.get(), ""
         try:
-            reason: _Struck | None = None
             for _ in range(2):
                 if self._closed or (stop and stop.is_set()):
-                    return self._nothing("refused", "the sandbox is closed" if self._closed else STOPPED, jobs)
+                    return self._refuse("the sandbox is closed" if self._closed else STOPPED, jobs)
                 try:
                     zygote = zygote or _Zygote()
                     return zygote.work(jobs, seconds, stop, isolation=self.isolation)
-                except _Struck as problem:
-                    reason = problem
-                    _log.warning(
-                        "a program in the sandbox was %s from outside: out of memory? It is asked again", problem
-                    )
                 except BaseException as problem:
                     # After an interrupt too: the reply to come would be taken for the next job's.
                     if zygote is not None:
@@ -207,23 +195,18 @@ class Sandbox:
                         zygote = None
                     if not isinstance(problem, _Died):
                         raise
-                    _log.warning("a sandbox worker died (%s); it is replaced", problem)
-            if reason:
-                return self._nothing("refused", f"{reason} from outside, twice: the machine may lack memory", jobs)
-            return self._nothing("crash", "the sandbox's worker died, and so did its successor", jobs)
+                    reason = f"a worker of the sandbox or its program ended from outside ({problem})"
+                    _log.warning("%s: out of memory? It is asked again", reason)
+            return self._refuse(f"{reason}, twice: the machine may lack memory", jobs)
         finally:
             self._idle.put(zygote)
 
-    def _nothing(self, status: str, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
-        return [Result(status, "", error, self.isolation, judged=False)] * len(jobs)
-
-
-class _Struck(Exception):
-    """A program was killed, and neither by itself nor by its worker."""
+    def _refuse(self, error: str, jobs: list[dict[str, Any]]) -> list[Result]:
+        return [Result("refused", "", error, self.isolation, judged=False)] * len(jobs)
 
 
 class _Died(Exception):
-    """A worker ended or does not answer."""
+    """A worker ended or does not answer, or a program was killed and neither by itself nor by its worker."""
 
 
 class _Zygote:
@@ -267,8 +250,7 @@ class _Zygote:
         """Let one child per job run; the last one ends the request, and so does `stop`.
 
         Raises:
-            _Died: the process is gone, or says nothing for a minute after time is up.
-            _Struck: a child was killed from outside.
+            _Died: the process is gone, or says nothing for a minute after time is up; or a child was killed from outside.
         """
         with contextlib.ExitStack() as held:
             children = [[held.enter_context(_file()) for _ in range(3)] for _ in jobs]  # job, stdout, result
@@ -284,15 +266,18 @@ class _Zygote:
                 raise _Died(str(problem) or "end of file") from problem
             for code, ours in zip(codes, killed, strict=True):
                 if code in _FROM_OUTSIDE and not ours:
-                    raise _Struck(f"killed by signal {-code}")
+                    raise _Died(f"killed by signal {-code}")
             results = []
-            for (_, stdout, result), code in zip(children, codes, strict=True):
+            for (_, stdout, result), code, ours in zip(children, codes, killed, strict=True):
                 printed = os.pread(stdout.fileno(), MAX_OUTPUT_BYTES, 0)
-                status, error = _status(os.pread(result.fileno(), MAX_RESULT_BYTES, 0), code)
                 if timed_out:
                     status, error = "timeout", STOPPED if stop and stop.is_set() else "time ran out"
+                elif ours:  # a candidate whose tester had its verdict
+                    status, error = "ok", None
                 elif len(printed) >= MAX_OUTPUT_BYTES:
                     status, error = "output", f"printed more than {MAX_OUTPUT_BYTES} bytes"
+                else:
+                    status, error = _status(os.pread(result.fileno(), MAX_RESULT_BYTES, 0), code)
                 judged = status != NOT_JUDGED
                 status = status if judged else "error"
                 results.append(Result(status, printed.decode("utf-8", "replace"), error, isolation, judged))

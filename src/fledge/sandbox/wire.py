@@ -38,35 +38,30 @@ _RAW: tuple[Any, ...] = (type(None), bool, str, float)
 _SMALL = 1 << 53  # whole numbers below are exact in JSON, wherever it is read
 
 
-def _refuse(reason: str) -> Any:
-    raise TypeError(reason)
-
-
 class Wire:
     """One end: packs values for the other, and knows by number what both have.
 
     Args:
         number: the first of its own numbers; the ends count in twos, one from 0 and one from 1.
         classes: those that the other end has under the same names.
-        remote: (number, kind, name, doc) -> what stands for a function or iterator of the other end.
-        refuse: is told why a value cannot cross, and does not return.
     """
 
-    def __init__(
-        self,
-        number: int,
-        classes: Mapping[str, Any],
-        *,
-        remote: Callable[..., Any] = _refuse,
-        refuse: Callable[[str], Any] = _refuse,
-    ) -> None:
-        self.next, self.classes, self.remote, self.refuse = number, classes, remote, refuse
+    def __init__(self, number: int, classes: Mapping[str, Any]) -> None:
+        self.next, self.classes = number, classes
         self.objects: dict[int, Any] = {}
         self.numbers: dict[int, int] = {}  # by the id of the object, which `objects` keeps alive
         self.kinds: dict[int, str] = {}
         self.known: dict[int, list[Any]] = {}  # what was last said of it, by either end
         self.made: dict[tuple[str, ...], Any] = {}  # classes of named tuples and exceptions
         self.queue: list[int] = []
+
+    def refuse(self, reason: str) -> Any:
+        """What happens where a value cannot cross."""
+        raise TypeError(reason)
+
+    def stand_in(self, number: int, kind: str, name: str, doc: str | None) -> Any:
+        """What a function or iterator of the other end is here."""
+        return self.refuse(f"a {kind} {CANNOT}")
 
     def write(self, value: Any, *, forget: bool = False) -> list[Any]:
         """A message: the value, what is new or has changed, and the numbers that both ends forget."""
@@ -146,17 +141,17 @@ class Wire:
         if kind == "object":
             options, parts = [type(value).__name__], _state(value).items()
         else:
-            base, find_options = _SHARED[kind]
-            options = [self.pack(option) for option in find_options(value)]
+            options = [] if kind not in _OPTIONS else [self.pack(option) for option in _OPTIONS[kind](value)]
+            base = _SHARED[kind]
             parts = base.items(value) if issubclass(base, dict) else base.__iter__(value)
         return [kind, options, [self.pack(part) for part in parts]]
 
     def _make(self, number: int, kind: str, options: list[Any]) -> Any:
         if kind in REMOTE:
-            return self.remote(number, kind, *options)
+            return self.stand_in(number, kind, *options)
         if kind == "object":
             return object.__new__(self._find_own(options[0]))
-        return _SHARED[kind][0](*map(self.unpack, options))
+        return _SHARED[kind](*map(self.unpack, options))
 
     def _fill(self, number: int, parts: list[Any]) -> None:
         kind, value = self.kinds[number], self.objects[number]
@@ -164,7 +159,7 @@ class Wire:
             getattr(value, "__dict__", {}).clear()
             _set_state(value, parts)
         elif kind not in REMOTE:
-            base: Any = _SHARED[kind][0]
+            base = _SHARED[kind]
             base.clear(value)
             if issubclass(base, dict):
                 for key, inner in parts:
@@ -250,7 +245,8 @@ class Wire:
 @cache
 def _find_kind(kind: type) -> str | None:
     """The name of the first type in the tables that it is or derives from."""
-    return next((name for name, (base, *_) in (_VALUES | _SHARED).items() if issubclass(kind, base)), None)
+    types = {name: base for name, (base, *_) in _VALUES.items()} | _SHARED
+    return next((name for name, base in types.items() if issubclass(kind, base)), None)
 
 
 def _find_remote(value: Any) -> str | None:
@@ -301,10 +297,12 @@ def _make_error(kind: Any, arguments: Any, state: Any, said: str, cause: Any) ->
     return error
 
 
-def _of_arguments(kind: Any) -> tuple[Any, Callable[[Any], Any], Callable[..., Any]]:
-    return kind, lambda value: kind.__reduce_ex__(value, 4)[1], kind
+def _find_arguments(kind: Any) -> Callable[[Any], Any]:
+    """What a value of the library is made with, as pickle would be told."""
+    return lambda value: kind.__reduce_ex__(value, 4)[1]
 
 
+_TIMES = (datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone)
 # Of each kind: its type, the parts of its form, and the value made anew from them. What belongs to a value is asked of
 # the type: a subclass may have an answer of its own.
 _VALUES: dict[Any, tuple[Any, Callable[[Any], Any], Callable[..., Any]]] = {
@@ -320,25 +318,13 @@ _VALUES: dict[Any, tuple[Any, Callable[[Any], Any], Callable[..., Any]]] = {
     "values": (type({}.values()), iter, lambda *parts: dict(enumerate(parts)).values()),
     "items": (type({}.items()), iter, lambda *parts: dict(parts).items()),
     "exception": (BaseException, _error_parts, _make_error),
-    **{
-        kind.__name__: _of_arguments(kind)
-        for kind in (range, slice, Decimal, Fraction, datetime.datetime, datetime.date, datetime.time)
-    },
-    "timedelta": _of_arguments(datetime.timedelta),
-    "timezone": _of_arguments(datetime.timezone),
+    **{kind.__name__: (kind, _find_arguments(kind), kind) for kind in (range, slice, Decimal, Fraction, *_TIMES)},
 }
-
 # Of what can be changed: its type, and what an empty one is made with.
-_SHARED: dict[Any, tuple[Any, Callable[[Any], tuple[Any, ...]]]] = {
-    "bytearray": (bytearray, lambda _: ()),
-    "list": (list, lambda _: ()),
-    "deque": (deque, lambda value: ((), value.maxlen)),
-    "set": (set, lambda _: ()),
-    "Counter": (Counter, lambda _: ()),
-    "OrderedDict": (OrderedDict, lambda _: ()),
-    "defaultdict": (defaultdict, lambda value: (value.default_factory,)),
-    "dict": (dict, lambda _: ()),
+_SHARED: dict[Any, Any] = {
+    kind.__name__: kind for kind in (bytearray, list, deque, set, Counter, OrderedDict, defaultdict, dict)
 }
+_OPTIONS = {"deque": lambda value: ((), value.maxlen), "defaultdict": lambda value: (value.default_factory,)}
 
 
 def send(fd: int, message: Any) -> None:

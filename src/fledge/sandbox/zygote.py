@@ -74,14 +74,8 @@ def prepare() -> Jail:
         if isinstance(found, types.FunctionType) and found.__code__.co_filename.startswith("/"):
             found.__code__ = bare(found.__code__)
     modules = [(name, module) for name, module in sys.modules.items() if isinstance(module, types.ModuleType)]
-    places = (
-        os.path.dirname(sys.executable),
-        sys.prefix,
-        sys.base_prefix,
-        sys.exec_prefix,
-        sys.base_exec_prefix,
-        *roots,
-    )
+    prefixes = (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)
+    places = (os.path.dirname(sys.executable), *prefixes, *roots)
     for name, module in modules:
         module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=hasattr(module, "__path__"))
         module.__loader__ = None
