@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from reprlib import repr as short
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ class RemoteServer:
         self.headers = {"Content-Type": "application/json"}
         if api_key is not None:
             self.headers["Authorization"] = f"Bearer {api_key}"
-        with self._understood(), closing(self._open("/v1/models")) as response:
+        with self._open("/v1/models") as response:
             listed = {entry["id"]: entry.get("fledge", {}) for entry in json.load(response)["data"]}
             if model is not None and model not in listed:
                 raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
@@ -112,7 +112,7 @@ class RemoteServer:
         begin, outcome = time.perf_counter(), Outcome(context=self.context)
         self.outcome = outcome
         try:
-            with self._understood(), closing(self._open("/v1/chat/completions", body)) as response:
+            with self._open("/v1/chat/completions", body) as response:
                 for line in response:
                     if not line.startswith(b"data: ") or line.startswith(b"data: [DONE]"):
                         continue
@@ -134,38 +134,30 @@ class RemoteServer:
             outcome.seconds = time.perf_counter() - begin
 
     @contextmanager
-    def _understood(self) -> Generator[None]:
-        """Whatever else a server says than the protocol has is told as such, not as an error of this program."""
-        try:
-            yield
-        except (
-            LookupError,
-            TypeError,
-            AttributeError,
-            json.JSONDecodeError,
-            UnicodeError,
-            http.client.HTTPException,
-        ) as problem:
-            what = f"{type(problem).__name__}: {short(str(problem))}"
-            raise ValueError(
-                f"{self.url}: what it answers is not OpenAI's protocol ({what}); is the address right?"
-            ) from problem
-
-    def _open(self, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _open(self, path: str, body: dict[str, Any] | None = None) -> Generator[Any]:
+        """The response, to be read within. What is not OpenAI's protocol is told as such, not as an error of this program."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers=self.headers)
         try:
-            return urllib.request.urlopen(request, timeout=120)
+            with urllib.request.urlopen(request, timeout=120) as response:
+                yield response
         except urllib.error.HTTPError as error:
             with error:
                 raise ValueError(f"{self.url}: {_reason(error)}") from error
         except urllib.error.URLError as error:
             raise ValueError(f"{self.url}: no server answers ({error.reason}). `fledge serve` starts one.") from error
+        except ODD as problem:
+            what = f"{type(problem).__name__}: {short(str(problem))}"
+            raise ValueError(
+                f"{self.url}: what it answers is not OpenAI's protocol ({what}); is the address right?"
+            ) from problem
 
     def close(self) -> None:
         pass
 
 
+ODD = LookupError, TypeError, AttributeError, json.JSONDecodeError, UnicodeError, http.client.HTTPException
+"""What reading an answer of another form raises."""
 _TOOL_PARTS: dict[str, Kind] = {"python": "python", "output": "output"}
 Client = LocalModel | RemoteServer
 

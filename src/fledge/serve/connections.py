@@ -93,6 +93,7 @@ class Server(uvicorn.Server):
                 backlog=max(1, self.most // 8),
                 timeout_keep_alive=int(HEAD_SECONDS),
                 ws="none",
+                lifespan="off",
                 log_level="warning",
                 access_log=False,
                 timeout_graceful_shutdown=int(grace_seconds) + 5,
@@ -144,6 +145,7 @@ class Server(uvicorn.Server):
         ending = asyncio.create_task(self._end_answers())
         await super().shutdown(sockets)
         ending.cancel()
+        await self.dispatcher.pool.close()
 
     async def _end_answers(self) -> None:
         """When their time is over, or at the second signal."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -75,11 +74,6 @@ def create_app(
 
         return handle
 
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
-        await pool.close()
-
     v1 = [
         Route("/chat/completions", guarded(partial(api.answer, form=ChatFormat)), methods=["POST"]),
         Route("/completions", guarded(partial(api.answer, form=CompletionFormat)), methods=["POST"]),
@@ -101,7 +95,7 @@ def create_app(
         access.check_origin(scope["method"], Request(scope).headers)
         await router(scope, receive, send)
 
-    app = Starlette(routes=[Mount("/", entrance)], lifespan=lifespan, exception_handlers=ERRORS)
+    app = Starlette(routes=[Mount("/", entrance)], exception_handlers=ERRORS)
     app.router.redirect_slashes = False
     app.state.dispatcher = dispatcher
     return app
