@@ -34,7 +34,7 @@ function onKey(event) {
   if (command && event.key.toLowerCase() === "k") sidebar.search();
   else if (command && event.shiftKey && event.key.toLowerCase() === "o") sidebar.begin();
   else if (event.key === "Escape" && !$("dialog[open]")) {
-    if (!chat.cancelEdit() && !sidebar.closeOnPhone()) chat.stop();
+    if (!sidebar.closeOnPhone()) chat.stop();
     return;
   } else return;
   event.preventDefault();

@@ -3,14 +3,13 @@
 import * as api from "./api.js";
 import { body, figures, note } from "./answer.js";
 import { absorb, add, choose, laneOf, messages, newAnswer, path, plain, siblings } from "./conversation.js";
-import { $, announce, copyButton, html, icon, iconButton, isSending, keyed, nothing, notify, problem } from "./dom.js";
+import { $, announce, askFor, copyButton, html, icon, iconButton, keyed, nothing, notify, problem } from "./dom.js";
 import { hide } from "./inspect.js";
 import { sampling } from "./settings.js";
 import { list } from "./stages.js";
-import { changed, drawNow, isRunning, model, name, show, state } from "./state.js";
+import { changed, isRunning, model, name, show, state } from "./state.js";
 import { get, save } from "./store.js";
 
-let editing = null; // the question that is open for editing
 let sticks = true; // whether the end stays in view while the answer grows
 
 /** Puts a question at the end of the chat, or in place of `instead` as a branch beside it. */
@@ -19,7 +18,6 @@ export function ask(text, instead = null) {
   if (!state.models.length) return notify("The server has not answered yet.");
   const parent = instead ? (chat.nodes[instead.parent] ?? null) : (path(chat).at(-1) ?? null);
   chat.title ||= text.trim().split("\n")[0].slice(0, 60);
-  editing = null;
   sticks = true;
   answerTo(chat, add(chat, parent, { role: "user", text }));
   show(chat);
@@ -78,23 +76,14 @@ async function write(chat, node, answer) {
 
 const keep = (chat) => get(chat.id) && save(chat); // a chat that was deleted meanwhile stays deleted
 
-function edit(node) {
+async function edit(node) {
   if (!node || isRunning()) return;
-  editing = node;
-  drawNow();
-  $("#edit-box").focus();
+  const text = await askFor("Edit message", { value: node.text, rows: Math.min(8, node.text.split("\n").length + 1) });
+  if (text) ask(text, node);
 }
 
 /** Opens the last question for editing. */
 export const editLast = () => edit(path(state.chat).findLast((node) => node.role === "user"));
-
-export function cancelEdit() {
-  if (!editing) return false;
-  editing = null;
-  changed();
-  $("#prompt").focus();
-  return true;
-}
 
 // ---- Drawing
 
@@ -114,28 +103,13 @@ function versions(node) {
 
 const questionRow = (node) => html`
   <li class="question">
-    ${node === editing ? editor(node) : html`
-      <span class="visually-hidden">You: </span>
-      <div class="bubble">${node.text}</div>
-      <footer>
-        ${versions(node)} ${copyButton("Copy message", () => node.text)}
-        ${iconButton("edit", "Edit message", () => edit(node), { disabled: isRunning() })}
-      </footer>`}
+    <span class="visually-hidden">You: </span>
+    <div class="bubble">${node.text}</div>
+    <footer>
+      ${versions(node)} ${copyButton("Copy message", () => node.text)}
+      ${iconButton("edit", "Edit message", () => edit(node), { disabled: isRunning() })}
+    </footer>
   </li>`;
-
-function editor(node) {
-  const send = () => $("#edit-box").value.trim() && ask($("#edit-box").value.trim(), node);
-  const onKey = (event) => isSending(event) && (event.preventDefault(), send());
-  return html`
-    <div class="editor">
-      <textarea id="edit-box" rows=${Math.min(8, node.text.split("\n").length + 1)} aria-label="Edit message"
-        .value=${node.text} @keydown=${onKey}></textarea>
-      <footer>
-        <button type="button" class="plain" @click=${cancelEdit}>Cancel</button>
-        <button type="button" class="solid" @click=${send}>Send</button>
-      </footer>
-    </div>`;
-}
 
 function answerRow(node, isLast) {
   const again = () => answerTo(state.chat, state.chat.nodes[node.parent]);

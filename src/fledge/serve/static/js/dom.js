@@ -46,21 +46,25 @@ export const dialog = (id, title, content) => html`
 export const problem = (message, retry) => html`
   <div class="problem" role="alert"><p>${message}</p><button type="button" class="solid" @click=${retry}>Retry</button></div>`;
 
-/** Asks for a line of text in a window over the page; resolves to it, or to null where none was given. */
-export function askFor(label, { value = "", type = "text", about = "" }) {
+/** Asks for a text, of several lines where `rows` says so, in a window over the page; resolves to it, or to null where none was given. */
+export function askFor(label, { value = "", type = "text", about = "", rows = 0 }) {
   const box = document.body.appendChild(document.createElement("dialog"));
   Object.assign(box, { id: "ask", ariaLabel: label, closedBy: "any" });
+  const onKey = (event) => isSending(event) && (event.preventDefault(), $(".solid", box).click());
+  const line = html`<input id="asked" type=${type} .value=${value} autocomplete="off" required aria-describedby="asked-about">`;
+  const lines = html`<textarea id="asked" rows=${rows} .value=${value} required @keydown=${onKey}></textarea>`;
   render(html`
     <form method="dialog">
       <label for="asked">${label}</label>
-      <input id="asked" type=${type} .value=${value} autocomplete="off" required autofocus aria-describedby="asked-about">
+      ${rows ? lines : line}
       <small id="asked-about">${about}</small>
       <footer>
         <button type="button" class="plain" @click=${() => box.close()}>Cancel</button><button class="solid" value="given">Continue</button>
       </footer>
     </form>`, box);
   box.showModal();
-  $("#asked").select();
+  $("#asked").focus();
+  if (!rows) $("#asked").select();
   return new Promise((resolve) => {
     box.onclose = () => (box.remove(), resolve(box.returnValue === "given" ? $("#asked", box).value.trim() : null));
   });
