@@ -63,7 +63,9 @@ def test_a_dry_run_shows_the_settings_and_does_nothing(capsys: pytest.CaptureFix
     assert (shown["run"], shown["model"]["depth"], shown["optim"]["matrices"]) == ("runs/x", 4, "adamw")
     assert (shown["model"]["width"], shown["model"]["heads"]) == (256, 2)  # derived from the depth
     assert run(["run", "toy", "--dry-run", "--fresh"]) == 0
-    assert "Pretrain(run='runs/toy'" in said(capsys)
+    stages = json.loads(capsys.readouterr().out)
+    assert list(stages)[:2] == ["tokenizer", "pretrain"]
+    assert (stages["pretrain"]["run"], stages["pretrain"]["model"]["heads"]) == ("runs/toy", 2)
     assert not Path("runs").exists()
 
 

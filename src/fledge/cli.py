@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fledge import __version__, endings
-from fledge.config import COMMANDS, SETTINGS, TRAINED, TrainStage
+from fledge.config import COMMANDS, SETTINGS, TRAINED, RunRecipe, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.settings import nearest
@@ -102,13 +102,22 @@ def dispatch(command: str, words: list[str]) -> int:
     if config is None:
         return 0
     if flags.dry_run:
-        if isinstance(config, TrainStage):
-            from fledge.train.session import resolved
-
-            config = resolved(config)
-        print(json.dumps(dataclasses.asdict(config), indent=1))
+        print(json.dumps(planned(config), indent=1))
         return 0
     return importlib.import_module(module_of(command)).main(config) or 0
+
+
+def planned(config: Any) -> dict[str, Any]:
+    """The settings with what can be derived; of a recipe those of each of its stages."""
+    if isinstance(config, RunRecipe):
+        from fledge.recipes import choose
+
+        return {item.name: planned(item.config) for item in choose(config)}
+    if isinstance(config, TrainStage):
+        from fledge.train.session import resolved
+
+        config = resolved(config)
+    return dataclasses.asdict(config)
 
 
 def read(command: str, words: list[str]) -> tuple[str, Any, argparse.Namespace]:
@@ -123,13 +132,10 @@ def read(command: str, words: list[str]) -> tuple[str, Any, argparse.Namespace]:
         there = tuple(SETTINGS)
         raise ValueError(f"{command!r} is not a command; there are: {', '.join(there)}.{nearest(command, there)}")
     kind = SETTINGS[command]
-    own = {field.name for field in dataclasses.fields(kind)}
     parser = argparse.ArgumentParser(prog=f"fledge {command}", add_help=False, allow_abbrev=False)
     parser.add_argument("--local", metavar="DIR")
-    for flag in ("debug", "dry_run"):
-        parser.set_defaults(**{flag: False})
-        if flag not in own:
-            parser.add_argument(f"--{flag.replace('_', '-')}", action="store_true")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
     flags, words = parser.parse_known_args([part for word in words for part in long_form(word)])
     if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
         os.environ["FLEDGE_LOCAL"] = flags.local

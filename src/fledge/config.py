@@ -395,8 +395,6 @@ class RunRecipe(Seeded, Machine):
     """--from STAGE: do this stage and those after it again."""
     fresh: bool = False
     """Do all stages again. What is there is set aside, each until its new one is finished."""
-    dry_run: bool = False
-    """Show the settings of every stage and exit."""
     list: bool = False
     """Show the recipes and exit."""
 

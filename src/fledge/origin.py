@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, is_done
 from fledge.storage import file_hash, read_record
+from fledge.text import tokenizer
 from fledge.text.datasets import find_data, find_generated
 from fledge.text.files import RECORDS, TEXTS, find_files
 from fledge.text.hub import Dataset, data_home
@@ -45,7 +46,7 @@ def parts_of(config: Stage) -> Iterator[Part]:
     if isinstance(config, Tokenizer | Pretrain):
         yield Part("data", "", lambda: _texts(config.data, config.seed))
     if not isinstance(config, Tokenizer):
-        yield Part("tokenizer", "tokenizer", lambda: tokenizer_hash(run))
+        yield Part("tokenizer", "tokenizer", lambda: tokenizer.Tokenizer.load(run / "tokenizer").hash)
     if isinstance(config, Midtrain | Rl):
         yield Part(f"weights of {start}", start, lambda: weights_hash(run / start))
     if isinstance(config, Midtrain):
@@ -143,18 +144,6 @@ def data_of(stage: Path) -> str:
         f"{stage}: the data it was trained on is gone: {was}. Put it back, give the folder that holds "
         f"{Path(was).name!r} with --local, or train without it (--replay 0, --replay-tokens 0)."
     )
-
-
-def tokenizer_hash(run: Path) -> str:
-    """SHA-256 of the run's tokenizer.
-
-    Raises:
-        FileNotFoundError: the run has none.
-    """
-    path = run / "tokenizer" / "tokenizer.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path.parent}: no tokenizer.json; train a tokenizer first (fledge tokenizer)")
-    return file_hash(path)
 
 
 def broken_links(run: Path) -> Iterator[str]:

@@ -175,10 +175,6 @@ def main(ask: RunRecipe) -> int:
     run = Path(folder(ask))
     again = done_again(ask, items)
     announce(ask, items, run, again)
-    if ask.dry_run:
-        for item in items:
-            console.say(f"{item.name}: {item.config}")
-        return 0
     left: list[Item] = []
     for item in items:
         if item.name in again or not finished(item, run, {one.name for one in left}):
