@@ -69,9 +69,8 @@ def test_where_another_process_trains_fresh_touches_nothing_of_the_run(
     processes: Processes, toy: Path, tmp_path: Path
 ) -> None:
     (toy / "sft" / "done.json").unlink()
-    trains = processes.start(
-        "sft", str(toy), "--fresh", "--tokens", "1000000", "--save-every", "1", log=tmp_path / "log"
-    )
+    quick = ("--tokens", "1000000", "--batch-tokens", "1024", "--compile", "no", "--save-every", "1")
+    trains = processes.start("sft", str(toy), "--fresh", *quick, log=tmp_path / "log")
     while not ((toy / "sft" / "replaced" / "1" / "checkpoints").exists() and checkpoints(toy / "sft")):
         assert trains.poll() is None, trains.output()
         time.sleep(0.002)
