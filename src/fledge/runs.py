@@ -129,14 +129,14 @@ def metrics(stage: Path) -> list[dict[str, Any]]:
             found = json.loads(line)
         except (ValueError, RecursionError):
             found = None
-        # A true step is no number either, though Python counts it as one.
-        if isinstance(found, dict) and type(found.get("step", 0)) is int:
+        # True is an int to Python, so types are compared and not asked.
+        if isinstance(found, dict) and type(found.get("step")) is int and {*map(type, found.values())} <= {int, float}:
             lines.append(found)
         elif number < len(text) or found is not None:
             strange.append(str(number))
     if strange:
         notice(
-            f"{path}: left out, not one object with a step: line {', '.join(strange[:5])}; somebody changed the file"
+            f"{path}: left out, not one object of numbers with a step: line {', '.join(strange[:5])}; somebody changed the file"
         )
     return lines
 

@@ -164,9 +164,15 @@ def conversations(run: Path, scores: Scores, *, most: int = 6) -> list[dict[str,
     stage, found = list(scores)[-1], []
     for name in scores[stage]:
         path = run / "eval" / f"{stage}-{name.replace('/', '-')}.jsonl"
-        record = json.loads(path.read_text(encoding="utf-8").split("\n")[0]) if path.exists() else {}
-        if isinstance(record.get("answer"), str):
-            found.append({"task": name, **{key: record[key] for key in ("asked", "answer", "correct")}})
+        try:
+            record = json.loads(path.read_text(encoding="utf-8").partition("\n")[0])
+            if isinstance(record.get("answer"), str):  # a choice has none
+                asked, correct = str(record["asked"]), float(record["correct"])
+                found.append({"task": name, "asked": asked, "answer": record["answer"], "correct": correct})
+        except FileNotFoundError:
+            continue
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError, OSError) as error:
+            console.notice(f"{path}: left out, not the answers that were written there ({error!r})")
     step = max(1, len(found) // most)
     return found[::step][:most]
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from fledge.console import notice
 from fledge.settings import cores
-from fledge.storage import write_atomic
+from fledge.storage import read_record, sealed, write_atomic
 from fledge.text import bpe, native
 from fledge.text.packing import windows
 
@@ -192,7 +192,7 @@ class Tokenizer:
         meta = {"format": FORMAT, "hash": self.hash, "vocab": self.vocab, "digits": self.digits}
         meta["provenance"] = self.provenance
         write_atomic(Path(folder, "tokenizer.json"), self._file)
-        write_atomic(Path(folder, "tokenizer_meta.json"), json.dumps(meta, indent=1) + "\n")
+        write_atomic(Path(folder, "tokenizer_meta.json"), sealed(meta) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
@@ -208,7 +208,7 @@ class Tokenizer:
                 raise FileNotFoundError(f"{folder}: no {name}; train a tokenizer first (fledge tokenizer)")
         content = (folder / "tokenizer.json").read_bytes()
         try:
-            meta = json.loads((folder / "tokenizer_meta.json").read_bytes())
+            meta = read_record(folder / "tokenizer_meta.json", advice="Put it back, or train the tokenizer again.")
             if meta["format"] != FORMAT:
                 raise ValueError(
                     f"{folder}: format {meta['format']} is not {FORMAT}; train it with this version of fledge"
