@@ -16,22 +16,10 @@ from fledge.text.chat import say
 
 FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$")
 PYTHON = ("python", "python3", "py")
-BEGINS = re.compile(r"(?:async|def|import|from|class)\b.*[\w:)]|@|\w+ *= *lambda\b")
+BEGINS = re.compile(r"(?:async|def|import|from|class)\b|[@#]|\w+ *=")
 """How the first line of a program in the midst of words begins."""
-CODE = re.compile(
-    r"\s|[#@)\]}]|(?:async|def|class|import|from|if|elif|else|for|while|try|except|finally|with|assert|return|del|pass)\b"
-    r"|[A-Za-z_][\w.]*(?:\(|\[|\s*[-+*/|&^%]?=|\s*:[^:\n]*=)"
-)
-"""How a line of a program begins; "This function adds them." does not."""
-DEFINITIONS = (
-    ast.Import,
-    ast.ImportFrom,
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.ClassDef,
-    ast.Assign,
-    ast.AnnAssign,
-)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+DEFINITIONS = (*FUNCTIONS, ast.Import, ast.ImportFrom, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
 
 def completion(entry_point: str, answer: str) -> str:
@@ -98,32 +86,40 @@ def _only_defines(code: str, entry_point: str) -> bool:
 
 def _definition(entry_point: str, code: str) -> str | None:
     """The program that defines the function, without the words around it; a method is called on an instance of its class."""
-    name = re.escape(entry_point)
-    if not re.search(rf"(?m)^(?:[ \t]*(?:async[ \t]+)?def[ \t]+{name}\b|{name} *= *lambda\b)", code):
-        return None
-    lines = code.split("\n")
+    lines = code.split("\n") if entry_point in code else []
     for first in [0, *(place for place, line in enumerate(lines) if BEGINS.match(line))]:
-        rest = lines[first:]
-        end = next((place for place, line in enumerate(rest) if line and not CODE.match(line)), len(rest))
-        for program in ("\n".join(rest), "\n".join(rest[:end])):
-            for node in tree.body if (tree := _parsed(program)) else ():
-                if entry_point in _names(node):
-                    return program
-                if isinstance(node, ast.ClassDef) and any(entry_point in _names(inner) for inner in node.body):
-                    return f"{program}\n\n{entry_point} = {node.name}().{entry_point}"
-    # Nothing parses: what is there is judged, and its error shown.
-    starts = [place for place, line in enumerate(lines) if BEGINS.match(line)]
-    return "\n".join(lines[starts[0] :]) if starts else None
+        program, nodes = _longest_program(lines[first:])
+        for node in nodes:
+            if _defines(node, entry_point):
+                return program
+            if isinstance(node, ast.ClassDef) and any(_defines(inner, entry_point) for inner in node.body):
+                return f"{program}\n\n{entry_point} = {node.name}().{entry_point}"
+    return None
 
 
-def _names(node: ast.stmt) -> list[str]:
-    """What a statement defines."""
-    match node:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
-            return [name]
-        case ast.Assign(targets=targets, value=ast.Lambda()):
-            return [target.id for target in targets if isinstance(target, ast.Name)]
-    return []
+def _longest_program(lines: list[str]) -> tuple[str, list[ast.stmt]]:
+    """How far lines are a program, and its statements; words and examples behind the last definition are none of it."""
+    while lines:
+        program = "\n".join(lines)
+        try:
+            nodes = ast.parse(program).body
+            if nodes and not isinstance(nodes[-1], ast.Expr):
+                return program, nodes
+            end = nodes[-1].lineno - 1 if nodes else 0
+        except SyntaxError as error:
+            end = min(error.lineno or 1, len(lines)) - 1
+        except (ValueError, RecursionError, MemoryError):
+            break
+        while end > 0 and lines[end][:1] in ("", " ", "\t"):  # up to where the statement begins that is none
+            end -= 1
+        lines = lines[: max(end, 0)]
+    return "", []
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+        return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
+    return isinstance(node, FUNCTIONS) and node.name == name
 
 
 def _indented(lines: list[str]) -> list[str]:
