@@ -182,7 +182,9 @@ def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int
     timed_out = pids[-1] not in codes
     kill()
     reap(0)
-    return timed_out, [codes[pid] for pid in pids], [pid in killed for pid in pids]
+    # One that was ending by itself keeps its own code.
+    ours = [pid in killed and codes[pid] == -signal.SIGKILL for pid in pids]
+    return timed_out, [codes[pid] for pid in pids], ours
 
 
 def _fork(files: list[int], jail: Jail) -> int:
