@@ -1,7 +1,7 @@
 """The two processes of a check: one runs the program, the other holds the tests and the verdict.
 
-    tester: ask(load, "f") -> the program is run; f can be called        scope["f"](3)
-    message "call" with a number and arguments, answered by "value" or "raise"; before it answers, the other end may ask back
+    tester -> candidate    ["call", (3, (2,), ())]    f(2), where 3 is the number of f
+    candidate -> tester    ["value", 4]               or "raise" and an exception; before that it may ask back in the same way
 
 The idea: the tester holds no line of the program's code and sees copies alone (wire.py). Of what stays in the other process it
 can call a function and ask an iterator for its next item, and so can the program. Where a test needs more of it there is no

@@ -90,13 +90,7 @@ class Sandbox:
         SandboxUnavailable: programs could get out of the sandbox on this machine, and unsafe_exec is not set.
     """
 
-    def __init__(
-        self,
-        *,
-        workers: int | None = None,
-        memory_bytes: int = 256 << 20,
-        unsafe_exec: bool = False,
-    ) -> None:
+    def __init__(self, *, workers: int | None = None, memory_bytes: int = 256 << 20, unsafe_exec: bool = False) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers={workers}: at least 1 has to do the jobs; None: one per core")
         self.workers = workers or cores()
@@ -129,7 +123,7 @@ class Sandbox:
         types and of the prompt's classes as copies that stay in step; functions and iterators are used where they are. Where
         a test needs anything else of a program, its own objects for example, there is no verdict (`judged`).
         """
-        candidate = {"role": "candidate", "program": prompt + completion, "entry_point": entry_point}
+        candidate = {"role": "candidate", "program": prompt + completion}
         tester = {"role": "tester", "prompt": prompt, "test": test, "entry_point": entry_point}
         own, verdict = self._work([candidate, tester], timeout_seconds)
         # Say why, if the candidate's own words explain an error; they do not touch the verdict.
