@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import run
+from fledge.folder import locked
 from fledge.runs import checkpoints, is_done
 from processes import Processes
 
@@ -86,6 +87,30 @@ def test_where_another_process_trains_fresh_touches_nothing_of_the_run(
         os.kill(trains.pid, signal.SIGCONT)
         os.kill(trains.pid, signal.SIGKILL)
         trains.wait()
+
+
+def test_a_run_that_is_removed_under_way_ends_with_a_sentence_and_is_not_made_anew(
+    processes: Processes, toy: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(toy / "rl")
+    log = tmp_path / "log"
+    child = processes.start("rl", "--run", str(toy), "--steps", "1000", "--task", "world/vowels", log=log)
+    while not (toy / "rl" / "metrics.jsonl").exists():
+        assert child.poll() is None, child.output()
+        time.sleep(0.01)
+    toy.rename(tmp_path / "moved")
+    assert child.wait() == 2
+    assert f"{toy}/rl/" in child.output().rpartition("fledge: ")[2]
+    assert "put it back" in child.output()
+    assert not toy.exists()
+
+
+def test_one_run_is_evaluated_by_one_process_at_a_time(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files(toy)
+    with locked(toy / "eval"):
+        assert run(["evaluate", "--run", str(toy), "--tasks", "world/choice", "--fresh"]) == 2
+    assert "eval: process" in capsys.readouterr().err
+    assert files(toy) == before
 
 
 def test_what_is_begun_again_is_kept_until_the_new_one_is_finished(

@@ -241,7 +241,9 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it.
     """
-    with (path / LOCK).open("a+", encoding="utf-8") as file:
+    with naming(path / LOCK):
+        file = (path / LOCK).open("a+", encoding="utf-8")  # noqa: SIM115: errors within are not of this file
+    with file:
         try:
             _hold(file.fileno())
         except OSError:
