@@ -79,9 +79,8 @@ class Access:
         if method in ("GET", "HEAD", "OPTIONS"):
             return  # they do nothing, and without CORS a foreign page cannot read what they say
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
-        place = (
-            (origin or "").partition("://")[2].lower()
-        )  # nothing for "null", the origin of a page that hides its own
+        # Nothing for "null", the origin of a page that hides its own.
+        place = (origin or "").partition("://")[2].lower()
         is_own = place != "" and (place == (asked or "").lower() or _name(place) in self.allowed_hosts)
         if (origin is not None and not is_own) or site not in ("none", "same-origin"):
             raise ApiError(

@@ -1,7 +1,7 @@
 // The bar: which stages of the run answer, how they are shown, and the ways to theme, help and settings.
 
 import * as api from "./api.js";
-import { $, html, icon, iconButton } from "./dom.js";
+import { $, html, iconButton } from "./dom.js";
 import { keep } from "./keep.js";
 import { changed, model, remember, state } from "./state.js";
 
