@@ -193,9 +193,9 @@ def test_a_changed_or_missing_file_is_named(tmp_path: Path) -> None:
     TINY.save(folder)
     with (folder / "tokenizer.json").open("a") as file:
         file.write(" ")
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not the file that tokenizer_meta\.json describes"):
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not the file that tokenizer_meta\.json describes"):
         Tokenizer.load(folder)
-    (folder / "tokenizer_meta.json").write_text(json.dumps({"format": 1}))
+    (folder / "tokenizer_meta.json").write_text(json.dumps({"vocab": 300}))
     with pytest.raises(ValueError, match="not a tokenizer of fledge"):
         Tokenizer.load(folder)
 

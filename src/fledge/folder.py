@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fledge.config import TRAINED, Stage
+from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
 from fledge.provenance import other_code, provenance
 from fledge.runs import (
@@ -85,7 +85,7 @@ class StageFolder:
 
 
 @contextlib.contextmanager
-def open_stage(config: Stage, origin: Mapping[str, Any] | None = None) -> Iterator[StageFolder]:
+def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterator[StageFolder]:
     """The stage's folder, locked for this process; with `fresh` what it left before is set aside.
 
     Args:
@@ -104,12 +104,12 @@ def open_stage(config: Stage, origin: Mapping[str, Any] | None = None) -> Iterat
             f"{path}: a run is a folder, but a file is in its place ({error}); move that, or use another --run"
         ) from None
     with _all_locked(run, [name]):
-        if getattr(config, "fresh", False):
+        if config.fresh:
             _set_aside(path)
         yield StageFolder(path, name, _begin(path, config, origin or {}))
 
 
-def _begin(path: Path, config: Stage, origin: Mapping[str, Any]) -> dict[str, str]:
+def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str]:
     """Write config.json, or compare with the one there; returns what checkpoints say of it.
 
     One that stands alone was left by a start that failed before it made anything: a corrected setting replaces it.
@@ -132,8 +132,7 @@ def _begin(path: Path, config: Stage, origin: Mapping[str, Any]) -> dict[str, st
         notice(f"{path}: {code}")
     if not (kept := found["origin"]):  # begun before origins were kept
         return {}
-    made_from = {"stage": json_hash([found["settings"], kept])}
-    return made_from | {name: kept[name] for name in ("tokenizer",) if name in kept}
+    return {"stage": json_hash([found["settings"], kept]), "tokenizer": kept.get("tokenizer", "")}
 
 
 def _now(config: Stage, origin: Mapping[str, Any]) -> dict[str, Any]:

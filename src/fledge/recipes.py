@@ -237,7 +237,7 @@ def finished(item: Item, run: Path, left: set[str]) -> bool:
     Raises:
         ValueError: it was done with other settings, or made from what has changed since.
     """
-    if item.module in ("evaluate", "report") or not is_done(run / item.name):
+    if not is_done(run / item.name):
         return False
     check_unchanged(run / item.name, item.config, origin_of(item.config, left=left, lenient=True))
     return True

@@ -25,7 +25,7 @@ import numpy as np
 
 from fledge.console import notice
 from fledge.settings import cores
-from fledge.storage import read_record, sealed, write_atomic
+from fledge.storage import file_hash, read_json, read_record, sealed, write_atomic
 from fledge.text import bpe, native
 from fledge.text.packing import windows
 
@@ -42,7 +42,6 @@ SPECIAL = (
 )
 DIGITS = 1
 """Numbers are spelled digit by digit: docs/why.md has the reasons."""
-FORMAT = 1
 WINDOW_CHARACTERS = 16 << 20
 """Handed to the trainer at once."""
 MERGES_BETWEEN_REPORTS = 512
@@ -189,8 +188,7 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json, in Hugging Face's format, and tokenizer_meta.json with the hash and what it was trained on."""
-        meta = {"format": FORMAT, "hash": self.hash, "vocab": self.vocab, "digits": self.digits}
-        meta["provenance"] = self.provenance
+        meta = {"hash": self.hash, "vocab": self.vocab, "digits": self.digits, "provenance": self.provenance}
         write_atomic(Path(folder, "tokenizer.json"), self._file)
         write_atomic(Path(folder, "tokenizer_meta.json"), sealed(meta) + "\n")
 
@@ -202,23 +200,16 @@ class Tokenizer:
             FileNotFoundError: a file is missing.
             ValueError: a file was changed, or is of another format.
         """
-        folder = Path(folder)
-        for name in ("tokenizer.json", "tokenizer_meta.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder}: no {name}; train a tokenizer first (fledge tokenizer)")
-        content = (folder / "tokenizer.json").read_bytes()
+        file, about = Path(folder, "tokenizer.json"), Path(folder, "tokenizer_meta.json")
+        for path in (file, about):
+            if not path.is_file():
+                raise FileNotFoundError(f"{folder}: no {path.name}; train a tokenizer first (fledge tokenizer)")
+        meta = read_record(about, advice="Put it back, or train the tokenizer again.")
         try:
-            meta = read_record(folder / "tokenizer_meta.json", advice="Put it back, or train the tokenizer again.")
-            if meta["format"] != FORMAT:
-                raise ValueError(
-                    f"{folder}: format {meta['format']} is not {FORMAT}; train it with this version of fledge"
-                )
-            if meta["hash"] != hashlib.sha256(content).hexdigest():
-                raise ValueError(
-                    f"{folder}: tokenizer.json is not the file that tokenizer_meta.json describes; train again"
-                )
-            return from_hugging_face(json.loads(content), digits=meta["digits"], provenance=meta["provenance"])
-        except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as problem:
+            if meta["hash"] != file_hash(file):
+                raise ValueError(f"{file}: not the file that tokenizer_meta.json describes; train the tokenizer again")
+            return from_hugging_face(read_json(file), digits=meta["digits"], provenance=meta["provenance"])
+        except (KeyError, TypeError) as problem:
             raise ValueError(f"{folder}: not a tokenizer of fledge ({problem!r}); train it again") from problem
 
 
