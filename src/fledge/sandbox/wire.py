@@ -104,9 +104,7 @@ class Wire:
         if name == "tuple" and (fields := getattr(kind, "_fields", None)):
             self.made.setdefault((kind.__name__, *fields), kind)
             return ["named", kind.__name__, self.pack(fields), self.pack(tuple(tuple.__iter__(value)))]
-        if name == "exception":
-            self._names(kind)
-        elif is_own:  # one that derives from a list would lose its methods as a list
+        if is_own and name != "exception":  # one that derives from a list would lose its methods as a list
             return self.refuse(f"a {kind.__name__} {CANNOT}") if name else self._share("object", value)
         if name in _VALUES:
             return [name, *map(self.pack, _VALUES[name][1](value))]
