@@ -186,9 +186,10 @@ def test_a_line_cut_short_by_a_kill_is_left_out_and_rewritten(tmp_path: Path) ->
     with open_stage(Tokenizer(run=str(tmp_path))) as stage:
         for step in range(1, 6):
             stage.log(step=step, loss_nats=float(step))
+        stage.log(step=5, samples=[{"prompt": "a", "text": "b"}])
         with (stage.path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 6, "los')
-        assert [line["step"] for line in metrics(stage.path)] == [1, 2, 3, 4, 5]
+        assert [line["step"] for line in metrics(stage.path)] == [1, 2, 3, 4, 5, 5]
         stage.rewind(3)
         stage.log(step=4, loss_nats=4.5)
     lines = (tmp_path / "tokenizer" / "metrics.jsonl").read_text().splitlines()

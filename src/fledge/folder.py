@@ -240,8 +240,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds it.
     """
-    with naming(path / LOCK):
-        file = (path / LOCK).open("a+", encoding="utf-8")  # noqa: SIM115: errors within are not of this file
+    with naming(path / LOCK):  # the opening alone: errors within are not of this file
+        file = (path / LOCK).open("a+", encoding="utf-8")  # noqa: SIM115
     with file:
         try:
             _hold(file.fileno())

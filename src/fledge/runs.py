@@ -130,7 +130,9 @@ def metrics(stage: Path) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             found = None
         # True is an int to Python, so types are compared and not asked.
-        if isinstance(found, dict) and type(found.get("step")) is int and {*map(type, found.values())} <= {int, float}:
+        kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
+        kinds.pop("samples", None)  # texts of pretraining
+        if kinds.get("step") is int and {*kinds.values()} <= {int, float}:
             lines.append(found)
         elif number < len(text) or found is not None:
             strange.append(str(number))
