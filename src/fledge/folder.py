@@ -241,7 +241,7 @@ def locked(path: Path) -> Iterator[None]:
         ValueError: another process holds it.
     """
     with naming(path / LOCK):  # the opening alone: errors within are not of this file
-        file = (path / LOCK).open("a+", encoding="utf-8")  # noqa: SIM115
+        file = (path / LOCK).open("a+", encoding="utf-8")
     with file:
         try:
             _hold(file.fileno())
