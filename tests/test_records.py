@@ -105,6 +105,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a\.txt: a pointer of Git LFS"),
         ("a.parquet", b"<!DOCTYPE html><html>404</html>", r"a\.parquet: a web page.*fetch the file again"),
         ("a.jsonl", b"\n<html>", r"a\.jsonl: a web page"),
+        ("a.txt", b"%PDF-1.4\n", r"a\.txt: a PDF"),
         ("a.txt", "caf\xe9 au lait".encode("utf-16"), r"a\.txt: text in UTF-16: convert"),
         ("a.txt", b"w\0o\0r\0d\0s\0", r"a\.txt: text in UTF-16, or no text at all"),
         ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: compressed by gzip: let its name end in \.gz"),
@@ -149,6 +150,10 @@ def test_an_answer_of_weight_0_is_read_and_not_learned(learn: Any) -> None:
             "line 2 message 2: a field 'reasoning_content', which we do not know .*Take it out",
         ),
         ({"tool_calls": [{"id": "1"}]}, "line 2 message 2: a field 'tool_calls'"),
+        (
+            {"content": [{"type": "text", "text": "x", "weight": 0}]},
+            "line 2 message 2: a field 'weight', .* type, text",
+        ),
         ({"weight": 0.5}, "line 2 message 2: weight 0.5 of assistant; expected 0 or 1"),
         ({"weight": True}, "line 2 message 2: weight true"),
         ({"content": math.nan}, "line 2 message 2: content of assistant is NaN; allowed: a string or a list of parts"),
@@ -282,6 +287,7 @@ def is_parts(content: Any) -> bool:
         isinstance(part, dict)
         and part.get("type") in ("text", "python", "output")
         and isinstance(part.get("text"), str)
+        and all(key in ("type", "text") or value in (None, "", [], {}) for key, value in part.items())
         for part in content
     )
 
@@ -307,7 +313,8 @@ TOOL = {"messages": [{"role": "system", "content": "Sum."}, HI, {"role": "assist
 def is_arc(r: dict[str, Any]) -> bool:
     choices = r.get("choices")
     return isinstance(choices, dict) and texts(choices.get("text")) and texts(choices.get("label")) and (
-        len(choices["text"]) == len(choices["label"]) and r.get("answerKey") in choices["label"] and text(r.get("question"))
+        len(choices["text"]) == len(choices["label"]) == len({*choices["label"]})
+        and r.get("answerKey") in choices["label"] and text(r.get("question"))
     )  # fmt: skip
 
 

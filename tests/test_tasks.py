@@ -3,10 +3,14 @@
 import json
 import re
 import tempfile
+from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -126,6 +130,7 @@ READ_BY = dict(zip(GOOD, ("gsm8k", "arc-easy", "mmlu", "boolq", "winogrande", "h
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just(["a"]),
     st.just({"text": ["a", "b"], "label": "AB"}), st.just({"text": ["a", "b"], "label": ["A"]}), st.just([1, 2]),
+    st.just({"text": ["a", "b"], "label": ["B", "B"]}),
 )  # fmt: skip
 
 
@@ -160,6 +165,13 @@ def test_a_reference_without_a_number_is_found_when_examples_are_read(many: Path
         find_task("gsm8k").load("train")
     with pytest.raises(ValueError, match="line 201"):
         prepare(Rl(task="gsm8k"))
+
+
+def test_a_table_may_hold_columns_that_nobody_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
+    row = {"question": "1+1?", "answer": "#### 2", "when": datetime.now(), "image": b"\xff", "price": Decimal("1.5")}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "test.parquet")
+    assert [example.answer for example in find_task("gsm8k").load("test")] == ["#### 2"]
 
 
 def test_reinforcement_refuses_what_nobody_grades_or_answers(many: Path) -> None:
@@ -212,10 +224,11 @@ def test_a_calculation_becomes_a_tool_call_and_its_result() -> None:
 NUMBERS = {
     "72": ["72", "72.", "1,2 #### 72", "**72**", "#### 72 apples", "72 (48+24)", r"\boxed{72}", "$72$", "72!", "= 72", "+72"],
     "-3": ["-3", "-$3", "$-3", "\u22123", "- 3", "-3.00", "-6/2", "**-3**"],
-    "1/2": ["1/2", ".5", "0.50", "\u00bd", r"\frac{1}{2}", r"\boxed{\frac{1}{2}}", "5e-1", "2/4 cup", "0,5"],
+    "1/2": ["1/2", ".5", "0.50", "\u00bd", r"\frac{1}{2}", r"\boxed{\frac{1}{2}}", r"\frac12", "5e-1", "2/4 cup", "0,5"],
     "3/2": ["1 1/2", "1\u00bd", "1.5 hours", "3/2"],
-    "1000000": ["1e6", "1 000 000", "1,000,000", "1'000'000", "1\u202f000\u202f000", "1.000.000", "1 million"],
-    "1200": ["1,200", "$1,200.00", "1{,}200", "1.2e3", "1.2 x 10^3", "USD 1200", "1200 \u20ac", "12 hundred"],
+    "1000000": ["1e6", "1 000 000", "1,000,000", "1'000'000", "1\u202f000\u202f000", "1.000.000", "1 million", "1M dollars"],
+    "1200": ["1,200", "$1,200.00", "1{,}200", "1.2e3", "1.2 x 10^3", "1.2 \u00d7 10\u00b3", r"1.2 \cdot 10^3",
+             "$$1200$$", "USD 1200", "1200 \u20ac", "12 hundred"],
     "50": ["50", "50%", "50 percent", r"50\%"],
 }  # fmt: skip
 
@@ -228,7 +241,7 @@ def test_a_number_is_read_however_it_is_written(number: str, text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["10:30", "3-4", "3 + 4", "1,2,3", "1/0", "1/2/3", "3 or 4", "2**3", "--3", "2024-01-05", "3\u00b2", "x", ".", "", "5 feet 6",
-     "1e999999999", "9" * 5000],
+     "1e999999999", "9" * 5000, r"\sqrt{3}", r"\sqrt 3", r"3\pi", "3\u03c0", "3x4", "3 and a half"],
 )  # fmt: skip
 def test_what_is_not_clearly_one_number_is_none(text: str) -> None:
     assert marked_number(f"#### {text}") is None
@@ -239,6 +252,7 @@ def test_what_is_not_clearly_one_number_is_none(text: str) -> None:
     [
         ("72", "The answer is 72.", 0, 1), ("72", "48 + 24 = 72 clips", 0, 1), ("72", "It is 72. #### 71", 0, 0),
         ("2", "We have 7-5", 0, 0), ("5", "We have 7-5", 0, 1), ("3", r"So \boxed{3}, of 10", 0, 1), ("72", "", 0, 0),
+        ("3", "3 million in all", 0, 0), ("2500000", "It earns $2.5M.", 0, 1),
         ("1200", "$1,200.00 in all", 0, 1), ("0.5", "#### 50%", 1, 1), ("50", "#### 50%", 1, 1), ("5000", "#### 50%", 0, 0),
         ("125", "#### 12,5", 0, 0), ("1", "#### 1/2", 0, 0), ("10", "#### 10:30", 0, 0), ("3", "#### 3-4", 0, 0),
     ],
@@ -296,6 +310,15 @@ ANSWERS = {
     "constant": "```python\nPI = math.pi\n\ndef area(r):\n    return PI * r * r\n```",
     "helper in another block": "```py\ndef sq(x):\n    return x * x\n```\n```py\ndef area(r):\n    return math.pi * sq(r)\n```",
     "example in another block": "```python\ndef area(r):\n    return math.pi * r * r\n```\n```python\nprint(area(1))\n```",
+    "fence in a docstring": "```py\ndef area(r):\n    '''Of:\n    ```py\n    area(1)\n    ```'''\n    return math.pi * r * r\n```",
+    "fence that ends with the code": "```python\ndef area(r):\n    return math.pi * r * r```\nIt multiplies.",
+    "annotations of the future": "from __future__ import annotations\n\ndef area(r: Radius):\n    return math.pi * r * r",
+    "another name": "def area_of(r):\n    return math.pi * r * r\n\narea = area_of",
+    "in a branch": "try:\n    import absent\nexcept ImportError:\n    def area(r):\n        return math.pi * r * r",
+    "helper that speaks of it": "```py\ndef sq(x):\n    'For area.'\n    return x * x\n```\n"
+    "```py\ndef area(r):\n    return math.pi * sq(r)\n```",
+    "drafts": "<think>\n```py\ndef area(r):\n    return r\n```\nNo.</think>\n```py\ndef area(r):\n    return math.pi * r * r\n```",
+    "body with a text of lines": "    said = '''a\nb'''\n    return math.pi * r * r",
     "prose that begins like code": "from the formula we get:\ndef area(r):\n    return math.pi * r * r",
 }
 

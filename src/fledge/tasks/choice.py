@@ -52,8 +52,8 @@ def arc(record: Record) -> Asked:
     """{"question", "choices": {"text", "label"}, "answerKey"}"""
     choices = record.object("choices")
     texts, labels = choices.texts("text", most=len(LETTERS)), choices.texts("label")
-    if len(labels) != len(texts):
-        raise choices.wrong("label", f"{len(texts)} labels, one for each text")
+    if not len(labels) == len(set(labels)) == len(texts):
+        raise choices.wrong("label", f"{len(texts)} different labels, one for each text")
     return Asked(record.text("question"), texts, record.one_of("answerKey", labels))
 
 

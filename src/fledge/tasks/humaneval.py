@@ -15,9 +15,11 @@ from fledge.tasks.records import Record, from_records
 from fledge.text.chat import say
 
 FENCE = re.compile(r"(`{3,}|~{3,})[ \t]*([^\s`]*)[^`\n]*$")
+OUTERMOST = re.compile(r"(?s).*?(`{3,}|~{3,})[^\n]*\n(.*)\1.*")
 PYTHON = ("python", "python3", "py")
 BEGINS = re.compile(r"(?:async|def|import|from|class)\b|[@#]|\w+ *=")
 """How the first line of a program in the midst of words begins."""
+FUTURE = re.compile(r"(?m)^from __future__ import .*\n")
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 DEFINITIONS = (*FUNCTIONS, ast.Import, ast.ImportFrom, ast.ClassDef, ast.Assign, ast.AnnAssign)
 
@@ -30,18 +32,20 @@ def completion(entry_point: str, answer: str) -> str:
     and helpers stay in force; of several blocks the first that defines the function counts, and the definitions in others stay.
     Else the first that can be a body counts, Python's before others: one that lost its indentation gets it back.
     """
+    answer = re.sub(r"\r\n?", "\n", answer.rpartition("</think>")[2])  # drafts are no answer
     # Copied from a web page, indentation is made of no-break spaces.
     answer = re.sub(r"(?m)^[^\S\n]+", lambda blanks: re.sub(r"[^\t]", " ", blanks[0]).replace("\t", "    "), answer)
-    blocks = fenced(answer.replace("\r", "")) or [("", answer.replace("\r", ""))]
+    blocks = fenced(answer) or [("", answer)]
     blocks.sort(key=lambda block: 0 if block[0] in PYTHON else 1 + bool(block[0]))
-    codes = [_readable(dedent(code)) for _, code in blocks]
+    # The last is what lies between the outermost fences: a docstring may hold some.
+    codes = [_readable(dedent(code)) for code in (*(code for _, code in blocks), OUTERMOST.sub(r"\2", answer))]
     for code in codes:
         if definition := _definition(entry_point, code):
             others = [other for other in codes if other != code and _only_defines(other, entry_point)]
             # `pass` gives the function of the prompt a body whether or not it has a docstring.
             return "\n\n".join(["    pass", *others, definition]) + "\n"
     bodies = ["\n".join(_indented([line for line in code.split("\n") if line.strip()])) for code in codes]
-    return next((body for body in bodies if _parsed(f"def f():\n{body}")), bodies[0]) + "\n"
+    return next((body for body in (*bodies, *codes) if _parsed(f"def f():\n{body}")), bodies[0]) + "\n"
 
 
 def fenced(answer: str) -> list[tuple[str, str]]:
@@ -60,7 +64,8 @@ def fenced(answer: str) -> list[tuple[str, str]]:
             mark = fence[1]
             blocks.append((fence[2].lower(), []))
         elif mark:
-            blocks[-1][1].append(line)
+            blocks[-1][1].append(line.removesuffix(mark))
+            mark = "" if line.endswith(mark) else mark
     return [(language, "\n".join(lines)) for language, lines in blocks]
 
 
@@ -73,15 +78,15 @@ def _parsed(code: str) -> ast.Module | None:
 
 def _readable(code: str) -> str:
     """With blanks for the no-break spaces between words, where those keep it from being Python; in strings they may stay."""
-    plain = code.replace("\u00a0", " ").replace("\u200b", "")
+    plain = code.replace("\u00a0", " ").replace("\u200b", "").replace("\ufeff", "")
     return plain if plain != code and not _parsed(code) else code
 
 
 def _only_defines(code: str, entry_point: str) -> bool:
     """Whether a block holds imports and definitions that another may need, and not the function itself."""
-    tree = _parsed(code)
-    nodes = tree.body if tree and entry_point not in code else []
-    return bool(nodes) and all(isinstance(node, DEFINITIONS) for node in nodes)
+    if not (tree := _parsed(code)) or not all(isinstance(node, DEFINITIONS) for node in tree.body):
+        return False
+    return entry_point not in {getattr(node, "id", getattr(node, "name", "")) for node in ast.walk(tree)}
 
 
 def _definition(entry_point: str, code: str) -> str | None:
@@ -117,9 +122,12 @@ def _longest_program(lines: list[str]) -> tuple[str, list[ast.stmt]]:
 
 
 def _defines(node: ast.stmt, name: str) -> bool:
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
-        return any(isinstance(target, ast.Name) and target.id == name for target in node.targets)
-    return isinstance(node, FUNCTIONS) and node.name == name
+    """Whether the statement binds the name, also in a branch of an `if` or `try`, or to a lambda or another function."""
+    if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+        return not isinstance(node, ast.ClassDef) and node.name == name
+    inner = list(ast.walk(node))
+    stored = (each.id for each in inner if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store))
+    return name in (*stored, *(each.name for each in inner if isinstance(each, FUNCTIONS)))
 
 
 def _indented(lines: list[str]) -> list[str]:
@@ -137,7 +145,8 @@ def grade(example: Example, answer: str) -> float:
     """1 if the function passes its unit tests."""
     facts = example.facts
     code = completion(facts["entry_point"], answer)
-    return passes(facts["prompt"], code, facts["test"], facts["entry_point"])
+    future = "".join(FUTURE.findall(code))  # nothing may stand before it
+    return passes(future + facts["prompt"], FUTURE.sub("", code), facts["test"], facts["entry_point"])
 
 
 def example(record: Record) -> Example:

@@ -27,7 +27,9 @@ NUMBER = re.compile(
     rf"(?P<value>(?P<grouped>{GROUPED})|(?P<comma>{COMMA})|{PLAIN})(?:{POWER})?"
     r"(?:\s?/\s?(?P<under>\d+)|\s(?P<over>\d+)/(?P<part>\d+))?"
 )
-SCALES = {"hundred": 2, "thousand": 3, "k": 3, "million": 6, "billion": 9, "trillion": 12}
+SCALES = {"hundred": 2, "thousand": 3, "k": 3, "million": 6, "M": 6, "billion": 9, "bn": 9, "B": 9, "trillion": 12}
+DRESS = r"boxed|fbox|text\w*|math\w+|bf|rm|displaystyle|left|right|q?quad|degree|circ"
+"""Commands of LaTeX that change how a number looks, not which it is."""
 BLANKS = dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f"), " ")
 SIGNS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-") | {0x2019: "'", 0x2044: "/"}
 
@@ -61,7 +63,8 @@ def last_number(text: str) -> Fraction | None:
         # In 7-5 the sign takes 5 from 7, and the number is 5.
         inside = found["sign"] and text[: found.start()].endswith((*"0123456789)", "."))
         here = NUMBER.match(text, found.start() + bool(inside)) or found
-        read = _value(here, "%" if text[here.end() :].lstrip().startswith("%") else "")
+        # With the word behind it, which may scale it.
+        read = _value(here, re.sub(r"(?s)(\s*(?:%|[^\W\d_]*)).*", r"\1", text[here.end() :]))
         value = value if read is None else read
     return value
 
@@ -87,19 +90,24 @@ def _plain(text: str) -> str:
     """Without LaTeX, Markdown and the many forms of blanks, minus signs and halves."""
     text = text.translate(BLANKS | SIGNS)
     text = re.sub("[¼-¾⅐-⅞]", lambda half: " " + unicodedata.normalize("NFKC", half[0]).replace("\u2044", "/"), text)
-    text = re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r" \1/\2", text.replace("{,}", ",")).replace("\\times", "×")
-    while (bare := re.sub(r"\\[a-z]+\{([^{}]*)\}", r"\1", text)) != text:  # \boxed{}, \text{}, one in the other
+    text = re.sub("[⁺⁻⁰¹²³⁴-⁹]+", lambda power: "^" + unicodedata.normalize("NFKC", power[0]).translate(SIGNS), text)
+    text = re.sub(r"\\[dt]?frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d))", r" \1\3/\2\4", text.replace("{,}", ","))
+    text = re.sub(r"\\(times|cdot)(?![a-z])", "×", text)
+    while (
+        bare := re.sub(rf"\\(?:{DRESS})\s*\{{([^{{}}]*)\}}", r"\1", text)
+    ) != text:  # \boxed{}, \text{}, one in the other
         text = bare
-    text = re.sub(r"\\([,;:!()\[\] ]|[a-z]+)|\\", "", text)
-    text = re.sub(r"(?<!\w)(\*\*|[*_`])(\S.*?)\1(?!\w)", r"\2", text).strip(" *_`~=\t\n")
+    # Any other command, such as \sqrt, says another number, and what it leaves behind is none.
+    text = re.sub(rf"\\([,;:!()\[\] ]|(?:{DRESS})(?![a-zA-Z])|(?![a-z]))", "", text)
+    text = re.sub(r"(?<!\w)(\*\*|[*_`])(\S.*?)\1(?!\w)", r"\2", text).strip(' *_`~=$\t\n"“”')
     return re.sub(r"^[(\[{]([^()\[\]{}]*)[)\]}]", r"\1", text).strip()
 
 
 def _value(found: re.Match[str], tail: str) -> Fraction | None:
     """The value of a match of NUMBER; None where what follows it is more than a unit."""
     words = re.sub(r"\(.*\)", "", tail).strip(f" .!?,;:)'\"{COINS}").removeprefix("%").lstrip("-/°").split()
-    # 10:30, 3-4 and 3 + 4 go on with another number or a sign; clips, m^2, hours do not.
-    if any(not word[0].isalpha() for word in words) or (found["sign"] and found["inner"]):
+    # 10:30, 3-4, 3x4, 3π and 3 and a half go on with more of a number; clips, m^2, hours do not.
+    if any(re.match(r"[\W\d_]|x\d|π|half\b", word) for word in words) or (found["sign"] and found["inner"]):
         return None
     digits = found["value"]
     if found["grouped"]:
@@ -113,6 +121,7 @@ def _value(found: re.Match[str], tail: str) -> Fraction | None:
         value /= int(found["under"] or 1)
     except (ValueError, ZeroDivisionError):  # ValueError: thousands of digits
         return None
-    value *= Fraction(10) ** int(found["e"] or found["ten"] or SCALES.get(words[0].lower() if words else "", 0))
+    scale = SCALES.get(words[0], SCALES.get(words[0].lower(), 0)) if words else 0
+    value *= Fraction(10) ** int(found["e"] or found["ten"] or scale)
     value = -value if "-" in (found["sign"], found["inner"]) else value
     return Percent(value) if tail.lstrip().startswith(("%", "percent")) else value

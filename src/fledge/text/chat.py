@@ -124,12 +124,14 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
 def _parse_turn(turn: Any, where: str) -> Message:
     """A message to learn from: nothing of it may be lost."""
     message = parse_message(turn, where)
-    for field, value in turn.items():
-        if field not in ("role", "content", "weight") and value not in NOTHING:
-            raise ValueError(
-                f"{where}: a field {field!r}, which we do not know and would lose; expected are role, content and weight. "
-                "Take it out, or write it into the content"
-            )
+    parts = turn["content"] if isinstance(turn["content"], list) else []
+    for fields, known in ((turn, ("role", "content", "weight")), *((part, ("type", "text")) for part in parts)):
+        for field, value in fields.items():
+            if field not in known and value not in NOTHING:
+                raise ValueError(
+                    f"{where}: a field {field!r}, which we do not know and would lose; expected are {', '.join(known)}. "
+                    "Take it out, or write it into the content"
+                )
     weight = turn.get("weight")
     if weight is None:
         return message

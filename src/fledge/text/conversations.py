@@ -49,7 +49,8 @@ class Stored(Sequence[T]):
         with tempfile.TemporaryFile() as file:
             try:
                 for record in records:
-                    size = file.write(json.dumps(record).encode())
+                    # A table may hold dates or bytes in columns that nobody asks for.
+                    size = file.write(json.dumps(record, default=str).encode())
                     self.ends.append(self.ends[-1] + size)
                 file.flush()
             except OSError as error:

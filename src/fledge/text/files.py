@@ -136,7 +136,7 @@ MARKS = {
     b"BZh": "compressed by bzip2: unpack it",
     b"\xfd7zXZ": "compressed by xz: unpack it",
     b"PK\x03\x04": "a zip archive: unpack it",
-    b"%PDF": "a PDF: save its text as .txt",
+    b"%PDF": "a PDF: save its text as .txt instead",
     b"\xff\xfe": "text in UTF-16: convert it to UTF-8",
     b"\xfe\xff": "text in UTF-16: convert it to UTF-8",
 }

@@ -83,7 +83,7 @@ class Record(dict[str, Any]):
     def one_of(self, field: str, allowed: Sequence[str]) -> int:
         """The place of the field's string among those allowed."""
         if (value := self.get(field)) not in allowed:
-            raise self.wrong(field, f"one of {', '.join(allowed)}")
+            raise self.wrong(field, f"one of {shown(list(allowed))}")
         return allowed.index(value)
 
     def object(self, field: str) -> Record:
