@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -168,6 +169,8 @@ def test_plain_completions(url: str) -> None:
     assert len(whole.choices[0].logprobs.token_logprobs) == len(whole.choices[0].logprobs.text_offset)
     as_ids = create(prompt=list(b"Once"), **settings)
     assert as_ids.choices[0].text == whole.choices[0].text
+    for strange in ({"prompt": "\ud800"}, {"prompt": "Once", "echo": True}):
+        assert httpx.post(f"{url}/v1/completions", content=json.dumps(strange)).status_code == 400
     with pytest.raises(openai.BadRequestError, match="ordinary text"):
         create(prompt=[BYTES.special["<|assistant_start|>"]], **settings)
 
@@ -179,9 +182,9 @@ def test_users_cannot_type_special_tokens(url: str) -> None:
     assert answer.usage.prompt_tokens == len(typed) + 4
 
 
-def test_content_may_be_parts_and_unknown_fields_are_ignored(url: str) -> None:
+def test_content_may_be_parts_and_fields_that_change_nothing_are_ignored(url: str) -> None:
     parts = [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]
-    extra = {"extra_body": {"presence_penalty": 3, "foo": {"bar": []}}}
+    extra = {"extra_body": {"presence_penalty": 0, "foo": {"bar": []}}}
     plain = ask(url).choices[0].message.content
     assert ask(url, messages=parts, **extra).choices[0].message.content == plain
     assert ask(url, messages=HELLO, max_tokens=None, max_completion_tokens=30).choices[0].message.content == plain
@@ -209,6 +212,9 @@ def test_content_may_be_parts_and_unknown_fields_are_ignored(url: str) -> None:
         ({"top_logprobs": 3}, "needs logprobs"),
         ({"stop": ["a"] * 5}, "stop has 5 strings; allowed: 4"),
         ({"extra_body": {"stream_options": 3}}, "stream_options"),
+        ({"presence_penalty": 2}, "presence_penalty is 2, which is not done here; allowed: 0, or leave it out"),
+        ({"response_format": {"type": "json_object"}}, "response_format is"),
+        ({"tool_choice": "required"}, "tool_choice is"),
     ],
 )
 def test_mistakes_are_answered_with_what_is_allowed(url: str, settings: dict[str, Any], words: str) -> None:

@@ -102,7 +102,6 @@ def resume(
     optimizer: MuonAdamW,
     *,
     steps: int | None = None,
-    made_from: dict[str, str] | None = None,
 ) -> Progress | None:
     """Load the newest checkpoint that is whole into model and optimizer; None when there is none.
 
@@ -110,7 +109,6 @@ def resume(
 
     Args:
         steps: of the whole stage; a checkpoint beyond is of another training.
-        made_from: as the stage's folder says.
 
     Raises:
         ValueError: there are checkpoints, and none is whole.
@@ -121,8 +119,6 @@ def resume(
     def own(checkpoint: Path, state: dict[str, Any]) -> None:
         if steps is not None and state["step"] > steps:
             raise ValueError(f"{checkpoint}: of another training, the stage has {steps} steps")
-        if made_from and state.get("made_from") and state["made_from"] != made_from:
-            raise ValueError(f"{checkpoint}: of another training, its settings or its origin are others")
 
     checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors"), check=own)
     model.load_state_dict(_tensors(checkpoint / "model.safetensors"))

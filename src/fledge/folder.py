@@ -31,13 +31,14 @@ from fledge.runs import (
     changes,
     checkpoints,
     is_done,
+    made_from,
     metrics,
     portable,
     settings_of,
     stage_name,
     step_of,
 )
-from fledge.storage import json_hash, naming, partial_of, sealed, write_atomic
+from fledge.storage import naming, partial_of, sealed, write_atomic
 
 LOCK = "lock"
 CONFIG = ("where.json", "config.json")
@@ -60,7 +61,7 @@ class StageFolder:
     path: Path
     name: str
     made_from: dict[str, str] = field(default_factory=dict)
-    """Hashes of the tokenizer, and of settings and origin, that the stage was begun with: its checkpoints carry them."""
+    """As `runs.made_from` says it: its checkpoints carry it."""
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
@@ -127,12 +128,9 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
             "Put it back, or start the stage again with --fresh."
         )
     check_unchanged(path, config, origin)
-    found = begun(path)
-    if left and not is_done(path) and (code := other_code(found["provenance"])):
+    if left and not is_done(path) and (code := other_code(begun(path)["provenance"])):
         notice(f"{path}: {code}")
-    if not (kept := found["origin"]):  # begun before origins were kept
-        return {}
-    return {"stage": json_hash([found["settings"], kept]), "tokenizer": kept.get("tokenizer", "")}
+    return made_from(path)
 
 
 def _now(config: Stage, origin: Mapping[str, Any]) -> dict[str, Any]:

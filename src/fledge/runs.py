@@ -18,7 +18,7 @@ from typing import Any
 from fledge.config import TRAINED, Stage
 from fledge.console import notice
 from fledge.settings import nearest
-from fledge.storage import read_record
+from fledge.storage import json_hash, read_record
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what; and what saves a run whose
 # rates were too high.
@@ -62,6 +62,16 @@ def begun(stage: Path) -> dict[str, Any]:
     if lost:
         raise ValueError(f"{path}: holds no {', '.join(lost)}, somebody changed it. {advice}")
     return found
+
+
+def made_from(stage: Path) -> dict[str, str]:
+    """Hashes of the tokenizer, and of settings and origin, that a stage was begun with: its checkpoints carry them.
+
+    Empty where it was begun before origins were kept. Raises as `begun` does.
+    """
+    found = begun(stage)
+    kept = found["origin"]
+    return {"stage": json_hash([found["settings"], kept]), "tokenizer": kept.get("tokenizer", "")} if kept else {}
 
 
 def settings_of(stage: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.console import notice
-from fledge.runs import checkpoints, model_name, step_of, summary, trained_stages, written
+from fledge.runs import checkpoints, made_from, model_name, step_of, summary, trained_stages, written
 from fledge.storage import file_hash, read_record
 from fledge.text.tokenizer import Tokenizer
 
@@ -30,7 +30,7 @@ def weights_hash(stage: Path, *, needed: Iterable[str] = MODEL_FILES) -> str:
 def newest(
     stage: Path, *, needed: Iterable[str] = MODEL_FILES, check: Callable[[Path, dict[str, Any]], None] | None = None
 ) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint whose needed files are as they were written, and its state; damaged ones are named.
+    """The newest checkpoint of a stage whose needed files are as they were written, and its state; others are named.
 
     Args:
         check: raises ValueError for one that is not to be taken.
@@ -40,9 +40,12 @@ def newest(
         ValueError: none is whole.
     """
     problems: list[str] = []
+    own = made_from(stage) if (stage / "config.json").exists() else {}
     for checkpoint in reversed(written(stage)):
         try:
             state = read_state(checkpoint, needed=needed)
+            if own and state.get("made_from") not in (None, {}, own):
+                raise ValueError(f"{checkpoint}: of another training, its settings or its origin are others")
             if check:
                 check(checkpoint, state)
         except (ValueError, OSError) as error:
@@ -91,8 +94,8 @@ def check_tokenizer(stage: Path, tokenizer: Tokenizer) -> None:
     if not (whole := checkpoints(stage)):
         return
     try:
-        made_from = read_record(whole[-1] / "state.json", advice="").get("made_from", {})
-        then, now = made_from.get("tokenizer") or summary(stage).get("tokenizer_hash"), tokenizer.hash
+        kept = read_record(whole[-1] / "state.json", advice="").get("made_from", {})
+        then, now = kept.get("tokenizer") or summary(stage).get("tokenizer_hash"), tokenizer.hash
         if not then:  # runs of before it was kept
             then, now = read_record(whole[-1] / "model.json", advice="").get("vocab"), tokenizer.vocab
     except (AttributeError, ValueError, OSError):

@@ -2,13 +2,14 @@
 
     ask = parse_chat(body, Serve())         # raises ApiError that names the field, what it holds and what is allowed
 
-`FIELDS`, `CHAT_FIELDS` and `COMPLETION_FIELDS` are all that is obeyed, with the settings of `Sampling`; other fields are
-ignored. Tool use travels beside the text under the key `fledge`, which foreign clients skip.
+`FIELDS`, `CHAT_FIELDS` and `COMPLETION_FIELDS` are all that is obeyed, with the settings of `Sampling`. What else would change
+an answer (`UNMET`) is refused; other fields are ignored. Tool use travels beside the text under the key `fledge`, which foreign
+clients skip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from fledge.config import Sampling
 from fledge.settings import within
 from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
+from fledge.text.records import shown
 
 CHOICES = 16
 MESSAGES = 500
@@ -80,6 +82,12 @@ def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
     """What the body says, under the names of `Ask`; null says nothing."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
+    for key, harmless in UNMET.items():
+        if (value := body.get(key)) not in (None, *harmless):
+            allowed = " or ".join(map(shown, harmless)) or "null"
+            raise ApiError(
+                f"{key} is {shown(value)}, which is not done here; allowed: {allowed}, or leave it out", param=key
+            )
     numbers = {
         row["name"]: (row["name"], partial(within, low=row["low"], high=row["high"])) for row in sampling.table()
     }
@@ -134,6 +142,7 @@ def _prompts(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
         return (tuple(prompts),)
     if not prompts or not all(isinstance(item, str) for item in prompts):
         raise ValueError(f"{name} must be a string, a list of strings or a list of token ids")
+    _check_whole(name, prompts)
     if len(prompts) > CHOICES:
         raise ValueError(f"{name} has {len(prompts)} texts; allowed: {CHOICES}")
     return tuple(prompts)
@@ -163,9 +172,13 @@ def _message(message: Any, where: str) -> Message:
     if isinstance(message, dict) and message.get("role") == "developer":  # OpenAI's newer name for system
         message = message | {"role": "system"}
     parsed = parse_message(message, where)
-    if any("\ud800" <= letter <= "\udfff" for part in parsed.parts for letter in part.text):
-        raise ValueError(f"{where}: content holds a lone surrogate, which is no character")
+    _check_whole(f"{where}: content", [part.text for part in parsed.parts])
     return parsed
+
+
+def _check_whole(name: str, texts: Iterable[str]) -> None:
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError(f"{name} holds a lone surrogate, which is no character")
 
 
 Field = tuple[str, Callable[[str, Any], Any]]
@@ -187,3 +200,20 @@ COMPLETION_FIELDS = FIELDS | {
     "prompt": ("prompts", _prompts),
     "logprobs": ("top_logprobs", partial(within, low=0, high=ALTERNATIVES)),
 }
+UNMET: dict[str, tuple[Any, ...]] = {
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("auto", "none"),
+    "function_call": ("auto", "none"),
+    "logit_bias": ({},),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "repetition_penalty": (1,),
+    "echo": (False,),
+    "best_of": (1,),
+    "suffix": ("",),
+    "modalities": (["text"],),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "continue_final_message": (False,),
+}
+"""Fields of OpenAI's and of other servers' that change an answer and are not obeyed, with the values that change nothing."""

@@ -171,8 +171,7 @@ class Session:
         plan = Plan(
             steps=steps, micro=micro, **{one.name: optim[one.name] for one in fields(Plan) if one.name in optim}
         )
-        own = {"steps": steps, "made_from": self.stage.made_from}
-        progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, **own) or checkpoint.Progress(0)
+        progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, steps=steps) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
