@@ -108,11 +108,14 @@ def test_a_full_output_is_said_and_a_closed_one_hinders_nothing(tmp_path: Path) 
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*FLEDGE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "fledge: [Errno 28] No space left on device\n")
-    for closed in (">&-", "2>&-", ">&- 2>&-"):
+    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
         done = subprocess.run(
             ["sh", "-c", f'exec "$@" {closed}', "sh", *FLEDGE, "run", "--list"], capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (0, "")
+    code = "import sys; from fledge import cli; cli.run = lambda words: print(repr(sys.stdin.read())) or 0; cli.main()"
+    words = ["sh", "-c", 'exec "$@" <&-', "sh", *FLEDGE[:1], "-c", code]
+    assert subprocess.run(words, capture_output=True, text=True).stdout == "''\n"
 
 
 @pytest.mark.parametrize("problem", [BrokenPipeError(), OSError(28, "No space left on device")])

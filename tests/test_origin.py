@@ -17,6 +17,7 @@ import pytest
 
 import fledge
 from fledge import cli, provenance
+from fledge.checkpoint import load_pair
 from fledge.config import Evaluate, Midtrain, ModelSettings, OptimSettings, Pretrain, Report, Rl, Serve, Sft, Tokenizer
 from fledge.folder import begin_again
 from fledge.origin import data_of, hash_of
@@ -201,6 +202,20 @@ def test_the_report_leaves_out_scores_of_other_weights_and_names_what_changed(ho
     assert card["changed_since"][0].startswith("evaluate sft: its scores are of other weights")
     assert card["scores"] == {}
     assert "evaluate sft: its scores are of other weights" in (home / "run" / "report.md").read_text()
+
+
+def test_weights_of_another_training_are_neither_used_nor_reported(home: Path) -> None:
+    shutil.copytree(home / "run", home / "other")
+    do(replace(SFT, run="other", seed=1, fresh=True))
+    shutil.rmtree(home / "run" / "sft" / "checkpoints")
+    shutil.copytree(home / "other" / "sft" / "checkpoints", home / "run" / "sft" / "checkpoints")
+    for join in (lambda: load_pair(Path("run"), "sft"), lambda: do(EVALUATE), lambda: do(SFT)):
+        with pytest.raises(ValueError, match=r"sft/checkpoints/step-000004: of another training"):
+            join()
+    do(Report(run="run"))
+    card = read_json(home / "run" / "report.json")
+    assert "sft: the weights there are damaged, or of another training" in card["changed_since"]
+    assert card["scores"] == {}
 
 
 @pytest.mark.parametrize(

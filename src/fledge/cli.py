@@ -34,9 +34,9 @@ ANYWHERE = {
 
 def main() -> None:
     """Entry point of the console script; exits with 0, 1 (a failure), 2 (a mistake of the user) or 130 (interrupted)."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed before it began, as by >&-
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     try:
         sys.exit(run(sys.argv[1:]))
     finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
-from fledge.runs import UNREAD, begun, changes, is_done
+from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
 from fledge.storage import file_hash, read_record
 from fledge.text import tokenizer
 from fledge.text.datasets import find_data, find_generated
@@ -152,6 +152,10 @@ def broken_links(run: Path) -> Iterator[str]:
         stage, kind = run / name, STAGES[name]
         if not is_done(stage) or not (stage / "config.json").exists():
             continue
+        try:
+            weights_hash(stage, needed=()) if checkpoints(stage) else None
+        except ValueError:  # whose message has the path, and the report is published
+            yield f"{name}: the weights there are damaged, or of another training"
         was = begun(stage)
         given = {each.name: was["settings"][each.name] for each in fields(kind) if each.name in was["settings"]}
         try:

@@ -63,7 +63,10 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
     scores, broken = {}, list(broken_links(run))
     for name, path in evaluated.items():
         # Of a stage whose weights were removed to save space the scores stay.
-        weights = weights_hash(run / name, needed=()) if checkpoints(run / name) else None
+        try:
+            weights = weights_hash(run / name, needed=()) if checkpoints(run / name) else None
+        except ValueError:  # none is of this training, which `broken` says
+            weights = ""
         if found := read_scores(path, weights=weights):
             scores[name] = found
         else:
