@@ -5,8 +5,8 @@
         stage.finish()                                 # from now on `fledge run` skips it
 
 A stage that is started again with other settings, or whose origin has changed (origin.py: data, tokenizer, weights), is refused
-and both are shown, unless it is fresh; then what it left is set aside until the new one is finished. Folders that hold what fledge
-did not write are left alone.
+and both are shown, unless it is fresh; then what it left is set aside until the new one is finished, and put back where the new
+one ends before it made anything. Folders that hold what fledge did not write are left alone.
 """
 
 from __future__ import annotations
@@ -107,7 +107,12 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
     with _all_locked(run, [name]):
         if config.fresh:
             _set_aside(path)
-        yield StageFolder(path, name, _begin(path, config, origin or {}))
+        try:
+            yield StageFolder(path, name, _begin(path, config, origin or {}))
+        except BaseException:
+            if config.fresh:
+                _put_back(run, [name])
+            raise
 
 
 def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str]:
@@ -161,9 +166,36 @@ def begin_again(run: Path, names: Iterable[str]) -> None:
             _set_aside(run / name)
 
 
+def put_back(run: Path, names: Iterable[str]) -> None:
+    """Undo `begin_again` where it led to nothing: a mistake in the data shows only when it is read."""
+    there = [name for name in names if (run / name).is_dir()]
+    with _all_locked(run, there):
+        _put_back(run, there)
+
+
+def _put_back(run: Path, names: Iterable[str]) -> None:
+    if any(_holds_something(run / name) for name in names):
+        return
+    for path in (run / name for name in names):
+        if there := sorted(_replaced(path), key=lambda place: int(place.name)):
+            _remove(path)
+            for name in reversed(WRITTEN):
+                if os.path.lexists(there[-1] / name):
+                    (there[-1] / name).rename(path / name)
+            for folder in (there[-1], path / "replaced"):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            notice(f"{path}: nothing new was made; what was there is back")
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether a stage left what can be gone back to."""
+    return is_done(path) or bool(checkpoints(path))
+
+
 def _set_aside(path: Path) -> None:
     """Move what a stage left into its `replaced` folder; what holds nothing to go back to is removed."""
-    if not (is_done(path) or checkpoints(path)):
+    if not _holds_something(path):
         _remove(path)
         return
     place = path / "replaced" / str(1 + max((int(place.name) for place in _replaced(path)), default=0))

@@ -34,7 +34,7 @@ from fledge.config import (
     Tokenizer,
     check,
 )
-from fledge.folder import REPORT, begin_again, check_ours, check_unchanged
+from fledge.folder import REPORT, begin_again, check_ours, check_unchanged, put_back
 from fledge.origin import origin_of
 from fledge.runs import choose_stage, is_done, stage_name
 from fledge.settings import nearest
@@ -182,8 +182,20 @@ def main(ask: RunRecipe) -> int:
     check_ours(run, ["tokenizer", *TRAINED, *REPORT])
     for item in left:
         ready(item, {one.name for one in left})
-    begin_again(run, [name for name in ("tokenizer", *TRAINED) if name in again or (ask.fresh and not ask.only)])
+    aside = [name for name in ("tokenizer", *TRAINED) if name in again or (ask.fresh and not ask.only)]
+    begin_again(run, aside)
     started = time.perf_counter()
+    try:
+        work(items, run, left=left, again=again)
+    except BaseException:
+        put_back(run, aside)
+        raise
+    farewell(run, time.perf_counter() - started)
+    return 0
+
+
+def work(items: list[Item], run: Path, *, left: list[Item], again: set[str]) -> None:
+    """The stages one after the other, but for those that are done."""
     for item in items:
         if item not in left and finished(item, run, set()):  # a stage before it may have become another meanwhile
             console.say(f"{item.name}: done before, skipped")
@@ -191,8 +203,6 @@ def main(ask: RunRecipe) -> int:
         console.heading(item.name)
         fresh = {"fresh": True} if item.name in again and isinstance(item.config, Evaluate) else {}
         importlib.import_module(f"fledge.stages.{item.module}").main(replace(item.config, **fresh))
-    farewell(run, time.perf_counter() - started)
-    return 0
 
 
 def choose(ask: RunRecipe) -> list[Item]:
