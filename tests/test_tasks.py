@@ -298,6 +298,8 @@ ANSWERS = {
     "fence with a title": "```python title=area.py\ndef area(r):\n    return math.pi * r * r\n```",
     "fence in a list": "1. Like this:\n   ```python\n   def area(r):\n       return math.pi * r * r\n   ```",
     "fence that another ends": "```bash\npip install x\n```python\ndef area(r):\n    return math.pi * r * r\n```",
+    "code outside the fences": "```bash\npip install x\n```\nThen:\n\ndef area(r):\n    return math.pi * r * r\n\nDone.",
+    "body outside the fences": "```bash\nls\n```\n    return math.pi * r * r",
     "another language": "```javascript\nconst x = 1\n```\n```py\ndef area(r):\n    return math.pi * r * r\n```",
     "class Solution": "```python\nclass Solution:\n    def area(self, r):\n        return math.pi * r * r\n```",
     "class and words": "Here:\n\nclass Solution:\n    def area(self, r: float):\n        return math.pi * r * r\n\nIt works.",

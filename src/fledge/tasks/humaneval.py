@@ -27,33 +27,37 @@ DEFINITIONS = (*FUNCTIONS, ast.Import, ast.ImportFrom, ast.ClassDef, ast.Assign,
 def completion(entry_point: str, answer: str) -> str:
     """What to put behind a problem's prompt so that the program is the one the answer means.
 
-    Chat models answer with fenced blocks, with words around the code, with the whole function, with a method of a class, or with
-    the body alone. A whole function goes behind the prompt and replaces the unfinished one there, so that the prompt's imports
-    and helpers stay in force; of several blocks the first that defines the function counts, and the definitions in others stay.
-    Else the first that can be a body counts, Python's before others: one that lost its indentation gets it back.
+    Chat models answer with fenced blocks, of which some hold commands and leave the code outside, with words around the code,
+    with the whole function, with a method of a class, or with the body alone. A whole function goes behind the prompt and
+    replaces the unfinished one there, so that the prompt's imports and helpers stay in force; of several blocks the first that
+    defines the function counts, and the definitions in others stay. Else the first that can be a body counts, one that returns
+    something before others: a command such as `ls` could be one too. One that lost its indentation gets it back.
     """
     answer = re.sub(r"\r\n?", "\n", answer.rpartition("</think>")[2])  # drafts are no answer
     # Copied from a web page, indentation is made of no-break spaces.
     answer = re.sub(r"(?m)^[^\S\n]+", lambda blanks: re.sub(r"[^\t]", " ", blanks[0]).replace("\t", "    "), answer)
-    blocks = fenced(answer) or [("", answer)]
+    blocks, outside = fenced(answer)
     blocks.sort(key=lambda block: 0 if block[0] in PYTHON else 1 + bool(block[0]))
     # The last is what lies between the outermost fences: a docstring may hold some.
-    codes = [_readable(dedent(code)) for code in (*(code for _, code in blocks), OUTERMOST.sub(r"\2", answer))]
+    candidates = [code for _, code in blocks] + [outside, OUTERMOST.sub(r"\2", answer)]
+    codes = [_readable(dedent(code)) for code in candidates]
     for code in codes:
         if definition := _definition(entry_point, code):
             others = [other for other in codes if other != code and _only_defines(other, entry_point)]
             # `pass` gives the function of the prompt a body whether or not it has a docstring.
             return "\n\n".join(["    pass", *others, definition]) + "\n"
     bodies = ["\n".join(_indented([line for line in code.split("\n") if line.strip()])) for code in codes]
-    return next((body for body in (*bodies, *codes) if _parsed(f"def f():\n{body}")), bodies[0]) + "\n"
+    likely = sorted((*bodies, *codes), key=lambda body: "return" not in body)
+    return next((body for body in likely if _parsed(f"def f():\n{body}")), bodies[0]) + "\n"
 
 
-def fenced(answer: str) -> list[tuple[str, str]]:
-    """Language and code of each fenced block; one that never ends reaches to the end.
+def fenced(answer: str) -> tuple[list[tuple[str, str]], str]:
+    """Language and code of each fenced block, and what stands outside; one that never ends reaches to the end.
 
-    "```py\nx = 1\n```" -> [("py", "x = 1")]
+    "```py\nx = 1\n```\nDone" -> [("py", "x = 1")], "Done"
     """
     blocks: list[tuple[str, list[str]]] = []
+    outside: list[str] = []
     mark = ""
     for line in answer.split("\n"):
         fence = FENCE.search(line)
@@ -66,7 +70,9 @@ def fenced(answer: str) -> list[tuple[str, str]]:
         elif mark:
             blocks[-1][1].append(line.removesuffix(mark))
             mark = "" if line.endswith(mark) else mark
-    return [(language, "\n".join(lines)) for language, lines in blocks]
+        else:
+            outside.append(line)
+    return [(language, "\n".join(lines)) for language, lines in blocks], "\n".join(outside)
 
 
 def _parsed(code: str) -> ast.Module | None:
