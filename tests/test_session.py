@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import shutil
 from dataclasses import replace
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, Sft, TrainStage
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
-from fledge.stages import pretrain
+from fledge.stages import pretrain, sft
 from fledge.train.session import Shape, fitting_tokens, resolved
 
 
@@ -102,3 +103,18 @@ def test_a_model_worse_than_guessing_replaces_no_good_one_and_the_advice_can_be_
     losses = [line["loss_nats"] for line in metrics(run / "pretrain") if "loss_nats" in line]
     assert len(losses) == 12
     assert losses[-1] < math.log(512) + 1
+
+
+def test_a_base_that_knows_nothing_of_conversations_may_begin_worse_than_guessing(
+    toy_run: Path, tmp_path: Path
+) -> None:
+    run, chats = tmp_path / "run", tmp_path / "chats.jsonl"
+    for stage in ("tokenizer", "pretrain"):
+        shutil.copytree(toy_run / stage, run / stage)
+    odd = [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "ΩЖ漢字 Q" * 3}]
+    chats.write_text((json.dumps({"messages": odd}) + "\n") * 20)
+    short = {"batch_tokens": 1024, "tokens": 2048, "compile": "no"}
+    sft.main(Sft(run=str(run), start="pretrain", data=str(chats), **short))
+    first, *_, last = (line["loss_nats"] for line in metrics(run / "sft"))
+    assert first > math.log(512) + 1, "this law needs a worse beginning"
+    assert last < first

@@ -29,6 +29,7 @@ from fledge.config import BATCH_TOKENS, Compile, Midtrain, Pretrain, Rl, RowStag
 from fledge.folder import StageFolder
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.runs import metrics
 from fledge.settings import check_multiple
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
@@ -202,17 +203,21 @@ class Session:
         self.model.eval()
 
     def _sound(self, steps: Iterator[Step], *, reached: int) -> Iterator[Step]:
-        """The steps, as long as the model is no worse than one that guesses.
+        """The steps, as long as the model is no worse than one that guesses, or than it was when the stage began.
 
         Raises:
             FloatingPointError: it is, or something is not finite. A checkpoint of the step that led there is removed.
         """
         guessing = math.log(self.model.config.vocab)
+        first = [line["loss_nats"] for line in metrics(self.stage.path) if "loss_nats" in line][:1]
         try:
             for step in steps:
-                if isinstance(self.config, RowStage) and step.loss_nats > guessing + 1:
+                # A base that never saw a conversation may begin worse than guessing, which no rate of this stage can change.
+                first = first or [step.loss_nats]
+                if isinstance(self.config, RowStage) and step.loss_nats > max(guessing, *first) + 1:
                     raise FloatingPointError(
-                        f"step {step.index}: loss {step.loss_nats:.2f}, guessing has {guessing:.2f}. {REMEDY}"
+                        f"step {step.index}: loss {step.loss_nats:.2f}, {first[0]:.2f} at the beginning; guessing has "
+                        f"{guessing:.2f}. {REMEDY}"
                     )
                 reached = step.index + 1
                 yield step
