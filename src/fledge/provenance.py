@@ -34,18 +34,20 @@ def commit() -> str:
 
     An installed package may lie in a work tree of somebody else's: what is not among the files of a tree is not described by it.
     """
-    # Without optional locks: looking must not keep the user from a commit at the same moment.
+    # Without optional locks: looking must not keep the user from a commit at the same moment. `describe` and `diff` take one
+    # all the same, `status` does not.
     git = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent)]
-    # Without tags --always names the commit, in full and with a mark.
-    describe = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    status = ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     # Within a hook these name the repository of the user.
     apart = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     settings: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "env": apart}
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **settings)
-        return subprocess.run([*git, *describe], **settings).stdout.strip()
+        head, *rest = subprocess.run([*git, *status], **settings).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
         return f"fledge {__version__}"
+    changed = any(not line.startswith("#") for line in rest)
+    return head.removeprefix("# branch.oid ") + "+changes" * changed
 
 
 @cache
