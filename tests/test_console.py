@@ -118,6 +118,18 @@ def test_a_full_output_is_said_and_a_closed_one_hinders_nothing(tmp_path: Path) 
     assert subprocess.run(words, capture_output=True, text=True).stdout == "''\n"
 
 
+def test_ctrl_c_once_more_while_the_first_is_told_says_nothing_more() -> None:
+    code = """if True:
+        import os, signal
+        from fledge import cli
+        def again(*_):
+            os.kill(os.getpid(), signal.SIGINT)
+        cli.dispatch, cli.notice = again, again
+        cli.main()"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("problem", [BrokenPipeError(), OSError(28, "No space left on device")])
 def test_words_that_cannot_be_written_do_not_end_the_work(monkeypatch: pytest.MonkeyPatch, problem: OSError) -> None:
     class Full(io.StringIO):

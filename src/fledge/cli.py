@@ -37,13 +37,21 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed before it began, as by >&-
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    code: Any = 130
     try:
-        sys.exit(run(sys.argv[1:]))
-    finally:
         try:
-            sys.stdout.flush()
-        except OSError:  # Python would try again at its very end, and say so
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = run(sys.argv[1:])
+        finally:
+            endings.forget()
+    except KeyboardInterrupt:
+        pass  # once more, while the first was told
+    except SystemExit as stop:
+        code = stop.code
+    try:
+        sys.stdout.flush()
+    except OSError:  # Python would try again at its very end, and say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -40,6 +40,13 @@ def leave() -> None:
                 signal.signal(number, _leave)
 
 
+def forget() -> None:
+    """From here on each of the signals ends the process at once, without a word: all is said."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def gently() -> Iterator[threading.Event]:
     """Within, the first signal only sets the event; one that came before and was lost has set it already."""
