@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import fledge.stages.tokenizer as stage
+from fledge.config import Tokenizer
 from fledge.text.documents import Document, describe, open_documents, validation_documents
 from fledge.text.records import read_text_pieces
 
@@ -95,6 +97,11 @@ def test_the_world_is_endless_and_its_cursors_are_places() -> None:
     pinned = validation_documents("world", seed=3, bytes_wanted=1000)
     assert not {one.text for one in whole} & {one.text for one in pinned.documents}
     assert 1000 <= pinned.bytes < 3000
+
+
+def test_the_tokenizer_of_an_endless_world_comes_to_an_end(tmp_path: Path) -> None:
+    stage.main(Tokenizer(run=str(tmp_path), vocab=300))
+    assert json.loads((tmp_path / "tokenizer" / "tokenizer_meta.json").read_text())["provenance"]["chars"] < 10_000_000
 
 
 def test_train_repeats_with_the_files_in_another_order(corpus: str) -> None:

@@ -218,12 +218,15 @@ def test_a_busy_hub_is_asked_again(server: FakeHub) -> None:
     assert server.refusals == 0
 
 
-def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A host that does not resolve keeps nobody waiting: a pause would be an hour."""
     point_at("http://127.0.0.1:9", monkeypatch)
     monkeypatch.setattr(hub, "PAUSE_SECONDS", 3600)
     with pytest.raises(ConnectionError, match=r"cannot list someone/texts from http://127.0.0.1:9: .*--local DIR"):
         len(Shards(Dataset(REPO)))
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
+    with pytest.raises(ConnectionError, match=f"and {tmp_path} does not hold it. Connect"):
+        locate("gsm8k/test")
 
 
 def test_a_hub_that_stays_busy_is_reported_with_what_to_do(server: FakeHub) -> None:

@@ -198,8 +198,8 @@ class Tokenizer(Seeded, Threaded, Made):
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
     vocab: int = bounded(32_768, 1)
     """Entries: 256 bytes, merges, and 9 special tokens."""
-    max_chars: int = bounded(2_000_000_000, 1)
-    """Characters to read."""
+    max_chars: int | None = bounded(None, 1)
+    """Characters to read. None: 2 billion, or 4 million of a world, which has no end."""
     doc_cap: int = bounded(10_000, 1)
     """Characters read of one document."""
     digits: Literal[1, 3] = 1

@@ -11,8 +11,13 @@ from fledge.config import Tokenizer as Config
 from fledge.config import check
 from fledge.folder import open_stage
 from fledge.origin import origin_of
+from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
+
+TEXT_CHARS = 2_000_000_000
+WORLD_CHARS = 4_000_000
+"""More of a world brings no more words, and it would never end."""
 
 
 def prepare(config: Config) -> str:
@@ -31,7 +36,7 @@ def main(config: Config) -> None:
             tokenizer = Tokenizer.train(
                 texts(config),
                 vocab=config.vocab,
-                max_chars=config.max_chars,
+                max_chars=config.max_chars or (WORLD_CHARS if find_generated(config.data) else TEXT_CHARS),
                 doc_cap=config.doc_cap,
                 digits=config.digits,
                 threads=config.threads,

@@ -198,7 +198,8 @@ def _explained(what: str, *, remedy: str = REMEDY) -> Iterator[None]:
             raise FileNotFoundError(f"cannot {what}, which has no such file ({error})") from error
         cause = error.__cause__ or error
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise ConnectionError(f"cannot {what}: {reason.rstrip('.')}. {remedy}") from error
+        looked = f", and {home} does not hold it" if (home := data_home()) else ""
+        raise ConnectionError(f"cannot {what}: {reason.rstrip('.')}{looked}. {remedy}") from error
 
 
 class Shards:
