@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,9 @@ from hypothesis import strategies as st
 
 from fledge.config import OptimSettings, Rl
 from fledge.infer.engine import Request
+from fledge.runs import metrics
 from fledge.sandbox.sandbox import NotJudged
-from fledge.stages.rl import prepare
+from fledge.stages.rl import STUCK_STEPS, main, prepare
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.train.batches import conversation_rows
@@ -225,3 +228,20 @@ def test_what_is_replayed_does_not_depend_on_device_tokens(rows: int) -> None:
             torch.cat([getattr(one, name) for one in whole]), torch.cat([getattr(one, name) for one in cut])
         )
     assert sum(batch.tokens for batch in whole) == sum(batch.tokens for batch in cut)
+
+
+def test_where_no_answer_is_ever_right_training_ends_and_says_so(toy_run: Path, tmp_path: Path) -> None:
+    for stage in ("tokenizer", "sft"):
+        shutil.copytree(toy_run / stage, tmp_path / stage)
+    short: dict[str, Any] = {
+        "prompts": 2,
+        "samples": 2,
+        "max_tokens": 4,
+        "eval_every": 0,
+        "eval_examples": 2,
+        "replay_tokens": 0,
+    }
+    with pytest.raises(ValueError, match=f"in {STUCK_STEPS} steps in a row .* Take more --samples"):
+        main(Rl(run=str(tmp_path), task="world/problems_hard", steps=40, **short))
+    rewards = [line["reward"] for line in metrics(tmp_path / "rl") if "reward" in line]
+    assert rewards == [0.0] * STUCK_STEPS
