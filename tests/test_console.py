@@ -118,6 +118,26 @@ def test_a_full_output_is_said_and_a_closed_one_hinders_nothing(tmp_path: Path) 
     assert subprocess.run(words, capture_output=True, text=True).stdout == "''\n"
 
 
+def test_a_signal_in_the_midst_of_another_does_not_wait_for_it() -> None:
+    code = """if True:
+        import os, signal, sys
+        from fledge import endings
+        endings.watch()
+        def again(frame, event, _):
+            sys.settrace(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+        def follow(frame, event, _):
+            frame.f_trace_lines = True
+            return again if frame.f_code.co_name == "notify_all" else follow
+        sys.settrace(follow)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            print("ended")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=10)
+    assert (done.returncode, done.stdout) == (0, "ended\n")
+
+
 def test_ctrl_c_once_more_while_the_first_is_told_says_nothing_more() -> None:
     code = """if True:
         import os, signal

@@ -17,7 +17,24 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_asked, _gentle = threading.Event(), threading.Event()
+
+
+class Flag:
+    """An event without the lock of threading.Event, for which a second signal in the midst of the first would wait for ever."""
+
+    is_raised = False
+
+    def is_set(self) -> bool:
+        return self.is_raised
+
+    def set(self) -> None:
+        self.is_raised = True
+
+    def clear(self) -> None:
+        self.is_raised = False
+
+
+_asked, _gentle = Flag(), Flag()
 
 
 def watch(hear: Callable[[int, FrameType | None], None] | None = None) -> None:
@@ -48,7 +65,7 @@ def forget() -> None:
 
 
 @contextlib.contextmanager
-def gently() -> Iterator[threading.Event]:
+def gently() -> Iterator[Flag]:
     """Within, the first signal only sets the event; one that came before and was lost has set it already."""
     _gentle.set()
     try:
