@@ -56,6 +56,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
+    # A thread of torch that waits would keep its core busy: where other programs run, training was ten times slower by it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command, *rest = arguments or ["--help"]
     endings.watch()
     try:
