@@ -56,8 +56,8 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code."""
-    # A thread of torch that waits for others keeps its core busy for a long time, and where other programs run, training became
-    # two to ten times slower by it. A fifteenth of libgomp's own patience costs 2 % on idle cores.
+    # A thread of torch that waits for others keeps its core busy for long, which beside two busy programs cost two fifths of the
+    # speed of training. A fifteenth of libgomp's own patience costs 2 % on idle cores.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     command, *rest = arguments or ["--help"]
     endings.watch()
