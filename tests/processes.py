@@ -145,10 +145,7 @@ def be_child(request: dict[str, Any]) -> int:
     os.chdir(request["cwd"])
     for name, most in request["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
-    try:
-        return run(request["words"])
-    except SystemExit as stop:
-        return int(stop.code or 0)
+    return run(request["words"])
 
 
 def main() -> None:

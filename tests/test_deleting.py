@@ -60,11 +60,7 @@ def toy(toy_run: Path, tmp_path: Path) -> Path:
 )
 def test_a_mistake_beside_fresh_touches_nothing(toy: Path, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = files(toy)
-    try:
-        code = run(words.format(toy).split())
-    except SystemExit as stop:  # as argparse ends
-        code = stop.code
-    assert code == 2, capsys.readouterr()
+    assert run(words.format(toy).split()) == 2, capsys.readouterr()
     assert "Traceback" not in capsys.readouterr().err
     assert files(toy) == before
 

@@ -37,7 +37,7 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed before it began, as by >&-
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-    code: Any = 130
+    code = 130
     try:
         try:
             code = run(sys.argv[1:])
@@ -45,8 +45,6 @@ def main() -> None:
             endings.forget()
     except KeyboardInterrupt:
         pass  # once more, while the first was told
-    except SystemExit as stop:
-        code = stop.code
     try:
         sys.stdout.flush()
     except OSError:  # Python would try again at its very end, and say so
@@ -65,6 +63,8 @@ def run(arguments: Sequence[str]) -> int:
         code = dispatch(command, rest)
         sys.stdout.flush()
         return code
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except BrokenPipeError:
         return 0  # nobody reads any more, as with `| head`
     except KeyboardInterrupt as interrupt:
@@ -102,16 +102,31 @@ def summary(kind: type[Any]) -> str:
 
 
 def dispatch(command: str, words: list[str]) -> int:
-    """Parse the settings of a command and call its `main(config)`."""
+    """Parse the settings of a command and call its `main(config)`.
+
+    Raises:
+        ValueError: there is no such command.
+        SystemExit: help was shown, or a setting is wrong and that was said.
+    """
     if command in ("-h", "--help", "help"):
         print(overview())
         return 0
     if command == "--version":
         print(f"fledge {__version__}")
         return 0
-    command, config, flags = read(command, words)
-    if config is None:
-        return 0
+    if command == "bench" and words and not words[0].startswith("-"):
+        command, words = f"bench {words[0]}", words[1:]
+    if command not in SETTINGS:
+        there = tuple(SETTINGS)
+        raise ValueError(f"{command!r} is not a command; there are: {', '.join(there)}.{nearest(command, there)}")
+    parser = argparse.ArgumentParser(prog=f"fledge {command}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--local", metavar="DIR")
+    parser.add_argument("--debug", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    flags, words = parser.parse_known_args([part for word in words for part in long_form(word)])
+    if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
+        os.environ["FLEDGE_LOCAL"] = flags.local
+    config = parse(SETTINGS[command], f"fledge {command}", with_folder(command, words))
     if flags.dry_run:
         print(json.dumps(planned(config), indent=1))
         return 0
@@ -129,28 +144,6 @@ def planned(config: Any) -> dict[str, Any]:
 
         config = resolved(config)
     return dataclasses.asdict(config)
-
-
-def read(command: str, words: list[str]) -> tuple[str, Any, argparse.Namespace]:
-    """The command's full name, its settings (None when help was shown), and the flags of every command.
-
-    Raises:
-        ValueError: there is no such command.
-    """
-    if command == "bench" and words and not words[0].startswith("-"):
-        command, words = f"bench {words[0]}", words[1:]
-    if command not in SETTINGS:
-        there = tuple(SETTINGS)
-        raise ValueError(f"{command!r} is not a command; there are: {', '.join(there)}.{nearest(command, there)}")
-    kind = SETTINGS[command]
-    parser = argparse.ArgumentParser(prog=f"fledge {command}", add_help=False, allow_abbrev=False)
-    parser.add_argument("--local", metavar="DIR")
-    parser.add_argument("--debug", action="store_true")
-    parser.add_argument("--dry-run", action="store_true")
-    flags, words = parser.parse_known_args([part for word in words for part in long_form(word)])
-    if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
-        os.environ["FLEDGE_LOCAL"] = flags.local
-    return command, parse(kind, f"fledge {command}", with_folder(command, words)), flags
 
 
 def module_of(command: str) -> str:
@@ -176,12 +169,7 @@ def with_folder(command: str, words: list[str]) -> list[str]:
 
 
 def parse(kind: type[Any], program: str, words: list[str]) -> Any:
-    """Settings from words; None when help was shown. Mistakes are explained, with the nearest valid name."""
+    """Settings from words. Help and mistakes, with the nearest valid name, are shown and end in SystemExit."""
     import tyro
 
-    try:
-        return tyro.cli(kind, args=words, prog=program, description=kind.__doc__)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            return None
-        raise
+    return tyro.cli(kind, args=words, prog=program, description=kind.__doc__)

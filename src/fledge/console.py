@@ -14,7 +14,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -46,39 +45,25 @@ def visible(text: str) -> str:
     return text.translate(_PICTURES)
 
 
-class Live:
+class Live(Progress):
     """The live line of one stage."""
 
     def __init__(self, name: str, *, total: int, done: int = 0) -> None:
-        self.name, self.total, self.done = name, total, done
-        self.spoke = 0.0
-        self.bar: Progress | None = None
-
-    def __enter__(self) -> Live:
-        if console.is_terminal:
-            columns = (
-                TextColumn("[bold]{task.description:<10}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}", markup=False),
-            )
-            self.bar = Progress(*columns, console=console)
-            self.bar.start()
-            self.task = self.bar.add_task(self.name, total=self.total, completed=self.done, text="")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.bar:
-            self.bar.stop()
+        columns = (
+            TextColumn("[bold]{task.description:<10}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}", markup=False),
+        )
+        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        self.name, self.total, self.spoke = name, total, 0.0
+        self.task = self.add_task(name, total=total, completed=done, text="")
 
     def show(self, done: int, text: str) -> None:
         """`done` of the total, and what is worth saying about it now."""
-        if self.bar:
-            self.bar.update(self.task, completed=done, text=visible(text))
-        elif time.monotonic() - self.spoke > QUIET_SECONDS or done == self.total:
+        self.update(self.task, completed=done, text=visible(text))
+        if self.disable and (time.monotonic() - self.spoke > QUIET_SECONDS or done == self.total):
             self.spoke = time.monotonic()
             say(f"{self.name} {done}/{self.total} · {text}")
 

@@ -3,7 +3,7 @@
     endings.watch()                      # once, before anything slow
     with endings.gently() as asked:      # within, the first is only noted, the second stops at once
         ...
-        if asked.is_set(): ...
+        if asked.is_set: ...
 
 A KeyboardInterrupt that is raised while Python is in a callback of torch or cleans up is printed and lost; the note is not.
 """
@@ -22,16 +22,7 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 class Flag:
     """An event without the lock of threading.Event, for which a second signal in the midst of the first would wait for ever."""
 
-    is_raised = False
-
-    def is_set(self) -> bool:
-        return self.is_raised
-
-    def set(self) -> None:
-        self.is_raised = True
-
-    def clear(self) -> None:
-        self.is_raised = False
+    is_set = False
 
 
 _asked, _gentle = Flag(), Flag()
@@ -43,7 +34,7 @@ def watch(hear: Callable[[int, FrameType | None], None] | None = None) -> None:
     For the main thread; elsewhere nothing.
     """
     if threading.current_thread() is threading.main_thread():
-        _asked.clear()
+        _asked.is_set = False
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs ask to be left alone
                 signal.signal(number, hear or _note)
@@ -67,11 +58,11 @@ def forget() -> None:
 @contextlib.contextmanager
 def gently() -> Iterator[Flag]:
     """Within, the first signal only sets the event; one that came before and was lost has set it already."""
-    _gentle.set()
+    _gentle.is_set = True
     try:
         yield _asked
     finally:
-        _gentle.clear()
+        _gentle.is_set = False
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -79,9 +70,9 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    again = _asked.is_set()
-    _asked.set()
-    if again or not _gentle.is_set():
+    again = _asked.is_set
+    _asked.is_set = True
+    if again or not _gentle.is_set:
         raise KeyboardInterrupt
     with contextlib.suppress(OSError):  # the terminal may be what ended
         from fledge import console

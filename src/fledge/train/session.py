@@ -195,9 +195,9 @@ class Session:
                 if done == steps or wanted:
                     self.save(step)
                     saved = time.perf_counter()
-                if not asked.is_set():
+                if not asked.is_set:
                     yield from self._body(done)
-                if asked.is_set():  # a body that did not run does so after the resume
+                if asked.is_set:  # a body that did not run does so after the resume
                     self.save(step)
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
         self.model.eval()
