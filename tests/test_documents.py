@@ -144,7 +144,7 @@ def test_empty_and_blank_documents_are_left_out(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="did you mean fineweb-edu"):
+    with pytest.raises(FileNotFoundError, match="Did you mean 'fineweb-edu'"):
         describe("fineweb-eduu")
     with pytest.raises(FileNotFoundError, match="neither a name"):
         describe(str(tmp_path / "nowhere"))

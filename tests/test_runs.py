@@ -16,12 +16,12 @@ import pytest
 from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check
 from fledge.folder import begin_again, open_stage
 from fledge.runs import (
+    begun,
     changes,
     choose_stage,
     is_done,
     metrics,
     newest_run,
-    settings_of,
     stage_name,
     summary,
     trained_stages,
@@ -105,7 +105,7 @@ def test_a_mistake_that_began_nothing_can_be_corrected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too small"), open_stage(wrong):
         raise ValueError("too small")
     with open_stage(replace(wrong, vocab=300)) as stage:
-        assert settings_of(stage.path)["vocab"] == 300
+        assert begun(stage.path)["settings"]["vocab"] == 300
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '{"settings": 3}', '{"settings": {}, "seal": "1f"}'])

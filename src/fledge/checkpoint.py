@@ -115,12 +115,7 @@ def resume(
     """
     if not (found := written(stage)):
         return None
-
-    def own(checkpoint: Path, state: dict[str, Any]) -> None:
-        if steps is not None and state["step"] > steps:
-            raise ValueError(f"{checkpoint}: of another training, the stage has {steps} steps")
-
-    checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors"), check=own)
+    checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors"), steps=steps)
     model.load_state_dict(_tensors(checkpoint / "model.safetensors"))
     optimizer.load_tensors(_tensors(checkpoint / "optimizer.safetensors"))
     for damaged in found[found.index(checkpoint) + 1 :]:

@@ -7,7 +7,6 @@ One dial, `depth`, fixes the size; what is None is derived from it and printed. 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
@@ -44,7 +43,7 @@ class Sampling:
 
     def nth(self, number: int) -> Self:
         """For answer `number` to the same question, counted from 0: each has a seed of its own."""
-        return self if self.seed is None else dataclasses.replace(self, seed=self.seed + number)
+        return self if self.seed is None else replace(self, seed=self.seed + number)
 
     def table(self) -> list[dict[str, Any]]:
         """Name, type, default (as in `self`), low, high and help of every setting, for clients."""

@@ -34,7 +34,6 @@ from fledge.runs import (
     made_from,
     metrics,
     portable,
-    settings_of,
     stage_name,
     step_of,
 )
@@ -244,7 +243,7 @@ def _is_ours(path: Path) -> bool:
     if path.is_file():
         return REPORT.get(path.name, "") in path.read_text(encoding="utf-8", errors="replace")
     with contextlib.suppress(ValueError, OSError):
-        if settings_of(path):
+        if begun(path)["settings"]:
             return True
     with contextlib.suppress(OSError):
         if (path / LOCK).read_text(encoding="utf-8", errors="replace").isdecimal():

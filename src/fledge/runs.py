@@ -74,11 +74,6 @@ def made_from(stage: Path) -> dict[str, str]:
     return {"stage": json_hash([found["settings"], kept]), "tokenizer": kept.get("tokenizer", "")} if kept else {}
 
 
-def settings_of(stage: Path) -> dict[str, Any]:
-    """The settings that a stage was begun with. Raises as `begun` does."""
-    return begun(stage)["settings"]
-
-
 def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two of what `begun` gives, in words.
 

@@ -6,7 +6,7 @@ check_tokenizer(run / "sft", tokenizer)                       # wherever a model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,12 @@ def weights_hash(stage: Path, *, needed: Iterable[str] = MODEL_FILES) -> str:
 
 
 def newest(
-    stage: Path, *, needed: Iterable[str] = MODEL_FILES, check: Callable[[Path, dict[str, Any]], None] | None = None
+    stage: Path, *, needed: Iterable[str] = MODEL_FILES, steps: int | None = None
 ) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a stage whose needed files are as they were written, and its state; others are named.
 
     Args:
-        check: raises ValueError for one that is not to be taken.
+        steps: of the whole stage; a checkpoint beyond is of another training.
 
     Raises:
         FileNotFoundError: the stage has no checkpoint.
@@ -46,8 +46,8 @@ def newest(
             state = read_state(checkpoint, needed=needed)
             if own and state.get("made_from") not in (None, {}, own):
                 raise ValueError(f"{checkpoint}: of another training, its settings or its origin are others")
-            if check:
-                check(checkpoint, state)
+            if steps is not None and state["step"] > steps:
+                raise ValueError(f"{checkpoint}: of another training, the stage has {steps} steps")
         except (ValueError, OSError) as error:
             problems.append(str(error))
             continue

@@ -23,7 +23,7 @@ from typing import Any
 from fledge.checkpoint import load_model, read_config
 from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
-from fledge.runs import choose_stage, model_name, settings_of, trained_stages
+from fledge.runs import begun, choose_stage, model_name, trained_stages
 from fledge.serve.api import ApiError
 from fledge.text.datasets import find_generated
 from fledge.text.tokenizer import Tokenizer
@@ -76,9 +76,8 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     tokenizer = Tokenizer.load(path / "tokenizer")
     entries = [_entry(path / name, tokenizer) for name in ([last] if stage else trained_stages(path))]
     # A model speaks as the data did that it learned to converse from, where that says who speaks.
-    begun = [path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()]
-    for source in (find_generated(str(settings_of(folder).get("data"))) for folder in begun):
-        if source is not None:
+    for folder in (path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()):
+        if source := find_generated(str(begun(folder)["settings"].get("data"))):
             return Run(tokenizer, entries, source.NAME, source.SUGGESTIONS)
     return Run(tokenizer, entries, path.name, SUGGESTIONS)
 

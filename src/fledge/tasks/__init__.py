@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fledge.settings import nearest
 from fledge.tasks.base import Task
-from fledge.text.datasets import find_generated, generated
+from fledge.text.datasets import MODULES, find_generated
 
 
 def public_tasks() -> dict[str, Task]:
@@ -31,8 +31,10 @@ def tasks_of(data: str) -> Mapping[str, Task]:
 
 def all_tasks() -> dict[str, Task]:
     """Every task that has a name."""
-    made = {name: task for source in generated().values() for name, task in source.tasks().items()}
-    return public_tasks() | made
+    found = public_tasks()
+    for data in MODULES:
+        found |= tasks_of(data)
+    return found
 
 
 def find_tasks(names: Iterable[str]) -> dict[str, Task]:

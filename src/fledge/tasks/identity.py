@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
-from fledge.text.hub import data_home
+from fledge.text.hub import find_at_home
 from fledge.text.records import read_lines
 from fledge.text.split import Split, split_of
 
@@ -97,8 +97,7 @@ def task_of(path: Path | None) -> Task:
     """The task of an identity file; None: identity.txt of the data home, else the one that comes along."""
 
     def load(split: Split) -> Sequence[Example]:
-        home = data_home()
-        own = path or (home / "identity.txt" if home and (home / "identity.txt").is_file() else None)
+        own = path or find_at_home("identity.txt")
         file = own or Path(str(resources.files("fledge.tasks").joinpath("identity.txt")))
         text = "".join(line for _, line in read_lines(file))
         found = list(examples(read_subjects(text, where=str(own or "identity.txt")), split))

@@ -77,7 +77,7 @@ class Trainer:
         self.pieces: Counter[str] = Counter()
         self.digits = digits
         self.tokens = 256
-        self.words: list[list[int]] | None = None
+        self.words: list[list[int]] = []
 
     def count(self, documents: Sequence[str]) -> None:
         for text in documents:
@@ -86,9 +86,8 @@ class Trainer:
 
     def merge(self, limit: int) -> list[tuple[int, int]]:
         """Up to `limit` more merges; fewer mean that no pair is left. Of equally frequent pairs the smallest ids win."""
-        if self.words is None:
+        if not self.words:
             self._find_pairs()
-        assert self.words is not None
         merges: list[tuple[int, int]] = []
         while len(merges) < limit and self.heap:
             count, pair = heapq.heappop(self.heap)

@@ -41,18 +41,16 @@ MEANT = {
 }
 """Fields beside the messages that change what is said or learned."""
 FORMS = {
-    (
-        "conversations",
-    ): "the form of ShareGPT: write `messages` for conversations, `role` for from, `content` for value",
-    ("instruction", "output"): "the form of Alpaca: instruction and input are what the user says, output the answer",
-    ("prompt", "completion"): "prompt is what the user says, completion the answer",
-    ("prompt", "response"): "prompt is what the user says, response the answer",
-    ("query", "response"): "query is what the user says, response the answer",
-    ("question", "answer"): "question is what the user says, answer the answer",
-    ("chosen", "rejected"): "pairs of answers, which no stage learns from",
-    ("messages",): "conversations, which are given to midtrain and sft",
-    ("text",): "texts, which are given to tokenizer and pretrain",
-    ("content",): "content instead of text",
+    "conversations": "the form of ShareGPT: write `messages` for conversations, `role` for from, `content` for value",
+    "instruction output": "the form of Alpaca: instruction and input are what the user says, output the answer",
+    "prompt completion": "prompt is what the user says, completion the answer",
+    "prompt response": "prompt is what the user says, response the answer",
+    "query response": "query is what the user says, response the answer",
+    "question answer": "question is what the user says, answer the answer",
+    "chosen rejected": "pairs of answers, which no stage learns from",
+    "messages": "conversations, which are given to midtrain and sft",
+    "text": "texts, which are given to tokenizer and pretrain",
+    "content": "content instead of text",
 }
 """Records of other forms, by fields that they have."""
 
@@ -146,7 +144,7 @@ def form_of(record: Any) -> str:
     """In which well-known form a record is that is not in the one expected, for messages; empty: in none that we know."""
     if isinstance(record, Mapping):
         for names, form in FORMS.items():
-            if all(name in record for name in names):
+            if all(name in record for name in names.split()):
                 return f" ({form})"
         for name, inner in record.items():
             if isinstance(inner, Mapping) and ("messages" in inner or "text" in inner):

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from fledge.settings import nearest
 from fledge.text.chat import Conversation
 from fledge.text.hub import Dataset, data_home
 
@@ -52,11 +52,6 @@ def find_generated(name: str) -> Generated | None:
     return cast(Generated, importlib.import_module(MODULES[name])) if name in MODULES else None
 
 
-def generated() -> Mapping[str, Generated]:
-    """All of them by name."""
-    return {name: source for name in MODULES if (source := find_generated(name))}
-
-
 def find_data(data: str) -> Generated | Dataset | Path:
     """What a `--data` stands for. A name of `HUB` is the folder `<name>` or `pretrain` of the data home where it has one.
 
@@ -72,8 +67,6 @@ def find_data(data: str) -> Generated | Dataset | Path:
     if Path(data).exists():
         return Path(data)
     names = [*MODULES, *HUB]
-    close = get_close_matches(data, names, n=1)
-    hint = f"did you mean {close[0]}?" if close else "give an existing path or one of the names"
     raise FileNotFoundError(
-        f"data {data!r}: neither a name ({', '.join(names)}) nor an existing folder or file; {hint}"
+        f"data {data!r}: neither a name ({', '.join(names)}) nor an existing folder or file; give one.{nearest(data, names)}"
     )

@@ -12,7 +12,6 @@ cache, HF_HUB_OFFLINE); everything that has been fetched works offline.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import json
 import os
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.console import notice
-from fledge.storage import write_atomic
+from fledge.storage import file_hash, write_atomic
 from fledge.text.files import RECORDS, find_files
 
 ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")
@@ -82,8 +81,7 @@ class RemoteFile:
             return f"{size} bytes instead of {self.bytes}"
         if len(self.sha256) != 64:
             return None
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_hash(path)
         return None if found == self.sha256 else f"hash {found[:12]} instead of {self.sha256[:12]}"
 
 

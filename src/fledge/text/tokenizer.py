@@ -120,8 +120,8 @@ class Tokenizer:
         while len(merges) < wanted:
             more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
             if not more:
-                shortage = f"only {len(merges)} pairs to merge: {least + len(merges)} tokens instead of {vocab}"
-                notice(f"the text has {shortage}")
+                found = least + len(merges)
+                notice(f"the text has only {len(merges)} pairs to merge: {found} tokens instead of {vocab}")
                 break
             merges += more
             report("merge", len(merges), wanted)
