@@ -96,13 +96,7 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def resume(
-    stage: Path,
-    model: Transformer,
-    optimizer: MuonAdamW,
-    *,
-    steps: int | None = None,
-) -> Progress | None:
+def resume(stage: Path, model: Transformer, optimizer: MuonAdamW, *, steps: int | None = None) -> Progress | None:
     """Load the newest checkpoint that is whole into model and optimizer; None when there is none.
 
     Those passed over are renamed to `step-000120.damaged`: they count no longer, and nothing is lost.

@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +43,7 @@ def main() -> None:
         try:
             code = run(sys.argv[1:])
         finally:
-            endings.forget()
+            endings.watch(signal.SIG_DFL)  # all is said: from here on each ends the process at once, without a word
     except KeyboardInterrupt:
         pass  # once more, while the first was told
     try:

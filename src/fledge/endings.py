@@ -28,7 +28,7 @@ class Flag:
 _asked, _gentle = Flag(), Flag()
 
 
-def watch(hear: Callable[[int, FrameType | None], None] | None = None) -> None:
+def watch(hear: Callable[[int, FrameType | None], None] | signal.Handlers | None = None) -> None:
     """From here on each of the signals calls `hear`; None: it raises KeyboardInterrupt, outside of `gently`.
 
     For the main thread; elsewhere nothing.
@@ -37,7 +37,7 @@ def watch(hear: Callable[[int, FrameType | None], None] | None = None) -> None:
         _asked.is_set = False
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and background jobs ask to be left alone
-                signal.signal(number, hear or _note)
+                signal.signal(number, _note if hear is None else hear)  # SIG_DFL is 0
 
 
 def leave() -> None:
@@ -46,13 +46,6 @@ def leave() -> None:
         for number in SIGNALS:
             if number != signal.SIGINT and signal.getsignal(number) is _note:
                 signal.signal(number, _leave)
-
-
-def forget() -> None:
-    """From here on each of the signals ends the process at once, without a word: all is said."""
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

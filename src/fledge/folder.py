@@ -21,22 +21,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fledge import runs
 from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
 from fledge.provenance import other_code, provenance
-from fledge.runs import (
-    PATHS,
-    STEP,
-    begun,
-    changes,
-    checkpoints,
-    is_done,
-    made_from,
-    metrics,
-    portable,
-    stage_name,
-    step_of,
-)
 from fledge.storage import naming, partial_of, sealed, write_atomic
 
 LOCK = "lock"
@@ -72,7 +60,7 @@ class StageFolder:
         """Forget metrics of steps after `step` and what was measured at it: a resumed run writes them again."""
         path = self.path / "metrics.jsonl"
         if path.exists():
-            kept = [line for line in metrics(self.path) if line.get("step", 0) < step + ("loss_nats" in line)]
+            kept = [line for line in runs.metrics(self.path) if line.get("step", 0) < step + ("loss_nats" in line)]
             write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
@@ -95,7 +83,7 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
         ValueError: it holds results of other settings or another origin, or what fledge did not write, or another process is
             at work in it. Nothing has changed then.
     """
-    run, name = Path(config.run), stage_name(config)
+    run, name = Path(config.run), runs.stage_name(config)
     path = run / name
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -122,7 +110,7 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
     left = sorted(name for name in {*WRITTEN} - {*CONFIG} if (path / name).exists())
     if not left:
         # Apart from the settings, so that what is published of a run names no folder of this machine.
-        given = {name: str(getattr(config, name, "")) for name in PATHS}
+        given = {name: str(getattr(config, name, "")) for name in runs.PATHS}
         where = {name: str(Path(value).absolute()) for name, value in given.items() if value and Path(value).exists()}
         write_atomic(path / "where.json", json.dumps(where, indent=1))
         write_atomic(path / "config.json", sealed(_now(config, origin) | {"provenance": provenance()}))
@@ -132,23 +120,23 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
             "Put it back, or start the stage again with --fresh."
         )
     check_unchanged(path, config, origin)
-    if left and not is_done(path) and (code := other_code(begun(path)["provenance"])):
+    if left and not runs.is_done(path) and (code := other_code(runs.begun(path)["provenance"])):
         notice(f"{path}: {code}")
-    return made_from(path)
+    return runs.made_from(path)
 
 
 def _now(config: Stage, origin: Mapping[str, Any]) -> dict[str, Any]:
     """What a stage is begun with, as config.json has it."""
     settings = asdict(config).items()
-    return {"settings": {k: portable(k, v) for k, v in settings if k not in ("run", "fresh")}, "origin": origin}
+    return {"settings": {k: runs.portable(k, v) for k, v in settings if k not in ("run", "fresh")}, "origin": origin}
 
 
 def check_unchanged(path: Path, config: Stage, origin: Mapping[str, Any]) -> None:
     """Raise ValueError where a stage was begun with other settings or made from something else, or its config.json is damaged."""
-    if found := changes(begun(path), _now(config, origin)):
-        steps = f" (step {step_of(whole[-1])})" if (whole := checkpoints(path)) else ""
+    if found := runs.changes(runs.begun(path), _now(config, origin)):
+        steps = f" (step {runs.step_of(whole[-1])})" if (whole := runs.checkpoints(path)) else ""
         raise ValueError(
-            f"{path}: {'finished' if is_done(path) else f'begun{steps}'}; since then {'; '.join(found)}. "
+            f"{path}: {'finished' if runs.is_done(path) else f'begun{steps}'}; since then {'; '.join(found)}. "
             f"Put that back to go on with it, use another --run, or begin again with --fresh (`fledge run`: --from {path.name})."
         )
 
@@ -189,7 +177,7 @@ def _put_back(run: Path, names: Iterable[str]) -> None:
 
 def _holds_something(path: Path) -> bool:
     """Whether a stage left what can be gone back to."""
-    return is_done(path) or bool(checkpoints(path))
+    return runs.is_done(path) or bool(runs.checkpoints(path))
 
 
 def _set_aside(path: Path) -> None:
@@ -214,7 +202,7 @@ def _remove(folder: Path) -> None:
     for path in (entry for name in WRITTEN for entry in (folder / name, partial_of(folder / name))):
         if path.is_dir() and not path.is_symlink():
             for each in path.iterdir():
-                if STEP.match(each.name):
+                if runs.STEP.match(each.name):
                     shutil.rmtree(each)
             with contextlib.suppress(OSError):
                 path.rmdir()
@@ -243,7 +231,7 @@ def _is_ours(path: Path) -> bool:
     if path.is_file():
         return REPORT.get(path.name, "") in path.read_text(encoding="utf-8", errors="replace")
     with contextlib.suppress(ValueError, OSError):
-        if begun(path)["settings"]:
+        if runs.begun(path)["settings"]:
             return True
     with contextlib.suppress(OSError):
         if (path / LOCK).read_text(encoding="utf-8", errors="replace").isdecimal():

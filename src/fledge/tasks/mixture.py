@@ -17,7 +17,7 @@ from fledge.tasks import find_task
 from fledge.tasks.base import Example
 from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
-from fledge.text.conversations import Stored, open_conversations, restore
+from fledge.text.conversations import Stored, answered, open_conversations, restore
 from fledge.text.datasets import find_generated
 from fledge.text.files import RECORDS, find_files
 from fledge.text.hub import data_home
@@ -145,9 +145,3 @@ def talks(records: Iterable[Record], where: str) -> Sequence[Example]:
     found = Stored(read(), make=lambda record: Example(messages=restore(record)))
     console.say(f"{len(found):,} dialogues from {where} ({strange:,} records in another form left out)")
     return found
-
-
-def answered(conversation: Conversation) -> Conversation:
-    """The conversation up to the assistant's last message; empty where it says nothing."""
-    last = max((place for place, message in enumerate(conversation, 1) if message.role == "assistant"), default=0)
-    return conversation[:last]

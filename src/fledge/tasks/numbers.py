@@ -93,9 +93,8 @@ def _plain(text: str) -> str:
     text = re.sub("[⁺⁻⁰¹²³⁴-⁹]+", lambda power: "^" + unicodedata.normalize("NFKC", power[0]).translate(SIGNS), text)
     text = re.sub(r"\\[dt]?frac(?:\{(\d+)\}\{(\d+)\}|(\d)(\d))", r" \1\3/\2\4", text.replace("{,}", ","))
     text = re.sub(r"\\(times|cdot)(?![a-z])", "×", text)
-    while (
-        bare := re.sub(rf"\\(?:{DRESS})\s*\{{([^{{}}]*)\}}", r"\1", text)
-    ) != text:  # \boxed{}, \text{}, one in the other
+    # \boxed{}, \text{}, one in the other
+    while (bare := re.sub(rf"\\(?:{DRESS})\s*\{{([^{{}}]*)\}}", r"\1", text)) != text:
         text = bare
     # Any other command, such as \sqrt, says another number, and what it leaves behind is none.
     text = re.sub(rf"\\([,;:!()\[\] ]|(?:{DRESS})(?![a-zA-Z])|(?![a-z]))", "", text)

@@ -112,17 +112,23 @@ class Chats(Stored[Conversation]):
 
 def useless(conversation: Conversation) -> str:
     """Why nothing can be learned from a conversation, whatever its length; or empty."""
-    answers = [message for message in conversation if message.role == "assistant"]
-    last = max((place for place, message in enumerate(conversation) if message.role == "assistant"), default=0)
+    heard = answered(conversation)
+    answers = [message for message in heard if message.role == "assistant"]
     if not answers:
         return "without an answer"
     if any(not "".join(part.text for part in message.parts).strip() for message in answers):
         return "with an empty answer"
-    if any(message.role == "user" and not message.text.strip() for message in conversation[:last]):
+    if any(message.role == "user" and not message.text.strip() for message in heard):
         return "with an empty question"
     if not any(message.learn for message in answers):
         return "whose answers all have weight 0"
     return ""
+
+
+def answered(conversation: Conversation) -> Conversation:
+    """The conversation up to the assistant's last message; empty where it says nothing."""
+    last = max((place for place, message in enumerate(conversation, 1) if message.role == "assistant"), default=0)
+    return conversation[:last]
 
 
 def open_conversations(path: str | Path) -> Chats:

@@ -99,13 +99,7 @@ def list_files(dataset: Dataset) -> list[RemoteFile]:
         url = f"{constants.ENDPOINT}/api/datasets/{dataset.repo}?blobs=true"
         listing = json.loads(_get(url, headers=build_hf_headers()))
     files = [
-        RemoteFile(
-            repo=dataset.repo,
-            revision=listing["sha"],
-            path=path,
-            bytes=file["size"],
-            sha256=(file.get("lfs") or {}).get("sha256", ""),
-        )
+        RemoteFile(dataset.repo, listing["sha"], path, file["size"], (file.get("lfs") or {}).get("sha256", ""))
         for file in listing["siblings"]
         if dataset.holds(path := file["rfilename"])
     ]
