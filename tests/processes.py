@@ -140,6 +140,7 @@ def be_child(request: dict[str, Any]) -> int:
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     handle = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not the requests
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.chdir(request["cwd"])

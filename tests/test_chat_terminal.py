@@ -151,12 +151,17 @@ def test_scripts_ask_with_p_or_standard_input(
     run_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ["chat", str(run_folder), "--max-tokens", "8", "--temperature", "0"]
-    assert command_line([*options, "-p", "Hello"]) == 0
-    by_option = capsys.readouterr().out
-    monkeypatch.setattr(sys, "stdin", io.StringIO("Hello\n"))
-    assert command_line(options) == 0
-    assert capsys.readouterr().out == by_option
+
+    def answer(text: str, *prompt: str) -> str:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+        assert command_line([*options, *prompt]) == 0
+        return capsys.readouterr().out
+
+    by_option = answer("", "-p", "Hello")
     assert by_option.strip()
+    assert answer("Hello\n") == by_option
+    # Text and question are one prompt.
+    assert answer("Lumi had a hammer.\n", "-p", "Who has it?") == answer("Lumi had a hammer.\nWho has it?") != by_option
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert command_line(options) == 2
     assert "nothing was asked" in capsys.readouterr().err
@@ -183,7 +188,8 @@ print(json.dumps(Screen.shown[0]))
 
 
 def test_it_says_that_it_loads_before_torch_is_imported(run_folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", WATCHED, str(run_folder)], capture_output=True, text=True, check=True)
+    program = [sys.executable, "-c", WATCHED, str(run_folder)]
+    done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == [f"fledge: {run_folder}: loading sft ...", False]
 
 

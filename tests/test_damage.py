@@ -6,6 +6,7 @@ DAMAGED_FOLDERS=500 pytest tests/test_damage.py   # as many folders as that
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -64,8 +65,9 @@ def weights(run: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("seed", range(FOLDERS))
 def test_a_damaged_run_gives_one_sentence_or_the_same_results(
-    seed: int, toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    seed: int, toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
     rng, run = random.Random(seed), tmp_path / "run"
     shutil.copytree(toy_run, run)
     known, stage = weights(run), rng.choice(TRAINED)

@@ -195,6 +195,10 @@ def test_content_may_be_parts_and_fields_that_change_nothing_are_ignored(url: st
     assert ask(url, messages=[*history, *HELLO]).usage.prompt_tokens == 1 + (5 + 2) + (2 + 3 + 2 + 2 + 2) + (5 + 2) + 1
 
 
+OF_OTHERS = ("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "stop_token_ids", "ignore_eos", "best_of")
+"""Fields of other servers that change an answer."""
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -215,6 +219,9 @@ def test_content_may_be_parts_and_fields_that_change_nothing_are_ignored(url: st
         ({"presence_penalty": 2}, "presence_penalty is 2, which is not done here; allowed: 0, or leave it out"),
         ({"response_format": {"type": "json_object"}}, "response_format is"),
         ({"tool_choice": "required"}, "tool_choice is"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is"),
+        ({"functions": [{"name": "f"}]}, "functions is"),
+        *(({"extra_body": {name: 3}}, f"{name} is 3, which is not done here") for name in OF_OTHERS),
     ],
 )
 def test_mistakes_are_answered_with_what_is_allowed(url: str, settings: dict[str, Any], words: str) -> None:

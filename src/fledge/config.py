@@ -334,7 +334,7 @@ class Chat(AnswerStage):
     stage: str | None = None
     """pretrain, midtrain, sft or rl. None: the last that is finished."""
     prompt: str | None = None
-    """Ask once, print the answer, exit."""
+    """Ask once, print the answer, exit. Text on standard input is read first and stands before it."""
     url: str | None = None
     """Talk to a server instead, as in http://127.0.0.1:8000."""
     api_key: str | None = None

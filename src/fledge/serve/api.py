@@ -202,7 +202,9 @@ COMPLETION_FIELDS = FIELDS | {
 }
 UNMET: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
+    "tools": ([],),
     "tool_choice": ("auto", "none"),
+    "functions": ([],),
     "function_call": ("auto", "none"),
     "logit_bias": ({},),
     "presence_penalty": (0,),
@@ -214,6 +216,8 @@ UNMET: dict[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "min_tokens": (0,),
     "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "prompt_logprobs": (),
     "continue_final_message": (False,),
 }
 """Fields of OpenAI's and of other servers' that change an answer and are not obeyed, with the values that change nothing."""

@@ -19,13 +19,14 @@ from fledge.serve.terminal import Terminal, remember_lines
 
 
 def main(config: Chat) -> int:
-    """Chat until the user leaves, or answer one prompt from -p or standard input."""
+    """Chat until the user leaves, or answer one prompt: the text on standard input and below it that of -p."""
     check(config)
     endings.leave()
     with closing(open_client(config)) as client:
         chat = Terminal(client, Sampling.of(config), system=config.system, console=Console(highlight=False))
         if config.prompt is not None or not sys.stdin.isatty():
-            return chat.once(config.prompt if config.prompt is not None else sys.stdin.read(), sys.stdout)
+            text = "" if sys.stdin.isatty() else sys.stdin.read().strip()
+            return chat.once("\n".join(filter(None, (text, config.prompt))), sys.stdout)
         remember_lines()
         about = ("  /help shows the commands, Ctrl-C stops an answer", "dim")
         chat.console.print(Text.assemble((visible(client.name), "bold"), about))
