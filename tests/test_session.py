@@ -18,7 +18,7 @@ from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, 
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
 from fledge.stages import pretrain, sft
-from fledge.train.session import Shape, fitting_tokens, resolved
+from fledge.train.session import Shape, resolved
 
 
 def shape_of(batch_tokens: int, device_tokens: int | None, *, length: int = 256, tokens: int = 100_000) -> Shape:
@@ -46,14 +46,6 @@ def test_a_step_that_is_not_whole_rows_is_refused_with_the_nearest_that_is() -> 
         shape_of(1000, None)
 
 
-def test_what_fits_into_memory_is_a_known_number_and_half_the_memory_half_the_tokens() -> None:
-    # Depth 12: 768 channels, 12 layers, 32,768 entries: 481,280 bytes a token. 135 million parameters take 2.2 GB.
-    config = ModelConfig.of(ModelSettings(depth=12), vocab=32_768)
-    assert fitting_tokens(config, parameters=135_000_000, free_bytes=80 << 30) == 1 << 17
-    assert fitting_tokens(config, parameters=135_000_000, free_bytes=40 << 30) == 1 << 16
-    assert fitting_tokens(config, parameters=135_000_000, free_bytes=1 << 30) == 1  # does not fit: a row is tried
-
-
 @pytest.mark.parametrize("config", [Pretrain(), Midtrain(), Sft(), Rl()], ids=lambda config: type(config).__name__)
 def test_resolved_settings_have_no_gap_and_resolving_them_again_changes_nothing(
     config: TrainStage, toy_run: Path
@@ -61,7 +53,7 @@ def test_resolved_settings_have_no_gap_and_resolving_them_again_changes_nothing(
     found = resolved(replace(config, run=str(toy_run), threads=1))
     settings = dataclasses.asdict(found)
     assert not {None, "auto"} & {value for value in settings.values() if not isinstance(value, dict)}
-    assert None not in settings.get("model", {}).values()
+    assert None not in [*settings.get("model", {}).values(), *settings["optim"].values()]
     assert resolved(found) == found
 
 
@@ -92,7 +84,7 @@ def test_a_model_worse_than_guessing_replaces_no_good_one_and_the_advice_can_be_
     wild = Pretrain(
         run=str(run), model=shape, batch_tokens=256, tokens=256 * 12, eval_every=0, compile="no", save_every=1
     )
-    wild = replace(wild, optim=OptimSettings(rate_share=300.0, warmup=0.5))
+    wild = replace(wild, optim=OptimSettings(rate_share=300.0, batch_scale=1.0, warmup=0.5, warmdown=0.4))
     with pytest.raises(
         FloatingPointError, match=r"--optim.rate-share the same command goes on from the last checkpoint"
     ):

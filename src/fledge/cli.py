@@ -137,9 +137,9 @@ def dispatch(command: str, words: list[str]) -> int:
 def planned(config: Any) -> dict[str, Any]:
     """The settings with what can be derived; of a recipe those of each of its stages."""
     if isinstance(config, RunRecipe):
-        from fledge.recipes import choose
+        from fledge.recipes import choose, derived
 
-        return {item.name: planned(item.config) for item in choose(config)}
+        return {item.name: dataclasses.asdict(item.config) for item in derived(choose(config))}
     if isinstance(config, TrainStage):
         from fledge.train.session import resolved
 

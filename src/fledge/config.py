@@ -14,9 +14,11 @@ from typing import Any, Literal, Self
 from fledge.settings import bounded, check_bounds, check_multiple, help_of
 
 BATCH_TOKENS = 16_384
-"""Of an optimizer step where nothing else is asked."""
+"""Of an optimizer step on conversations where nothing else is asked."""
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+Recompute = Literal["no", "mlp", "block"]
+"""What a backward pass computes again instead of keeping it: nothing, every MLP, every block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class ModelSettings:
     """Shape of the model."""
 
     depth: int = bounded(12, 1)
-    """Layers. Width and heads follow from it, and so do the tokens to train on."""
+    """Layers. Width and heads follow from it, and so do tokens, batch, rates and schedule."""
     width: int | None = bounded(None, 1)
     """Channels of the residual stream. None: 64 per layer, in whole heads."""
     heads: int | None = bounded(None, 1)
@@ -116,12 +118,16 @@ class OptimSettings:
     """Largest norm of the gradient of a step."""
     rate_share: float = 1.0
     """Multiplies every rate: later stages start lower."""
-    warmup: float = bounded(0.0, 0.0, 1.0)
-    """Share of the steps in which the rates rise."""
-    warmdown: float = bounded(0.4, 0.0, 1.0)
-    """Share of the steps in which the rates fall."""
-    final_share: float = bounded(0.0, 0.0, 1.0)
-    """What the rates fall to, as a share of the base."""
+    batch_scale: float | None = bounded(None, 0.0)
+    """Multiplies every rate too. None: root of batch_tokens / 2^19; later stages as pretraining, less if their batch is smaller."""
+    decay_scale: float | None = bounded(None, 0.0)
+    """Multiplies the decay. None: in pretraining for batch and tokens as against those of depth 12; later 1."""
+    warmup: float | None = bounded(None, 0.0, 1.0)
+    """Share of the steps in which the rates rise. None: 40 steps of pretraining, none later."""
+    warmdown: float | None = bounded(None, 0.0, 1.0)
+    """Share of the steps in which the rates fall. None: .65 in pretraining, .4 later."""
+    final_share: float | None = bounded(None, 0.0, 1.0)
+    """What the rates fall to, as a share of the base. None: .05 in pretraining, 0 later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +179,8 @@ class TrainStage(Seeded, Machine, Made):
     """Type of the activations; weights are always float32."""
     device_tokens: int | None = bounded(None, 1)
     """Tokens per forward pass on one device, at least a row. None: the most that fits. Results agree up to rounding."""
+    recompute: Literal["auto", Recompute] = "auto"
+    """What is computed twice to save memory: no, mlp, block. auto: the least with which four rows fit."""
     save_every: int = 0
     """Steps between checkpoints. 0: about one a minute."""
     keep: int = bounded(2, 1)
@@ -184,7 +192,7 @@ class RowStage(TrainStage):
     """What the stages share that learn from rows of text and conversations, all of one length."""
 
     batch_tokens: int | None = bounded(None, 1)
-    """Tokens per optimizer step: rows x context, padding included. None: 16,384, or a tenth of an epoch of own conversations."""
+    """Tokens per step: rows x context, padding included. None: by the tokens; 16,384 or a tenth of an epoch of conversations."""
     compile: Compile = "auto"
     """Compile the model: about 1.4 times as fast, after half a minute; results agree up to rounding."""
 

@@ -32,12 +32,16 @@ from fledge.config import (
     Sft,
     Stage,
     Tokenizer,
+    TrainStage,
     check,
 )
 from fledge.folder import REPORT, begin_again, check_ours, check_unchanged, put_back
 from fledge.origin import origin_of
 from fledge.runs import choose_stage, is_done, stage_name
 from fledge.settings import nearest
+
+AS_TUNED = OptimSettings(batch_scale=1.0, warmup=0.0, warmdown=0.4, final_share=0.0)
+"""Of the small recipes, which were tuned at their own batch and length: the laws of depth do not touch them."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,10 @@ def demo(ask: RunRecipe) -> list[Item]:
     """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
     data, extras = ask.data or "world", not ask.classic
     model = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=extras, key_filter=extras)
-    rates = OptimSettings(warmdown=0.4, final_share=0.2)
+    rates = replace(AS_TUNED, final_share=0.2)
     # One shape for the three stages that learn from rows: it is compiled once.
     shape: dict[str, Any] = {"device_tokens": 2048}
-    late = OptimSettings(rate_share=0.3, warmdown=1.0)
+    late = replace(AS_TUNED, rate_share=0.3, warmdown=1.0)
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
@@ -120,7 +124,7 @@ def tiny(ask: RunRecipe) -> list[Item]:
     data, extras = ask.data or "fineweb-edu", not ask.classic
     look_beside(data)
     model = ModelSettings(depth=4, width=256, head_channels=64, context=512, smear=extras, key_filter=extras)
-    rates = OptimSettings(warmdown=0.5, final_share=0.1)
+    rates = replace(AS_TUNED, warmdown=0.5, final_share=0.1)
     chats = "arc-easy,arc-challenge,gsm8k,spelling,counting,identity"
     return chain(
         ask,
@@ -129,7 +133,7 @@ def tiny(ask: RunRecipe) -> list[Item]:
         (Evaluate(stage="pretrain", tasks="core", limit=100), 4.0),
         (Midtrain(data="chat", tokens=800_000, batch_tokens=8192, optim=rates), 6.0),
         (Evaluate(stage="midtrain", tasks=chats, limit=100), 1.0),
-        (Sft(data="chat", tokens=500_000, batch_tokens=8192, optim=OptimSettings(rate_share=0.3)), 3.5),
+        (Sft(data="chat", tokens=500_000, batch_tokens=8192, optim=replace(AS_TUNED, rate_share=0.3)), 3.5),
         (Evaluate(stage="sft", tasks=chats, limit=100), 1.0),
         (Report(), 0.1),
     )
@@ -228,6 +232,21 @@ def choose(ask: RunRecipe) -> list[Item]:
         wanted = ask.only.split(",")
         items = [item for item in items if item.name in wanted or item.module in wanted]
     return items
+
+
+def derived(items: list[Item]) -> list[Item]:
+    """The items with their settings as the stages will resolve them, as far as that is known before the first one ran."""
+    from fledge.train.session import resolved
+
+    vocab, base, found = None, None, []
+    for item in items:
+        config = item.config
+        vocab = config.vocab if isinstance(config, Tokenizer) else vocab
+        if isinstance(config, TrainStage):
+            config = resolved(config, vocab=vocab, base=base)
+        base = config if isinstance(config, Pretrain) else base
+        found.append(replace(item, config=config))
+    return found
 
 
 def done_again(ask: RunRecipe, items: list[Item]) -> set[str]:

@@ -22,7 +22,19 @@ from fledge.storage import json_hash, read_record
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what; and what saves a run whose
 # rates were too high.
-FREE = {"run", "fresh", "device", "threads", "local", "keep", "compile", "device_tokens", "save_every", "rate_share"}
+FREE = {
+    "run",
+    "fresh",
+    "device",
+    "threads",
+    "local",
+    "keep",
+    "compile",
+    "device_tokens",
+    "recompute",
+    "save_every",
+    "rate_share",
+}
 PATHS = ("data", "task")
 """Settings that may be paths: what lies there is compared, not how it is called."""
 UNREAD = "hub"

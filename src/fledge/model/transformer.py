@@ -19,15 +19,17 @@ Every parameter states its initialisation and its optimizer group where it is cr
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from fledge.config import ModelSettings
+from fledge.config import ModelSettings, Recompute
 from fledge.model.attention import Past, Rows
 
 Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
@@ -174,9 +176,19 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.mlp = Attention(config, layer), Mlp(config)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
+    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past, *, recompute: Recompute = "no") -> Tensor:
+        if recompute == "block":
+            return again(self, x, table, past)
         x = x + self.attention(norm(x), table, past)
-        return x + self.mlp(norm(x))
+        return x + (again(self._mlp, x) if recompute == "mlp" else self._mlp(x))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        return self.mlp(norm(x))
+
+
+def again(function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """`function(*inputs)`, computed once more in the backward pass instead of kept for it (Chen et al. 2016, arXiv:1604.06174)."""
+    return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore[reportReturnType]
 
 
 class Transformer(nn.Module):
@@ -194,6 +206,8 @@ class Transformer(nn.Module):
         self.past = Rows([config.window(layer) for layer in range(config.layers)])
         self.compute_dtype = torch.float32
         """Type of the activations; weights are float32 until `infer` makes its copy."""
+        self.recompute: Recompute = "no"
+        """What training computes twice to save memory: nothing, every MLP, or every block. Results agree up to rounding."""
 
     def init(self, *, seed: int) -> Transformer:
         """Fill every parameter as it was declared. Equal seeds give equal weights on every device."""
@@ -211,7 +225,7 @@ class Transformer(nn.Module):
         if self.config.smear:
             x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
         for block in self.blocks:
-            x = block(x, table, self.past)
+            x = block(x, table, self.past, recompute=self.recompute)
         return self._logits(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def main(config: Pretrain) -> None:
     model = Transformer(ModelConfig.of(config.model, vocab=tokenizer.vocab)).init(seed=config.seed)
     with open_stage(config, origin_of(config)) as stage:
         session = Session(stage, config, model)
+        shape = session.tried(shape)
         cut = {"rows": shape.rows, "device": session.device}
         pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed)
         dtype = str(model.compute_dtype).removeprefix("torch.")

@@ -54,12 +54,14 @@ def main(config: Midtrain) -> None:
     if isinstance(conversations, Chats):
         conversations = those_that_fit(conversations, tokenizer, length=length)
         config, epochs = bounded(config, conversations, length=length)
+        config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
     text = data_of(run / "pretrain") if config.replay else ""
     known = {"data": {config.data: hash_of_draws(conversations)}} if callable(conversations) else {}
     origin = origin_of(config, known=known)
     with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
+        shape = session.tried(shape)
         console.say(
             f"{stage.name}: {shape} on {epochs}conversations of {config.data}, learning {config.learn}, from {config.start}"
             f"{f', {config.replay:.0%} text of {text}' if config.replay else ''}"

@@ -43,11 +43,12 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
         "scalar": settings.scalar_rate,
         "filter": settings.filter_rate,
     }
+    decay = settings.weight_decay * (1.0 if settings.decay_scale is None else settings.decay_scale)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         tag = parameter.group  # pyright: ignore[reportAttributeAccessIssue]
         muon = tag == "matrix" and settings.matrices == "muon"
-        rate = settings.rate_share * rates[tag]
+        rate = settings.rate_share * (1.0 if settings.batch_scale is None else settings.batch_scale) * rates[tag]
         group = groups.setdefault(
             tag,
             {
@@ -58,7 +59,7 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
                 "lr": rate,
                 "momentum": settings.momentum,
                 "betas": (settings.beta1, settings.beta2),
-                "weight_decay": settings.weight_decay if tag == "matrix" else 0.0,
+                "weight_decay": decay if tag == "matrix" else 0.0,
             },
         )
         group["params"].append(parameter)

@@ -17,23 +17,25 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
 from fledge import checkpoint, console, endings
-from fledge.config import BATCH_TOKENS, Compile, Midtrain, Pretrain, Rl, RowStage, TrainStage
+from fledge.config import BATCH_TOKENS, Compile, Midtrain, OptimSettings, Pretrain, Rl, RowStage, TrainStage
 from fledge.folder import StageFolder
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import metrics
+from fledge.runs import metrics, settings_of
 from fledge.settings import check_multiple
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
+from fledge.train import scaling
 from fledge.train.loop import REMEDY, Batch, Plan, Step, nll_sum, train
+from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
 
 SAVE_SECONDS = 60.0
@@ -45,62 +47,104 @@ Batches = Callable[[dict[str, Any] | None], Iterator[Batch]]
 T = TypeVar("T", bound=TrainStage)
 
 
-def resolved(config: T) -> T:
-    """The settings with everything derived that was None or auto. What depends on a model whose shape the run does not know
-    yet, because it has no tokenizer or no weights to start from, stays None.
+def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = None) -> T:
+    """The settings with everything derived that was None or auto. What depends on a model whose shape nobody knows yet, because
+    the run has no tokenizer or no weights to start from, stays None.
+
+    Args:
+        vocab: of the tokenizer, where the run has none yet.
+        base: resolved settings of the pretraining before this stage, where the run has none yet.
     """
     device = machine.find_device(config.device)
     dtype = str(machine.find_dtype(config.dtype, device)).removeprefix("torch.")
     given: dict[str, Any] = {"device": str(device), "dtype": dtype, "threads": machine.threads(config.threads)}
-    if isinstance(config, RowStage):
-        if config.compile == "auto":
-            given["compile"] = "yes" if machine.can_compile(device) else "no"
-        if not (
-            isinstance(config, Midtrain) and are_own(config.data)
-        ):  # how many those are is known once they are read
-            given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
-            given |= {"tokens": config.tokens or config.most_tokens} if isinstance(config, Midtrain) else {}
+    if isinstance(config, RowStage) and config.compile == "auto":
+        given["compile"] = "yes" if machine.can_compile(device) else "no"
+    if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
+        given |= {
+            "batch_tokens": config.batch_tokens or BATCH_TOKENS,
+            "tokens": config.tokens or config.most_tokens,
+        }
     if isinstance(config, Pretrain):
         given["model"] = config.model.resolved()
-    if (shape := _model_of(config)) is None:
+    if (shape := _model_of(config, vocab, base)) is None:
         return replace(config, **given)
     with torch.device("meta"):  # counts without memory
         counts = Transformer(shape).parameter_counts()
     if isinstance(config, Pretrain):
-        tokens = config.tokens or round(config.ratio * (counts["matrix"] + counts["unembedding"]))
-        tenth = max(1, round(tokens / given["batch_tokens"]) // 10)
-        given |= {"tokens": tokens, "eval_every": tenth if config.eval_every is None else config.eval_every}
+        given |= dialled(config, parameters=counts["matrix"] + counts["unembedding"], rows=shape.rows)
+    else:
+        given["optim"] = later_rates(replace(config, **given), base)
     if isinstance(config, Midtrain):
         given["context"] = config.context or shape.context
-    if config.device_tokens is None:
-        length = given.get("context", shape.context)
-        most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
-        if device.type == "cuda":
-            most = fitting_tokens(shape, parameters=counts["total"], free_bytes=torch.cuda.mem_get_info(device)[0])
-        given["device_tokens"] = length * max(1, most // length)
-    return replace(config, **given)
+    compiled = (
+        given.get("compile", getattr(config, "compile", "no")) == "yes"
+    )  # rollouts are not, as their shapes differ
+    cut = _cut(config, shape, length=given.get("context", shape.context), device=device, compiled=compiled)
+    return replace(config, **given, **cut)
 
 
-def _model_of(config: TrainStage) -> ModelConfig | None:
-    """The shape of the model that a stage trains; None where nothing on the disk says it."""
+def _cut(
+    config: TrainStage, shape: ModelConfig, *, length: int, device: torch.device, compiled: bool
+) -> dict[str, Any]:
+    """Tokens of a forward pass and what is computed twice: on a GPU by its free memory, on a CPU what is quickest."""
+    rows = max(1, config.device_tokens // length) if config.device_tokens else None
+    wanted = None if config.recompute == "auto" else config.recompute
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        rows, wanted = fitting(shape, length=length, free_bytes=free, compiled=compiled, rows=rows, recompute=wanted)
+    most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
+    tokens = config.device_tokens or length * (rows or max(1, most // length))
+    return {"device_tokens": tokens, "recompute": wanted or "no"}
+
+
+def dialled(config: Pretrain, *, parameters: int, rows: int) -> dict[str, Any]:
+    """Settings of a pretraining that follow from its depth: tokens, batch, rates, decay and schedule (scaling.py).
+
+    Args:
+        parameters: of the matrices and the unembedding.
+        rows: of the unembedding.
+    """
+    tokens = config.tokens or round(config.ratio * parameters)
+    reference = scaling.reference_tokens(ratio=config.ratio, rows=rows)
+    batch = config.batch_tokens or scaling.batch_tokens(tokens, reference=reference, context=config.model.context)
+    steps = max(1, round(tokens / batch))
+    laws = {
+        "batch_scale": scaling.rate_scale(batch),
+        "decay_scale": scaling.decay_scale(batch, tokens=tokens, reference=reference),
+        "warmup": scaling.warmup(steps),
+        "warmdown": scaling.WARMDOWN,
+        "final_share": scaling.FINAL_SHARE,
+    }
+    tenth = max(1, steps // 10) if config.eval_every is None else config.eval_every
+    return {"tokens": tokens, "batch_tokens": batch, "eval_every": tenth, "optim": _where_none(config.optim, laws)}
+
+
+def later_rates(config: TrainStage, base: Pretrain | None) -> OptimSettings:
+    """Rates and schedule of a stage after pretraining: in a smaller batch than that had, they are smaller by the same law."""
+    path = Path(config.run) / "pretrain"
+    was = asdict(base) if base else settings_of(path) if (path / "config.json").exists() else {}
+    scale, batch = was.get("optim", {}).get("batch_scale", 1.0), was.get("batch_tokens")
+    laws = {"decay_scale": 1.0, "warmup": 0.0, "warmdown": 0.4, "final_share": 0.0, "batch_scale": scale}
+    if isinstance(config, RowStage) and scale and batch:
+        known = config.batch_tokens  # of own conversations once they are read
+        laws["batch_scale"] = scale * min(1.0, scaling.rate_scale(known, at=batch)) if known else None
+    return _where_none(config.optim, laws)
+
+
+def _where_none(settings: OptimSettings, laws: Mapping[str, float | None]) -> OptimSettings:
+    return replace(settings, **{name: law for name, law in laws.items() if getattr(settings, name) is None})  # pyright: ignore[reportArgumentType]
+
+
+def _model_of(config: TrainStage, vocab: int | None, base: Pretrain | None) -> ModelConfig | None:
+    """The shape of the model that a stage trains; None where nothing says it."""
     run = Path(config.run)
     if not isinstance(config, Pretrain):
-        return checkpoint.load_config(run / config.start)  # pyright: ignore[reportAttributeAccessIssue]
-    if not (run / "tokenizer" / "tokenizer.json").exists():
-        return None
-    return ModelConfig.of(config.model, vocab=Tokenizer.load(run / "tokenizer").vocab)
-
-
-def fitting_tokens(config: ModelConfig, *, parameters: int, free_bytes: int) -> int:
-    """Tokens of a forward pass that fit into memory by an estimate, rounded down to a power of two.
-
-    Per token 38 bytes per layer and channel for what the compiled backward pass keeps, and 4 per vocabulary entry for logits and
-    their gradient; 16 per parameter for weight, gradient and the optimizer's two averages; .15 is kept free. Measured peaks are
-    .87 (depth 12) and .94 (depth 20) of that (docs/why.md).
-    """
-    each = 38 * config.width * config.layers + 4 * config.rows
-    fit = max(1, int((0.85 * free_bytes - 16 * parameters) / each))
-    return 1 << (fit.bit_length() - 1)
+        found = checkpoint.load_config(run / config.start)  # pyright: ignore[reportAttributeAccessIssue]
+        return found or (ModelConfig.of(base.model, vocab=vocab) if base and vocab else None)
+    if (run / "tokenizer" / "tokenizer.json").exists():
+        vocab = Tokenizer.load(run / "tokenizer").vocab
+    return ModelConfig.of(config.model, vocab=vocab) if vocab else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +175,12 @@ class Shape:
         steps = max(1, round((config.tokens or 0) / batch_tokens))
         return cls(length=length, rows=rows, micro=total // rows, steps=steps)
 
+    def halved(self) -> Shape:
+        """The same step in passes of half the rows, or of the most below that into which it divides."""
+        total = self.rows * self.micro
+        rows = next(rows for rows in range(max(1, self.rows // 2), 0, -1) if total % rows == 0)
+        return replace(self, rows=rows, micro=total // rows)
+
     @property
     def tokens(self) -> int:
         """Targets of a step, padding included."""
@@ -138,6 +188,26 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.steps} steps of {self.tokens:,} tokens ({self.micro} x {self.rows} rows of {self.length})"
+
+
+def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
+    """The shape where a pass of it succeeds, else that of half the rows; says so.
+
+    Raises:
+        ValueError: neither does.
+    """
+    for one in (shape, shape.halved()):
+        try:
+            attempt(one)
+        except torch.OutOfMemoryError as error:
+            why = str(error).split(". ")[0]
+        else:
+            return one
+        console.say(f"{one.rows} rows of {one.length} tokens per pass do not fit into memory after all: {why}")
+    raise ValueError(
+        f"{shape.rows} and {shape.halved().rows} rows of {shape.length} tokens do not fit into memory. Is another program on "
+        "this device? Else lower --device-tokens or --model.depth, or give --recompute block"
+    )
 
 
 class Session:
@@ -155,11 +225,30 @@ class Session:
         self.model.compute_dtype = machine.find_dtype(config.dtype, self.device)
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
+        self.model.recompute = "no" if config.recompute == "auto" else config.recompute
+        self.loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
         self.optimizer = build(self.model, config.optim)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
+
+    def tried(self, shape: Shape) -> Shape:
+        """The shape once a pass of it was seen to fit on the GPU, or one of half the rows. Weights and data stay as they are."""
+
+        def attempt(shape: Shape) -> None:
+            held = torch.empty(
+                averages, dtype=torch.uint8, device=self.device
+            )  # the optimizer makes them in its first step
+            ids = torch.zeros(shape.rows, shape.length, dtype=torch.long, device=self.device)
+            self.loss(self.model.train(), ids, ids, torch.zeros_like(ids, dtype=torch.float32)).backward()
+            del held
+
+        averages = Memory.of(self.model.config, length=1, rows=1).optimizer
+        try:
+            return that_fits(shape, attempt) if self.device.type == "cuda" else shape
+        finally:
+            self.model.zero_grad()
 
     def train(
         self, batches: Batches, *, steps: int, micro: int, also: Callable[[], dict[str, float]] = dict
@@ -169,13 +258,11 @@ class Session:
         also: more numbers of the step just done, for its line of the metrics.
         """
         optim = vars(self.config.optim)
-        plan = Plan(
-            steps=steps, micro=micro, **{one.name: optim[one.name] for one in fields(Plan) if one.name in optim}
-        )
+        given = {one.name: optim[one.name] for one in fields(Plan) if optim.get(one.name) is not None}
+        plan = Plan(steps=steps, micro=micro, **given)
         progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, steps=steps) or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
-        loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
         with endings.gently() as asked, console.Live(self.stage.name, total=steps, done=progress.step) as live:
@@ -183,7 +270,7 @@ class Session:
                 console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
                 yield from self._body(progress.step)
             saved, done = time.perf_counter(), progress.step
-            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=loss)
+            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss)
             for step in self._sound(steps_taken, reached=done):
                 self.cursor, done, more = step.cursor, step.index + 1, also()
                 self._count(step)

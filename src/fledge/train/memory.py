@@ -1,0 +1,113 @@
+"""How much memory a training takes, by a law, and what of it fits on a device.
+
+    need = Memory.of(config, length=2048, rows=8)                # bytes by part
+    rows, recompute = fitting(config, length=2048, free_bytes=24 << 30)
+
+Per token a compiled pass keeps 38 bytes for each layer and channel: relu squared and its input 16, normed inputs 6, q, k, v 6 and
+q, k before their norm 4, attention's output 4, the stream 2; and 4 per vocabulary entry for logits and their gradient. The tests
+count them in the graph. On one H200 peaks were .87 (depth 12) and .94 (depth 20) of the law compiled, and 1.0 eager (docs/why.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from fledge.config import Recompute
+from fledge.model.transformer import ModelConfig, Transformer
+
+FREE_SHARE = 0.9
+"""Of what is free: the allocator's pieces do not fit together without a gap."""
+ENOUGH_ROWS = 4
+"""With fewer in a pass, computing a part of it twice is quicker: MLPs twice cost 2 % at depth 20 (docs/why.md)."""
+BODY: dict[Recompute, tuple[int, int]] = {"no": (38, 0), "mlp": (20, 18), "block": (2, 46)}
+"""Bytes per token that a compiled backward pass needs: per layer and channel, and per channel while one layer is computed again."""
+EAGER_BODY: dict[Recompute, tuple[int, int]] = {"no": (44, 18), "mlp": (26, 36), "block": (2, 70)}
+HEAD, EAGER_HEAD = 4, 14
+"""Bytes per token and vocabulary entry: eager code holds the logits in float32, and copies of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes of a training on one device, by part."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    copies: int
+    """The matrices in bfloat16."""
+    activations: int
+    logits: int
+    transient: int
+    """What the optimizer needs beside its state while it moves the largest shape, when activations and logits are gone."""
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, *, length: int, rows: int, recompute: Recompute = "no", compiled: bool = True
+    ) -> Memory:
+        """Of passes of `rows` x `length` tokens with Muon in bfloat16."""
+        with torch.device("meta"):  # counts without memory
+            counts = Transformer(config).parameter_counts()
+        matrix, total = counts["matrix"], counts["total"]
+        layer, once = (BODY if compiled else EAGER_BODY)[recompute]
+        layer += 2 * config.key_filter
+        return cls(
+            weights=4 * total,
+            gradients=4 * total,
+            optimizer=4 * matrix + 8 * (total - matrix),  # Muon keeps one average, AdamW two
+            copies=2 * (matrix + counts["unembedding"]),
+            activations=rows * length * config.width * (layer * config.layers + once),
+            logits=rows * length * (HEAD if compiled else EAGER_HEAD) * config.rows,
+            transient=16 * 4 * config.width**2 * config.layers,
+        )
+
+    @property
+    def states(self) -> int:
+        """What stays from step to step."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def peak(self) -> int:
+        """The most that is held at a time."""
+        return self.states + max(self.copies + self.activations + self.logits, self.transient)
+
+
+def fitting(
+    config: ModelConfig,
+    *,
+    length: int,
+    free_bytes: float,
+    compiled: bool = True,
+    rows: int | None = None,
+    recompute: Recompute | None = None,
+) -> tuple[int, Recompute]:
+    """Most rows of a pass that fit, a power of two, and what must be computed twice for four of them to fit.
+
+    Args:
+        rows: wanted instead of the most.
+        recompute: wanted instead of the least.
+
+    Raises:
+        ValueError: not one row fits; says what it takes.
+    """
+    most, policy = 0, recompute or "no"
+    for policy in [recompute] if recompute else BODY:
+        most = _rows(config, length, policy, compiled, FREE_SHARE * free_bytes)
+        if most >= (rows or ENOUGH_ROWS):
+            break
+    if not most:
+        need = Memory.of(config, length=length, rows=1, recompute=policy, compiled=compiled)
+        raise ValueError(
+            f"depth {config.layers}, width {config.width}: weights, gradients and optimizer take {need.states / 1e9:.1f} GB, "
+            f"{need.peak / 1e9:.1f} with a single row of {length} tokens (--recompute {policy}); {free_bytes / 1e9:.1f} GB "
+            f"are free, of which {FREE_SHARE:.0%} can be used. Lower --model.depth or --model.context, or take a larger device"
+        )
+    return rows or most, policy
+
+
+def _rows(config: ModelConfig, length: int, recompute: Recompute, compiled: bool, usable: float) -> int:
+    one, two = (Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled) for rows in (1, 2))
+    each = two.activations + two.logits - one.activations - one.logits
+    fit = int((usable - one.states - one.copies) / each) if one.peak <= usable else 0
+    return 1 << (fit.bit_length() - 1) if fit > 0 else 0
