@@ -149,8 +149,8 @@ def planned(config: Any) -> dict[str, Any]:
 
 def module_of(command: str) -> str:
     """Where the `main(config)` of a command is."""
-    if command == "run":
-        return "fledge.recipes"
+    if command in ("run", "plan"):
+        return {"run": "fledge.recipes", "plan": "fledge.plan"}[command]
     return f"fledge.{command.replace(' ', '.')}" if " " in command else f"fledge.stages.{command}"
 
 
@@ -163,7 +163,7 @@ def long_form(word: str) -> list[str]:
 def with_folder(command: str, words: list[str]) -> list[str]:
     """A first word without a dash is the run's folder (the recipe's name for `run`); without any, the newest run is meant."""
     if words and not words[0].startswith("-"):
-        return ["--recipe" if command == "run" else "--run", *words]
+        return ["--recipe" if command in ("run", "plan") else "--run", *words]
     talks_of_a_run = command in ("chat", "serve", "evaluate", "report") and not {"--run", "--help"} & set(words)
     found = newest_run() if talks_of_a_run else None
     return words if found is None else ["--run", str(found), *words]

@@ -389,7 +389,7 @@ class RunRecipe(Seeded, Machine):
     """Raise a model: all stages of a recipe, in one folder."""
 
     recipe: str = "demo"
-    """demo, tiny or toy; `fledge run --list` says what they are."""
+    """One of those that `fledge run --list` shows, with what they take."""
     out: str | None = None
     """Folder of the run. None: runs/<recipe>."""
     data: str | None = None
@@ -404,6 +404,34 @@ class RunRecipe(Seeded, Machine):
     """Do all stages again. What is there is set aside, each until its new one is finished."""
     list: bool = False
     """Show the recipes and exit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanAhead(Machine):
+    """Say what a training takes, before anything is spent: tokens, steps, memory, time and cost."""
+
+    recipe: str | None = None
+    """A recipe, with its stages, card, ranks and price. None: pretraining of the depth below."""
+    depth: int = bounded(12, 1)
+    """Layers."""
+    vocab: int = bounded(32_768, 1)
+    """Entries of the tokenizer."""
+    context: int = bounded(2048, 1)
+    """Tokens of a row."""
+    ratio: float = 12.0
+    """Tokens per parameter of matrices and unembedding."""
+    data: str | None = None
+    """Text, to say how often a training comes round it. None: the recipe's, or none."""
+    card: str | None = None
+    """Kind of GPU, as in H100. None: the recipe's, or this machine."""
+    ranks: int | None = bounded(None, 1)
+    """Devices. None: the recipe's, or 1."""
+    price: float | None = None
+    """Dollars per hour for all devices together. None: the recipe's, or nothing is said."""
+    utilisation: float | None = bounded(None, 0.001, 1.0)
+    """Share of the devices' peak that is used. None: .4 of a GPU, .15 of a CPU."""
+    json: bool = False
+    """Print JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -433,7 +461,7 @@ class InferBench(Machine):
 
 
 COMMANDS: dict[str, dict[str, type[Any]]] = {
-    "Everything at once": {"run": RunRecipe},
+    "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
     "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench},
     "Talking": {"chat": Chat, "serve": Serve},

@@ -58,14 +58,20 @@ class Live(Progress):
         )
         super().__init__(*columns, console=console, disable=not console.is_terminal)
         self.name, self.total, self.spoke = name, total, 0.0
+        self.first: tuple[int, float] | None = None
+        """Steps done, and when, at the first call of `show`: what went before was compilation too."""
         self.task = self.add_task(name, total=total, completed=done, text="")
 
     def show(self, done: int, text: str) -> None:
         """`done` of the total, and what is worth saying about it now."""
         self.update(self.task, completed=done, text=visible(text))
-        if self.disable and (time.monotonic() - self.spoke > QUIET_SECONDS or done == self.total):
-            self.spoke = time.monotonic()
-            say(f"{self.name} {done}/{self.total} · {text}")
+        now = time.monotonic()
+        begun, began = self.first = self.first or (done, now)
+        if self.disable and (now - self.spoke > QUIET_SECONDS or done == self.total):
+            self.spoke = now
+            each = (now - began) / (done - begun) if done > begun else 0.0
+            left = f" · {duration(each * (self.total - done))} left" if each and done < self.total else ""
+            say(f"{self.name} {done}/{self.total} · {text}{left}")
 
 
 def say(text: str) -> None:

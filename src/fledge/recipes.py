@@ -25,6 +25,7 @@ from fledge.config import (
     Midtrain,
     ModelSettings,
     OptimSettings,
+    PlanAhead,
     Pretrain,
     Report,
     Rl,
@@ -58,7 +59,7 @@ class Item:
         return self.name.split()[0]
 
 
-def chain(ask: RunRecipe, *stages: tuple[Stage, float]) -> list[Item]:
+def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
     asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads}
     items = []
@@ -161,19 +162,142 @@ def toy(ask: RunRecipe) -> list[Item]:
     }
     chats = {"limit": 4, "tasks": "world/choice,world/facts,world/problems_hard"}
     return [
-        Item(item.name, replace(item.config, **smaller.get(item.name, chats if item.module == "evaluate" else {})))
+        Item(
+            item.name, replace(item.config, **smaller.get(item.name, chats if item.module == "evaluate" else {})), 0.03
+        )
         for item in demo(ask)
     ]
 
 
-RECIPES: dict[str, Callable[[RunRecipe], list[Item]]] = {"demo": demo, "tiny": tiny, "toy": toy}
+def chat_model(
+    ask: RunRecipe, base: Pretrain, *, vocab: int, tokens: int = 30_000_000, late: OptimSettings | None = None
+) -> list[Item]:
+    """The chain that the recipes of GPUs share: a base, conversations as nanochat mixes them, and rl on GSM8K.
+
+    Args:
+        tokens: of midtraining.
+        late: rates of fine-tuning. None: .3 of those that the law has for its batch.
+    """
+    data, chats = ask.data or base.data, "arc-easy,arc-challenge,mmlu,gsm8k,humaneval,spelling,identity"
+    late = late or OptimSettings(rate_share=0.3, warmdown=1.0)
+    return chain(
+        ask,
+        (Tokenizer(data=data, vocab=vocab), None),
+        (replace(base, data=data), None),
+        (Evaluate(stage="pretrain", tasks="core"), None),
+        (Midtrain(data="chat", tokens=tokens, batch_tokens=base.batch_tokens or 131_072, replay=0.0), None),
+        (Evaluate(stage="midtrain", tasks=chats), None),
+        (Sft(data="chat", tokens=10_500_000, batch_tokens=16_384, optim=late), None),
+        (Evaluate(stage="sft", tasks=chats), None),
+        (Rl(task="gsm8k", steps=467, top_k=50, max_tokens=256, optim=OptimSettings(rate_share=0.05)), None),
+        (Evaluate(stage="rl", tasks="gsm8k"), None),
+        (Report(), None),
+    )
+
+
+def dialled(
+    ask: RunRecipe, depth: int, *, ratio: float = 12.0, vocab: int = 32_768, tokens: int = 30_000_000
+) -> list[Item]:
+    """A recipe that leaves everything to the laws of depth."""
+    optim = OptimSettings(weight_decay=0.0 if ask.classic else 0.28)  # cautious, as nanochat's
+    model = ModelSettings(depth=depth, smear=not ask.classic)
+    base = Pretrain(data="climbmix", model=model, ratio=ratio, optim=optim)
+    return chat_model(ask, base, vocab=vocab, tokens=tokens)
+
+
+def classic_d20(ask: RunRecipe) -> list[Item]:
+    """The article's $100 model, 561M parameters with 20 tokens for each. Published: CORE .22, and it talks like a child."""
+    optim = OptimSettings(batch_scale=1.0, warmup=0.0, warmdown=0.2, final_share=0.0)
+    model = ModelSettings(depth=20)
+    base = Pretrain(data="fineweb-edu", model=model, tokens=11_200_000_000, batch_tokens=2**19, optim=optim)
+    late = OptimSettings(batch_scale=1.0, rate_share=0.02, warmdown=1.0)
+    return chat_model(ask, base, vocab=65_536, tokens=400_000_000, late=late)
+
+
+def speedrun(ask: RunRecipe) -> list[Item]:
+    """Towards GPT-2's CORE of .257 in the least time. Of the published extras smear and cautious decay are there: expect less."""
+    return dialled(ask, 24, ratio=8.0)
+
+
+def d26(ask: RunRecipe) -> list[Item]:
+    """A billion parameters, as many tokens as are best for them. Published with all extras: well above GPT-2."""
+    return dialled(ask, 26, tokens=100_000_000)
+
+
+def thousand(ask: RunRecipe) -> list[Item]:
+    """The most that $1,000 buys: 2.5 billion parameters, which every card must hold whole."""
+    return dialled(ask, 36, vocab=49_152, tokens=400_000_000)
+
+
+def d8(ask: RunRecipe) -> list[Item]:
+    """60M parameters on a small GPU: words and grammar, few facts."""
+    return dialled(ask, 8)
+
+
+def d12(ask: RunRecipe) -> list[Item]:
+    """135M parameters, the size of GPT-2 small, in a day of a small GPU or a quarter of an hour of eight large ones."""
+    return dialled(ask, 12)
+
+
+def d16(ask: RunRecipe) -> list[Item]:
+    """268M parameters on one large consumer GPU."""
+    return dialled(ask, 16)
+
+
+def stories(ask: RunRecipe) -> list[Item]:
+    """Simple stories (TinyStories, fetched by name): an evening of a laptop, or ten minutes of a GPU."""
+    model = ModelSettings(depth=4, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic)
+    late = replace(AS_TUNED, rate_share=0.3)
+    return chain(
+        ask,
+        (Tokenizer(data=ask.data or "tinystories", vocab=4096, max_chars=50_000_000), None),
+        (Pretrain(data=ask.data or "tinystories", model=model, batch_tokens=32_768), None),
+        (Midtrain(data="chat", tokens=800_000, batch_tokens=8192, optim=AS_TUNED), None),
+        (Sft(data="chat", tokens=500_000, batch_tokens=8192, optim=late), None),
+        (Evaluate(stage="sft", tasks="spelling,identity", limit=100), None),
+        (Report(), None),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """What a recipe was made for. Dollars are of all cards together, as rented in 2025."""
+
+    card: str
+    ranks: int = 1
+    dollars_per_hour: float | None = None
+
+
+RECIPES: dict[str, Callable[[RunRecipe], list[Item]]] = {
+    "demo": demo,
+    "tiny": tiny,
+    "toy": toy,
+    "stories": stories,
+    "d8": d8,
+    "d12": d12,
+    "d16": d16,
+    "classic-d20": classic_d20,
+    "speedrun": speedrun,
+    "d26": d26,
+    "thousand": thousand,
+}
+WHERE = {
+    "d8": Where(card="RTX 3060"),
+    "d12": Where(card="RTX 3060"),
+    "d16": Where(card="RTX 4090"),
+    "classic-d20": Where(card="H100", ranks=8, dollars_per_hour=24.0),
+    "speedrun": Where(card="H100", ranks=8, dollars_per_hour=24.0),
+    "d26": Where(card="H100", ranks=8, dollars_per_hour=24.0),
+    "thousand": Where(card="H100", ranks=8, dollars_per_hour=24.0),
+}
+"""Recipes for GPUs; the others run anywhere."""
 
 
 def main(ask: RunRecipe) -> int:
     """`fledge run`: the stages of a recipe, one after the other."""
     if ask.list:
-        for name, make in RECIPES.items():
-            console.say(f"{name:<6} {summary_of(make)}")
+        for name in RECIPES:
+            console.say(listed(name))
         return 0
     items = choose(ask)
     run = Path(folder(ask))
@@ -234,11 +358,14 @@ def choose(ask: RunRecipe) -> list[Item]:
     return items
 
 
-def derived(items: list[Item]) -> list[Item]:
-    """The items with their settings as the stages will resolve them, as far as that is known before the first one ran."""
+def derived(items: list[Item], *, vocab: int | None = None) -> list[Item]:
+    """The items with their settings as the stages will resolve them, as far as that is known before the first one ran.
+
+    vocab: of the tokenizer, where none of the items makes it.
+    """
     from fledge.train.session import resolved
 
-    vocab, base, found = None, None, []
+    base, found = None, []
     for item in items:
         config = item.config
         vocab = config.vocab if isinstance(config, Tokenizer) else vocab
@@ -298,12 +425,28 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> N
     left = [item for item in items if item.name in again or not is_done(run / item.name.split()[-1])]
     minutes = sum(item.minutes or 0.0 for item in left)
     about = f", about {minutes:.0f} minutes on 2 CPU cores" if minutes >= 0.5 else ""
+    if left and all(item.minutes is None for item in items):
+        about = f"; `fledge plan {ask.recipe}` says what it takes"
     console.heading(f"fledge run {ask.recipe}{' --classic' if ask.classic else ''} -> {run}{about}")
     console.say(summary_of(RECIPES[ask.recipe]))
     stages = " > ".join(item.name for item in items)
     console.say(f"stages: {stages}")
     without = " without --fresh, --from and --only" if again else ""
     console.say(f"Stop it whenever you like (Ctrl-C): the same command{without} goes on where it was.")
+
+
+def listed(name: str) -> str:
+    """A recipe's lines of `--list`: measured minutes where there are some, else what `fledge plan` says."""
+    where, seconds, dollars, basis = "2 CPU cores", 0.0, 0.0, "measured"
+    seconds = 60 * sum(item.minutes or 0.0 for item in RECIPES[name](RunRecipe(recipe=name)))
+    if not seconds:
+        from fledge.plan import plan  # not before: it imports torch
+
+        found = plan(PlanAhead(recipe=name))
+        where, basis = found["where"], "estimated"
+        seconds, dollars = (sum(stage[key] or 0.0 for stage in found["stages"]) for key in ("seconds", "dollars"))
+    cost = f"${dollars:,.0f}" if dollars else ""
+    return f"{name:<12} {where:<14} {console.duration(seconds):>8} {cost:>6}  {basis}\n    {summary_of(RECIPES[name])}"
 
 
 def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:

@@ -20,19 +20,11 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from fledge.model.cards import find_card
+
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-# bf16 matrix peak in FLOP/s per device, from the makers' data sheets (dense, without sparsity). Unknown: no MFU is printed.
-PEAK_FLOPS = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
 
 
 def find_device(wanted: str) -> torch.device:
@@ -137,8 +129,8 @@ def peak_flops(device: torch.device) -> float | None:
     """The device's bf16 peak, None when it is not in the table."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    card = find_card(torch.cuda.get_device_name(device))
+    return card.flops if card else None
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:

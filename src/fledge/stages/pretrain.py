@@ -32,6 +32,7 @@ def main(config: Pretrain) -> None:
     from fledge.evals.score import samples, validation_bits_per_byte
     from fledge.model.transformer import ModelConfig, Transformer
     from fledge.train.batches import batched, document_rows, validation_batches
+    from fledge.train.estimate import measure
     from fledge.train.loop import due
     from fledge.train.session import Session, Shape, resolved
 
@@ -49,6 +50,8 @@ def main(config: Pretrain) -> None:
             f"pretrain: {model.parameter_counts()['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width "
             f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
+        text, tokens = measure(config.data, tokenizer), shape.steps * shape.tokens
+        session.foretell(tokens, f"{text.told(tokens)}; " if text else "")
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             documents = open_documents(config.data, seed=config.seed, cursor=cursor["documents"] if cursor else None)

@@ -24,6 +24,7 @@ HUB = {
     "fineweb-edu": Dataset("karpathy/fineweb-edu-100b-shuffle"),
     "climbmix": Dataset("karpathy/climbmix-400b-shuffle"),
     "fineweb-edu-10b": Dataset("HuggingFaceFW/fineweb-edu", "sample/10BT/"),
+    "tinystories": Dataset("roneneldan/TinyStories", "data/train-"),
 }
 """Text to pretrain on. The first two come shuffled."""
 

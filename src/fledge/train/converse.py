@@ -67,6 +67,8 @@ def main(config: Midtrain) -> None:
             f"{f', {config.replay:.0%} text of {text}' if config.replay else ''}"
         )
 
+        session.foretell(shape.steps * shape.tokens)
+
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             learned, seed = config.learn, config.seed
             return conversation_rows(

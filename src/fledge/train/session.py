@@ -29,11 +29,12 @@ from fledge.config import BATCH_TOKENS, Compile, Midtrain, OptimSettings, Pretra
 from fledge.folder import StageFolder
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import metrics, settings_of
+from fledge.runs import begun, metrics
 from fledge.settings import check_multiple
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
 from fledge.train import scaling
+from fledge.train.estimate import here
 from fledge.train.loop import REMEDY, Batch, Plan, Step, nll_sum, train
 from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
@@ -123,7 +124,7 @@ def dialled(config: Pretrain, *, parameters: int, rows: int) -> dict[str, Any]:
 def later_rates(config: TrainStage, base: Pretrain | None) -> OptimSettings:
     """Rates and schedule of a stage after pretraining: in a smaller batch than that had, they are smaller by the same law."""
     path = Path(config.run) / "pretrain"
-    was = asdict(base) if base else settings_of(path) if (path / "config.json").exists() else {}
+    was = asdict(base) if base else begun(path)["settings"] if (path / "config.json").exists() else {}
     scale, batch = was.get("optim", {}).get("batch_scale", 1.0), was.get("batch_tokens")
     laws = {"decay_scale": 1.0, "warmup": 0.0, "warmdown": 0.4, "final_share": 0.0, "batch_scale": scale}
     if isinstance(config, RowStage) and scale and batch:
@@ -232,6 +233,11 @@ class Session:
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
+
+    def foretell(self, tokens: int, known: str = "") -> None:
+        """Say about how long so many tokens will take, behind what else is known."""
+        site = here(self.device, self.model.compute_dtype)
+        console.say(f"{self.stage.name}: {known}{site.told(tokens * self.model.flops_per_token())}")
 
     def tried(self, shape: Shape) -> Shape:
         """The shape once a pass of it was seen to fit on the GPU, or one of half the rows. Weights and data stay as they are."""

@@ -1,0 +1,106 @@
+"""What a training takes, before it begins: time by its FLOPs, and how often it comes round its data.
+
+    seconds = site(device, dtype).seconds(model.flops_per_token() * tokens)
+    extent = measure("texts/", tokenizer)                       # about how much text there is; None: no end of it
+
+Time is FLOPs over a share of what the machine can do. The share is assumed, and always said with the time.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from fledge.console import duration
+from fledge.model.cards import Card, find_card
+from fledge.text.documents import Extent, extent
+from fledge.text.tokenizer import Tokenizer
+
+GPU_SHARE = 0.4
+"""Of a card's peak: .39 at depth 12 and .43 at depth 20 on one H200 (docs/why.md)."""
+CPU_SHARE = 0.15
+"""Of a product of matrices on the same processor: .14 to .25 compiled, half of that eager."""
+CHARACTERS = 4.0
+"""Of a token, where no tokenizer says better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a training runs: `ranks` devices, of which one reaches `flops` FLOP/s in products of matrices."""
+
+    name: str
+    flops: float | None
+    share: float
+    free_bytes: float | None = None
+    """Of one device; None: a CPU, whose memory sets no bound."""
+    ranks: int = 1
+
+    @classmethod
+    def of(cls, card: Card, *, ranks: int = 1, share: float | None = None) -> Site:
+        """Empty cards of a kind; the driver keeps .02 of their memory."""
+        free = 0.98 * 2**30 * card.gigabytes
+        return cls(name=card.name, flops=card.flops, share=share or GPU_SHARE, free_bytes=free, ranks=ranks)
+
+    def seconds(self, flops: float) -> float | None:
+        """For so many FLOPs; None where nobody knows what the device can do."""
+        return flops / (self.flops * self.share * self.ranks) if self.flops else None
+
+    def told(self, flops: float) -> str:
+        """`seconds` in words, with what is assumed."""
+        seconds = self.seconds(flops)
+        if seconds is None or not self.flops:
+            return f"how long on {self.name} is not known; the first steps will tell"
+        return (
+            f"about {duration(seconds)}, if {self.share:.0%} of {self.flops / 1e12:.3g} TFLOP/s are used, as is assumed"
+        )
+
+
+def here(device: torch.device, dtype: torch.dtype, *, ranks: int = 1, share: float | None = None) -> Site:
+    """This machine's device. A CPU is measured in a fraction of a second, as busy as it is now."""
+    if device.type == "cuda":
+        name, (free, _) = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)
+        card = find_card(name)
+        flops = card.flops if card else None
+        return Site(name=name, flops=flops, share=share or GPU_SHARE, free_bytes=free, ranks=ranks)
+    flops = product_flops(dtype) if device.type == "cpu" else None
+    return Site(name=f"this {device.type}", flops=flops, share=share or CPU_SHARE, ranks=ranks)
+
+
+def product_flops(dtype: torch.dtype, *, size: int = 1024) -> float:
+    """FLOP/s of a product of matrices on this CPU: the best of four."""
+    matrix, seconds = torch.ones(size, size, dtype=dtype), []
+    for _ in range(4):
+        began = time.perf_counter()
+        matrix @ matrix
+        seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / min(seconds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """About how much text a training finds."""
+
+    documents: float
+    tokens: float
+
+    def told(self, tokens: float) -> str:
+        """How often so many tokens come round it, in words."""
+        return f"{self.documents:,.0f} documents, {self.tokens / 1e6:,.3g}M tokens: {tokens / self.tokens:,.3g} epochs"
+
+
+def measure(data: str, tokenizer: Tokenizer | None = None) -> Text | None:
+    """The text of a `--data`, by a sample of it; None where it is generated or fetched as needed, and so has no end.
+
+    Raises:
+        FileNotFoundError, ValueError: as `open_documents`.
+    """
+    found: Extent | None = extent(data)
+    if found is None:
+        return None
+    per_character = 1 / CHARACTERS
+    if tokenizer and found.sample:
+        ids, _ = tokenizer.encode_batch(found.sample)
+        per_character = len(ids) / max(1, sum(len(text) for text in found.sample))
+    return Text(documents=found.documents, tokens=max(1.0, found.characters * per_character))
