@@ -54,10 +54,8 @@ def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute) -> Non
     model, row = small(2, recompute=recompute)
     torch.compile(nll_sum, backend=backend, dynamic=False)(model, *row)
     config = model.config
-    body = (per_token(kept) - HEAD / 2 * config.rows) / (
-        config.width * config.layers
-    )  # the other half is their gradient
-    assert body == pytest.approx(BODY[recompute][0], rel=0.05, abs=2)
+    body = (per_token(kept) - HEAD / 2 * config.rows) / config.width  # the other half of the head is its gradient
+    assert -2 <= body - BODY[recompute][0] * config.layers <= 9  # embedding and last norm keep up to 9, once
 
 
 @pytest.mark.parametrize("depth", [4, 8, 16, 26])

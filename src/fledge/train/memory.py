@@ -91,8 +91,9 @@ def fitting(
     Raises:
         ValueError: not one row fits; says what it takes.
     """
-    most, policy = 0, recompute or "no"
-    for policy in [recompute] if recompute else BODY:
+    most = 0
+    policy: Recompute = recompute or "no"
+    for policy in (recompute,) if recompute else BODY:
         most = _rows(config, length, policy, compiled, FREE_SHARE * free_bytes)
         if most >= (rows or ENOUGH_ROWS):
             break
