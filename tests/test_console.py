@@ -77,9 +77,27 @@ def test_neither_lines_nor_tables_nor_errors_command_the_terminal(capsys: pytest
         assert shown.out.count(":warning:") >= 5 * text.count(":warning:")
 
 
+def test_a_log_says_how_long_is_left_by_the_steps_done(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with console.Live("pretrain", total=100) as live:
+        for done in (1, 2, 51, 100):
+            now = 1000.0 + 20 * done
+            live.show(done, "loss 1")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == [
+        "pretrain 1/100 · loss 1",
+        "pretrain 2/100 · loss 1 · 32m 40s left",
+        "pretrain 51/100 · loss 1 · 16m 20s left",
+        "pretrain 100/100 · loss 1",
+    ]
+
+
 def test_only_the_console_prints() -> None:
     """So that whatever is printed has passed it. Help, settings and a measurement are JSON or the program's own words."""
-    allowed = ("console", "cli", "bench.infer", "sandbox.zygote")
+    allowed = ("console", "cli", "plan", "bench.infer", "sandbox.zygote")
     offences = [
         f"{name} line {node.lineno}: {ast.unparse(node)[:60]}"
         for name, tree in modules().items()
