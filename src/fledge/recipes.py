@@ -162,10 +162,8 @@ def toy(ask: RunRecipe) -> list[Item]:
     }
     chats = {"limit": 4, "tasks": "world/choice,world/facts,world/problems_hard"}
     return [
-        Item(
-            item.name, replace(item.config, **smaller.get(item.name, chats if item.module == "evaluate" else {})), 0.03
-        )
-        for item in demo(ask)
+        Item(one.name, replace(one.config, **smaller.get(one.name, chats if one.module == "evaluate" else {})), 0.03)
+        for one in demo(ask)
     ]
 
 
@@ -247,13 +245,12 @@ def d16(ask: RunRecipe) -> list[Item]:
 def stories(ask: RunRecipe) -> list[Item]:
     """Simple stories (TinyStories, fetched by name): an evening of a laptop, or ten minutes of a GPU."""
     model = ModelSettings(depth=4, head_channels=64, context=512, smear=not ask.classic, key_filter=not ask.classic)
-    late = replace(AS_TUNED, rate_share=0.3)
     return chain(
         ask,
         (Tokenizer(data=ask.data or "tinystories", vocab=4096, max_chars=50_000_000), None),
         (Pretrain(data=ask.data or "tinystories", model=model, batch_tokens=32_768), None),
-        (Midtrain(data="chat", tokens=800_000, batch_tokens=8192, optim=AS_TUNED), None),
-        (Sft(data="chat", tokens=500_000, batch_tokens=8192, optim=late), None),
+        (Midtrain(data="chat", tokens=800_000, batch_tokens=8192), None),
+        (Sft(data="chat", tokens=500_000, batch_tokens=8192), None),
         (Evaluate(stage="sft", tasks="spelling,identity", limit=100), None),
         (Report(), None),
     )

@@ -62,10 +62,8 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     if isinstance(config, RowStage) and config.compile == "auto":
         given["compile"] = "yes" if machine.can_compile(device) else "no"
     if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
-        given |= {
-            "batch_tokens": config.batch_tokens or BATCH_TOKENS,
-            "tokens": config.tokens or config.most_tokens,
-        }
+        given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
+        given["tokens"] = config.tokens or config.most_tokens
     if isinstance(config, Pretrain):
         given["model"] = config.model.resolved()
     if (shape := _model_of(config, vocab, base)) is None:
@@ -78,9 +76,8 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
         given["optim"] = later_rates(replace(config, **given), base)
     if isinstance(config, Midtrain):
         given["context"] = config.context or shape.context
-    compiled = (
-        given.get("compile", getattr(config, "compile", "no")) == "yes"
-    )  # rollouts are not, as their shapes differ
+    # Rollouts are not compiled, as their shapes differ.
+    compiled = given.get("compile", getattr(config, "compile", "no")) == "yes"
     cut = _cut(config, shape, length=given.get("context", shape.context), device=device, compiled=compiled)
     return replace(config, **given, **cut)
 
