@@ -79,7 +79,7 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["pretrian"], "'pretrian' is not a command; there are: run, tokenizer, pretrain,"),
+        (["pretrian"], "'pretrian' is not a command; there are: run, plan, tokenizer, pretrain,"),
         (["pretrian"], "Did you mean 'pretrain'?"),
         (["run", "dmeo"], "recipe 'dmeo' is not one of demo,"),
         (["run", "toy", "--only", "pretrian"], "stage 'pretrian' is not part of toy;"),
