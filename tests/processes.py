@@ -10,6 +10,7 @@ Run as a script this file is the parent process itself: it imports once and fork
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -27,7 +28,7 @@ class Processes:
     """A process that forks others on request."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "20000", "COLUMNS": "200"}
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
@@ -109,6 +110,24 @@ def small(ask: Any) -> list[Any]:
     return items
 
 
+def compiled(ask: Any) -> list[Any]:
+    """The stages of `small` that learn from rows, compiled as they are by default: once, since one layer is their only shape."""
+    from dataclasses import replace
+
+    from fledge.config import Pretrain, RowStage
+
+    items = []
+    for item in small(replace(ask, classic=True)):
+        config = item.config
+        if isinstance(config, RowStage):
+            config = replace(config, compile="auto")
+        if isinstance(config, Pretrain):
+            config = replace(config, model=replace(config.model, depth=1))
+        if isinstance(config, RowStage) or item.name in ("tokenizer", "report"):
+            items.append(replace(item, config=config))
+    return items
+
+
 def letters(example: Any, answer: str) -> float:
     """A reward that a model which has learned nothing gets now and then: the share of a few letters in its answer."""
     return sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
@@ -131,7 +150,7 @@ def prepare() -> None:
 
     assert engine
     assert fledge.stages
-    recipes.RECIPES["small"] = small
+    recipes.RECIPES |= {"small": small, "compiled": compiled}
     TASKS["world/vowels"] = replace(TASKS["world/spelling"], name="world/vowels", grade=letters, max_tokens=24)
 
 
@@ -154,7 +173,9 @@ def main() -> None:
     prepare()
     for line in sys.stdin:
         request = json.loads(line)
-        if "poll" in request:
+        if "import" in request:
+            print(json.dumps(bool(importlib.import_module(request["import"]))), flush=True)
+        elif "poll" in request:
             pid, status = os.waitpid(request["poll"], os.WNOHANG)
             print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
         elif pid := os.fork():

@@ -18,6 +18,7 @@ from fledge.config import RunRecipe, check
 from fledge.recipes import RECIPES, choose, main
 from fledge.runs import checkpoints, is_done, metrics
 from fledge.storage import read_json
+from killed import outcome
 from processes import Child, Processes
 
 TRAINED = ("pretrain", "midtrain", "sft", "rl")
@@ -160,6 +161,23 @@ def test_asked_to_stop_it_saves_and_goes_on_bit_for_bit(
     assert f"pretrain: goes on from step {saved[1]} of 8" in child.output()
     assert weights(run)["pretrain"] == weights(straight)["pretrain"]
     assert measured(run)["pretrain"] == measured(straight)["pretrain"]
+
+
+def test_compiled_and_on_two_threads_it_ends_the_same_too(processes: Processes, tmp_path: Path) -> None:
+    """Weights, optimizer states, metrics and report: in one go, and killed in one stage and asked to stop in another."""
+    processes.ask({"import": "torch._inductor.compile_fx"})  # or each of the four would, for three seconds
+    straight, run, log = tmp_path / "straight", tmp_path / "run", tmp_path / "log"
+    child = processes.start("run", "compiled", "--out", str(straight), "--threads", "2", log=log)
+    assert child.wait(seconds=900.0) == 0, child.output()  # the first compiles, the others find that done
+    words = ("run", "compiled", "--out", str(run), "--threads", "2")
+    for stage, number, code in (("pretrain", signal.SIGKILL, -signal.SIGKILL), ("sft", signal.SIGTERM, 130)):
+        child = processes.start(*words, log=log)
+        assert until(child, lambda stage=stage: len(losses(run, stage)) >= 3, seconds=900.0)
+        os.kill(child.pid, number)
+        assert child.wait() == code, child.output()
+    code, output = processes.run(*words, log=log)
+    assert code == 0, output
+    assert outcome(run) == outcome(straight)
 
 
 def test_a_full_disk_loses_nothing_and_says_what_to_do(processes: Processes, straight: Path, tmp_path: Path) -> None:
