@@ -58,7 +58,7 @@ def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute) -> Non
     assert -2 <= body - BODY[recompute][0] * config.layers <= 9  # embedding and last norm keep up to 9, once
 
 
-@pytest.mark.parametrize("depth", [4, 8, 16, 26])
+@pytest.mark.parametrize("depth", [4, 26])
 def test_the_eager_graph_keeps_what_the_law_says_at_every_depth(depth: int) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
