@@ -32,6 +32,15 @@ def toy_run(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="session")
+def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small run from beginning to end without interruption, in one process."""
+    run = tmp_path_factory.mktemp("straight") / "small"
+    code, output = processes.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
+    assert code == 0, output
+    return run
+
+
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose chat model, of random weights, talks until it is stopped or its 8,000 tokens are full."""
     from fledge.checkpoint import Progress, save  # torch is not for every test

@@ -15,10 +15,11 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,31 @@ class Processes:
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def start(self, *words: str, log: Path, cwd: Path | None = None, limits: Mapping[str, int] | None = None) -> Child:
+    def start(
+        self,
+        *words: str,
+        log: Path,
+        cwd: Path | None = None,
+        limits: Mapping[str, int] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Child:
         """Begin `fledge WORDS`; its output goes to `log`. `limits` as in {"FSIZE": 1000}, a full disk."""
         log.touch()
         request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "limits": limits or {}}
-        return Child(self, self.ask(request), log)
+        return Child(self, self.ask(request | {"environment": environment or {}}), log)
+
+    def start_ranks(
+        self, count: int, *words: str, log: Path, each: Sequence[dict[str, Any]] | None = None
+    ) -> list[Child]:
+        """Begin `fledge WORDS` in `count` processes that train together, as torchrun would. `each`: more for `start`, by rank."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [
+            self.start(*words, log=log, environment=shared | {"RANK": str(rank)}, **more)
+            for rank, more in enumerate(each or [{}] * count)
+        ]
 
     def run(self, *words: str, log: Path, **settings: Any) -> tuple[int, str]:
         """Exit code and output of `fledge WORDS`."""
@@ -104,7 +125,7 @@ def small(ask: Any) -> list[Any]:
         elif isinstance(config, Evaluate):
             config = replace(config, tasks="world/choice", limit=2)
         if isinstance(config, TrainStage):
-            config = replace(config, save_every=1)
+            config = replace(config, save_every=1, dtype="float32")  # in which ranks agree to 2e-6
         if item.module != "evaluate" or item.name == "evaluate sft":
             items.append(replace(item, config=config))
     return items
@@ -163,6 +184,7 @@ def be_child(request: dict[str, Any]) -> int:
     for stream in (1, 2):
         os.dup2(handle, stream)
     os.chdir(request["cwd"])
+    os.environ.update(request["environment"])
     for name, most in request["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     return run(request["words"])

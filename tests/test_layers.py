@@ -11,7 +11,7 @@ import fledge
 
 ROOT = Path(fledge.__file__).parent
 LAYERS = (
-    ("__init__", "settings", "config", "console", "endings", "storage", "provenance", "runs", "folder"),
+    ("__init__", "settings", "config", "ranks", "console", "endings", "storage", "provenance", "runs", "folder"),
     ("text", "model", "sandbox"),
     ("checkpoint", "weights", "origin", "train", "infer", "tasks"),
     ("evals",),

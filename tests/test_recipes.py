@@ -76,15 +76,6 @@ def partials(run: Path) -> list[Path]:
     return list(run.glob("*/checkpoints/*.partial"))
 
 
-@pytest.fixture(scope="module")
-def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run from beginning to end without interruption."""
-    run = tmp_path_factory.mktemp("straight") / "small"
-    code, output = processes.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
-    assert code == 0, output
-    return run
-
-
 def begun_from(straight: Path, run: Path, *stages: str) -> Path:
     """A copy of a run as it was after some stages."""
     for stage in stages:

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fledge import __version__
+from fledge import __version__, ranks
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, written
 from fledge.storage import file_hash, naming, partial_of, read_record, sealed
@@ -47,15 +47,18 @@ class Progress:
 
 
 def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress: Progress, *, keep: int) -> Path:
-    """Write a checkpoint of a stage and remove all but the newest `keep`."""
+    """Write a checkpoint of a stage and remove all but the newest `keep`. Of several ranks, which all call it, the first writes."""
+    state = optimizer.tensors() if optimizer is not None else None
     root = stage / "checkpoints"
     final = root / f"step-{progress.step:06d}"
     partial = partial_of(final)
+    if not ranks.is_first():
+        return final
     for left in root.glob("*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
     with naming(final, SafetensorError):  # safetensors reports a full disk as an error of its own
         partial.mkdir(parents=True)
-        _write(partial, model, optimizer, progress)
+        _write(partial, model, state, progress)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _flush(root)
@@ -69,14 +72,12 @@ def remove(stage: Path, step: int) -> None:
     shutil.rmtree(stage / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
 
 
-def _write(folder: Path, model: Transformer, optimizer: MuonAdamW | None, progress: Progress) -> None:
+def _write(folder: Path, model: Transformer, optimizer: dict[str, Tensor] | None, progress: Progress) -> None:
     # Contiguous copies on the CPU: safetensors wants no shared or strided storage.
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     if optimizer is not None:
-        save_file(
-            {name: t.contiguous().cpu() for name, t in optimizer.tensors().items()}, folder / "optimizer.safetensors"
-        )
+        save_file({name: t.contiguous().cpu() for name, t in optimizer.items()}, folder / "optimizer.safetensors")
     (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
     hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
     state = asdict(progress) | {"fledge": __version__, "sha256": hashes}

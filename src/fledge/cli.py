@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from fledge import __version__, endings
-from fledge.config import COMMANDS, SETTINGS, TRAINED, RunRecipe, TrainStage
+from fledge import __version__, endings, ranks
+from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.settings import nearest
@@ -77,7 +77,8 @@ def run(arguments: Sequence[str]) -> int:
         if "--debug" in rest:
             raise
         of_the_user = isinstance(error, ValueError | OSError)
-        notice(f"{error}{'' if of_the_user else ' (--debug shows where)'}")
+        if not ranks.record(error):
+            notice(f"{error}{'' if of_the_user else ' (--debug shows where)'}", everywhere=True)
         return 2 if of_the_user else 1
 
 
@@ -131,7 +132,18 @@ def dispatch(command: str, words: list[str]) -> int:
     if flags.dry_run:
         print(json.dumps(planned(config), indent=1))
         return 0
-    return importlib.import_module(module_of(command)).main(config) or 0
+    if isinstance(config, Ranked) and config.ranks > 1 and ranks.count() == 1:
+        return ranks.launch([command, *words, *["--debug"] * flags.debug], config.ranks)
+    if ranks.count() > 1:
+        if not isinstance(config, Ranked):
+            raise ValueError(
+                f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
+            )
+        ranks.join(config.device)  # pyright: ignore[reportAttributeAccessIssue]
+    code = importlib.import_module(module_of(command)).main(config) or 0
+    if ranks.count() > 1:
+        ranks.leave()
+    return code
 
 
 def planned(config: Any) -> dict[str, Any]:

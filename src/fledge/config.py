@@ -163,6 +163,14 @@ class Threaded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """What the commands share that several processes can do together."""
+
+    ranks: int = bounded(1, 1)
+    """Processes: one per GPU; on a CPU they share the cores. Results agree up to rounding. Over machines: torchrun."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine(Threaded):
     """What the commands with a model share."""
 
@@ -171,7 +179,7 @@ class Machine(Threaded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(Seeded, Machine, Made):
+class TrainStage(Seeded, Ranked, Machine, Made):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -298,7 +306,7 @@ class Rl(TrainStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Seeded, Machine, Made):
+class Evaluate(Seeded, Ranked, Machine, Made):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
@@ -385,7 +393,7 @@ class Serve(AnswerStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecipe(Seeded, Machine):
+class RunRecipe(Seeded, Ranked, Machine):
     """Raise a model: all stages of a recipe, in one folder."""
 
     recipe: str = "demo"

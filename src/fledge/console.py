@@ -5,7 +5,7 @@
 
 In a terminal the line is redrawn in place; in a log a line is printed every `QUIET_SECONDS`. Whatever is shown here may hold text
 from outside (a path, a sample, a server's answer): it arrives as letters, never as commands to the terminal or mark-up. Where the
-output is closed or its disk is full, the work goes on without words.
+output is closed or its disk is full, the work goes on without words. Of several ranks the first alone speaks.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from fledge.ranks import is_first, number
 
 QUIET_SECONDS = 15.0
 # Unicode has a picture of each control character, ␛ for escape. Lines and tabs stay; what else has no picture is no text.
@@ -56,7 +58,7 @@ class Live(Progress):
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[text]}", markup=False),
         )
-        super().__init__(*columns, console=console, disable=not console.is_terminal)
+        super().__init__(*columns, console=console, disable=not (console.is_terminal and is_first()))
         self.name, self.total, self.spoke = name, total, 0.0
         self.first: tuple[int, float] | None = None
         """Steps done, and when, at the first call of `show`: what went before was compilation too."""
@@ -79,10 +81,12 @@ def say(text: str) -> None:
     _show(Text(visible(text)), soft_wrap=True)
 
 
-def notice(text: str) -> None:
-    """Print a line about the work itself, on the error stream."""
+def notice(text: str, *, everywhere: bool = False) -> None:
+    """Print a line about the work itself, on the error stream. `everywhere`: also where this is not the first rank."""
     with contextlib.suppress(OSError):
-        print(f"fledge: {visible(text)}", file=sys.stderr, flush=True)
+        if everywhere or is_first():
+            rank = f"rank {number()}: " * (not is_first())
+            print(f"fledge: {rank}{visible(text)}", file=sys.stderr, flush=True)
 
 
 def heading(text: str) -> None:
@@ -102,7 +106,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _show(what: Text | Table, **how: Any) -> None:
     with contextlib.suppress(OSError):
-        console.print(what, **how)
+        if is_first():
+            console.print(what, **how)
 
 
 def duration(seconds: float) -> str:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fledge import runs
+from fledge import ranks, runs
 from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
 from fledge.provenance import other_code, provenance
@@ -43,7 +43,7 @@ REPORT = {
 
 @dataclass
 class StageFolder:
-    """One stage of a run on the disk. Made by `open_stage`."""
+    """One stage of a run on the disk. Made by `open_stage`. Of several ranks the first writes."""
 
     path: Path
     name: str
@@ -52,6 +52,8 @@ class StageFolder:
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
+        if not ranks.is_first():
+            return
         path = self.path / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
@@ -59,32 +61,41 @@ class StageFolder:
     def rewind(self, step: int) -> None:
         """Forget metrics of steps after `step` and what was measured at it: a resumed run writes them again."""
         path = self.path / "metrics.jsonl"
-        if path.exists():
+        if ranks.is_first() and path.exists():
             kept = [line for line in runs.metrics(self.path) if line.get("step", 0) < step + ("loss_nats" in line)]
             write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def finish(self, **summary: Any) -> None:
         """Mark the stage as done and keep its summary in done.json. What it replaces goes now."""
-        write_atomic(self.path / "done.json", sealed(summary))
-        for place in _replaced(self.path):
-            _remove(place)
-        with contextlib.suppress(OSError):  # there is none, or somebody put something there
-            (self.path / "replaced").rmdir()
+        with ranks.first_alone():
+            if not ranks.is_first():
+                return
+            write_atomic(self.path / "done.json", sealed(summary))
+            for place in _replaced(self.path):
+                _remove(place)
+            with contextlib.suppress(OSError):  # there is none, or somebody put something there
+                (self.path / "replaced").rmdir()
 
 
 @contextlib.contextmanager
 def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterator[StageFolder]:
-    """The stage's folder, locked for this process; with `fresh` what it left before is set aside.
+    """The stage's folder, locked for this process; with `fresh` what it left before is set aside. Rank 0 does it for all.
 
     Args:
         origin: what the stage is made from (origin.py), as JSON; what either side does not know is not compared.
 
     Raises:
         ValueError: it holds results of other settings or another origin, or what fledge did not write, or another process is
-            at work in it. Nothing has changed then.
+            at work in it, or ranks differ in settings or origin. Nothing has changed then.
     """
     run, name = Path(config.run), runs.stage_name(config)
     path = run / name
+    settings = {name: value for name, value in asdict(config).items() if name not in runs.FREE}
+    ranks.check_alike({**settings, **(origin or {})})  # a hash says more than a name
+    if not ranks.is_first():
+        ranks.meet()
+        yield StageFolder(path, name, runs.made_from(path))
+        return
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -95,7 +106,9 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
         if config.fresh:
             _set_aside(path)
         try:
-            yield StageFolder(path, name, _begin(path, config, origin or {}))
+            stage = StageFolder(path, name, _begin(path, config, origin or {}))
+            ranks.meet()
+            yield stage
         except BaseException:
             if config.fresh:
                 _put_back(run, [name])

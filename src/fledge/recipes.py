@@ -13,11 +13,12 @@ import os
 import shlex
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fledge import console
+from fledge import console, ranks
 from fledge.config import (
     TRAINED,
     Evaluate,
@@ -27,6 +28,7 @@ from fledge.config import (
     OptimSettings,
     PlanAhead,
     Pretrain,
+    Ranked,
     Report,
     Rl,
     RunRecipe,
@@ -61,7 +63,7 @@ class Item:
 
 def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
-    asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads}
+    asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads, "ranks": ask.ranks}
     items = []
     for config, minutes in stages:
         # Runs of all seeds are measured alike: an evaluation keeps its own.
@@ -308,26 +310,33 @@ def main(ask: RunRecipe) -> int:
     for item in left:
         ready(item, {one.name for one in left})
     aside = [name for name in ("tokenizer", *TRAINED) if name in again or (ask.fresh and not ask.only)]
-    begin_again(run, aside)
+    ranks.meet()  # all have seen the same
+    if ranks.is_first():
+        begin_again(run, aside)
     started = time.perf_counter()
     try:
         work(items, run, left=left, again=again)
     except BaseException:
-        put_back(run, aside)
+        if ranks.is_first():
+            put_back(run, aside)
         raise
     farewell(run, time.perf_counter() - started)
     return 0
 
 
 def work(items: list[Item], run: Path, *, left: list[Item], again: set[str]) -> None:
-    """The stages one after the other, but for those that are done."""
+    """The stages one after the other, but for those that are done. Of several ranks the first does what one can do alone."""
     for item in items:
+        ranks.meet()  # what a stage has left is there for all
         if item not in left and finished(item, run, set()):  # a stage before it may have become another meanwhile
             console.say(f"{item.name}: done before, skipped")
             continue
         console.heading(item.name)
         fresh = {"fresh": True} if item.name in again and isinstance(item.config, Evaluate) else {}
-        importlib.import_module(f"fledge.stages.{item.module}").main(replace(item.config, **fresh))
+        alone = not isinstance(item.config, Ranked)
+        if not alone or ranks.is_first():
+            with ranks.apart() if alone else nullcontext():
+                importlib.import_module(f"fledge.stages.{item.module}").main(replace(item.config, **fresh))
 
 
 def choose(ask: RunRecipe) -> list[Item]:

@@ -25,6 +25,7 @@ from fledge.storage import json_hash, read_record
 FREE = {
     "run",
     "fresh",
+    "ranks",
     "device",
     "threads",
     "local",

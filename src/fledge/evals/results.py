@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge.provenance import provenance
+from fledge.ranks import is_first
 from fledge.sandbox.sandbox import isolation
 from fledge.storage import read_record, sealed, write_atomic
 from fledge.tasks.base import centered
@@ -125,7 +126,7 @@ class Results:
         return score is not None and score.settings == self.settings and examples in (None, score.asked)
 
     def add(self, task: str, score: Score, *, examples: str) -> None:
-        """Keep a score."""
+        """Keep a score; of several ranks the first writes it down."""
         self.scores[task] = replace(score, seconds=round(score.seconds, 3), settings=self.settings, asked=examples)
         parts = {task: score for task, score in self.scores.items() if task not in ("core", "core_v2")}
         self.scores = core_scores(parts) | parts  # never an aggregate of parts that have changed
@@ -136,7 +137,8 @@ class Results:
             "provenance": provenance(),
             "finished": time.time(),
         }
-        write_atomic(self.path, sealed(record))
+        if is_first():
+            write_atomic(self.path, sealed(record))
 
 
 def folder_hash(folder: Path) -> str:

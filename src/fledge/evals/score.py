@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from fledge import ranks
 from fledge.config import Sampling
 from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, common_prefix, likelihoods
 from fledge.evals.results import Score, mean_and_error
@@ -98,10 +99,11 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        records = self.rank(task, {index: example for index, example in examples.items() if index not in free})
+        own = self.rank(task, {index: example for index, example in examples.items() if index not in free})
         if free:
             sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
-            records |= self.answer(task, free, samples, sampling)
+            own |= self.answer(task, dict(ranks.share(list(free.items()))), samples, sampling)
+        records = {record["index"]: record for part in ranks.gather(list(own.values())) for record in part}
         self._write(task.name, [records[index] for index in sorted(records)])
         grades = {index: judged(record["correct"]) for index, record in records.items()}
         means = [statistics.fmean(found) for found in grades.values() if found]
@@ -127,18 +129,19 @@ class Scorer:
 
     def _write(self, task: str, records: Iterable[Record]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
-        if self.out is not None:
+        if self.out is not None and ranks.is_first():
             lines = (json.dumps({"task": task, **record}, ensure_ascii=False) + "\n" for record in records)
             write_atomic(self.out / f"{self.stage}-{task.replace('/', '-')}.jsonl", "".join(lines))
 
     def rank(self, task: Task, examples: Mapping[int, Example]) -> dict[int, Record]:
-        """The records of examples that are ranked by likelihood, by their index."""
+        """The records of examples that are ranked by likelihood, by their index; of several ranks each has its share."""
         shown = list(examples.values())
-        rows = (row for place in range(len(shown)) for row in self.rows(task, shown, place))
+        own = ranks.share(list(enumerate(examples)))
+        rows = (row for place, _ in own for row in self.rows(task, shown, place))
         judged = likelihoods(self.model, rows, device_tokens=self.device_tokens)
         return {
-            index: ranked(task, example, index, list(itertools.islice(judged, len(example.texts))))
-            for index, example in examples.items()
+            index: ranked(task, shown[place], index, list(itertools.islice(judged, len(shown[place].texts))))
+            for place, index in own
         }
 
     def rows(self, task: Task, examples: Sequence[Example], place: int) -> list[Row]:
@@ -299,6 +302,7 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
     Args:
         batches: of `validation_batches`, weights being bytes; targets that stand for 0 bytes (special, padding) are left out.
             A batch that fits in memory when it is trained on does so here: there is no gradient, and logits are bounded.
+            Several ranks share them.
 
     Returns:
         sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
@@ -309,12 +313,13 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
     Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
     """
     nats, count = 0.0, 0
-    for batch in batches:
+    for batch in itertools.islice(batches, ranks.number(), None, ranks.count()):
         rows = max(1, LOGITS // (batch.inputs_BT.size(1) * model.config.vocab))
         parts = zip(*(part.split(rows) for part in (batch.inputs_BT, batch.targets_BT, batch.weights_BT)), strict=True)
         for inputs_BT, targets_BT, bytes_BT in parts:
             nats += float(nll(model, inputs_BT, targets_BT)[bytes_BT > 0].double().sum())
         count += int(batch.weights_BT.double().sum())
+    nats, count = ranks.sum_of([nats, count])
     if count == 0:
         raise ValueError(
             "no target stands for any byte of text; measure on text, not on special tokens or padding alone"

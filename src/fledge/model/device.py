@@ -20,7 +20,9 @@ from typing import Any, Literal, TypeVar
 
 import torch
 
+from fledge import ranks
 from fledge.model.cards import find_card
+from fledge.settings import cores
 
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -30,16 +32,27 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def find_device(wanted: str) -> torch.device:
     """The device named, or for `auto` the best there is: CUDA (ROCm too), Apple's MPS, CPU.
 
+    Several ranks of one machine have a GPU each.
+
     Raises:
-        ValueError: the device asked for is not there.
+        ValueError: the device asked for is not there, or there are more ranks than GPUs.
     """
     present = ["cpu"]
     if torch.cuda.is_available():
         present.append("cuda")
-    if torch.backends.mps.is_available():
+    rank, many = ranks.here()
+    if torch.backends.mps.is_available() and many == 1:
         present.append("mps")
+    kind = present[-1] if wanted == "auto" else wanted.split(":")[0]
+    if many > 1 and kind == "cuda":
+        if many > torch.cuda.device_count():
+            raise ValueError(
+                f"ranks={many}, but this machine has {torch.cuda.device_count()} GPUs; give so many, or fewer"
+            )
+        torch.cuda.set_device(rank)
+        return torch.device("cuda", rank)
     if wanted == "auto":
-        return torch.device(present[-1])
+        return torch.device(kind)
     if wanted.split(":")[0] not in present:
         raise ValueError(f"device={wanted!r} is not on this machine; there are: {', '.join(present)}")
     return torch.device(wanted)
@@ -93,7 +106,10 @@ def compiled(function: Function, device: torch.device, *, wanted: Compile) -> Fu
 
 
 def threads(wanted: int | None) -> int:
-    """Use `wanted` CPU threads, or every core; returns how many. From now on freed memory is kept for the next tensor."""
+    """Use `wanted` CPU threads, or every core, shared by the ranks; returns how many. From now on freed memory is kept for the
+    next tensor."""
+    if wanted is None and ranks.count() > 1:
+        wanted = max(1, cores() // ranks.here()[1])
     if wanted is not None:
         torch.set_num_threads(wanted)
     keep_freed_memory()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fledge import console
+from fledge import console, ranks
 from fledge.config import Evaluate, check
 from fledge.console import notice
 from fledge.evals.results import Results, folder_hash, mean_score
@@ -102,7 +103,7 @@ def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, 
     wanted = [name for name, hashed in examples.items() if config.fresh or not results.holds(name, hashed)]
     if wanted:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.parent):
+        with locked(path.parent) if ranks.is_first() else nullcontext():
             results = Results(path, weights=weights, settings=asked(config))
             scorer = load(config, run, stage)
             with console.Live(f"evaluate {title}", total=len(wanted)) as live:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fledge import console
+from fledge import console, ranks
 from fledge.config import Pretrain, check
 from fledge.folder import open_stage
 from fledge.origin import origin_of
@@ -55,7 +55,8 @@ def main(config: Pretrain) -> None:
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             documents = open_documents(config.data, seed=config.seed, cursor=cursor["documents"] if cursor else None)
-            return batched(document_rows(documents, tokenizer, length=shape.length, cursor=cursor), **cut)
+            rows = document_rows(documents, tokenizer, length=shape.length, cursor=cursor)
+            return batched(rows, step_rows=shape.total, **cut)
 
         def bits_per_byte() -> float:
             return validation_bits_per_byte(
@@ -63,6 +64,8 @@ def main(config: Pretrain) -> None:
             )
 
         def write() -> list[dict[str, str]]:
+            if not ranks.is_first():
+                return []
             source = find_generated(config.data)
             prompts = source.PROMPTS if source else TEXT_PROMPTS
             return samples(model, tokenizer, prompts=prompts, seed=config.seed)

@@ -301,13 +301,22 @@ def locate_bundle() -> Path:
     Raises:
         ConnectionError: it would have to be fetched and cannot be.
     """
-    from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub import constants
+    from huggingface_hub.utils import WeakFileLock
 
     if found := find_at_home(EVAL_BUNDLE):
         return found
     path = Path(constants.HF_HUB_CACHE).parent / "fledge" / f"{EVAL_BUNDLE}.zip"
-    if zipfile.is_zipfile(path):
-        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(path.with_suffix(".lock")):  # the ranks of a machine: one fetches it
+        if not zipfile.is_zipfile(path):
+            _fetch_bundle(path)
+    return path
+
+
+def _fetch_bundle(path: Path) -> None:
+    from huggingface_hub import get_hf_file_metadata
+
     if path.exists():
         notice(f"{path} is damaged and is fetched again")
     url = EVAL_BUNDLE_URL
@@ -318,7 +327,6 @@ def locate_bundle() -> Path:
         if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
             raise ValueError(f"{broken} arrived damaged")
     write_atomic(path, raw)
-    return path
 
 
 def _megabytes(size: int) -> str:

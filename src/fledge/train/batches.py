@@ -20,13 +20,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import cycle, islice, pairwise, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fledge import ranks
 from fledge.tasks.mixture import Conversations
 from fledge.text.chat import Conversation, Learn, Rendered, encode_conversation
 from fledge.text.documents import Document
@@ -265,13 +266,34 @@ def validation_batches(
 # Rows become tensors
 
 
-def batched(stream: Iterator[Row], *, rows: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
-    """Batches of `rows` rows each, made in a thread of its own. What a finite stream leaves at its end is no batch."""
-    pinned = torch.device(device).type == "cuda"
-    groups = iter(lambda: list(islice(stream, rows)), [])
-    batches = (stack(group).pinned() if pinned else stack(group) for group in groups if len(group) == rows)
+def batched(
+    stream: Iterator[Row], *, rows: int, step_rows: int | None = None, device: torch.device | str = "cpu"
+) -> Iterator[Batch]:
+    """Batches of `rows` rows each, made in a thread of its own. What a finite stream leaves at its end is no batch.
+
+    Of several ranks each reads the whole stream, and computes its part of every `rows` x ranks rows.
+
+    Args:
+        step_rows: rows of a step of all ranks, whose last pass may have fewer. None: every pass is full.
+    """
+    pinned, most = torch.device(device).type == "cuda", rows * ranks.count()
+    step_rows = step_rows or most
+    sizes = cycle(min(most, step_rows - at) for at in range(0, step_rows, most))
+    groups = ((list(islice(stream, size)), size) for size in sizes)
+    whole = takewhile(bool, (group if len(group) == size else [] for group, size in groups))
+    batches = (own.pinned() if pinned else own for own in (part_of(group, each=rows) for group in whole))
     for batch in in_background(batches):
         yield batch.to(device)
+
+
+def part_of(rows: Sequence[Row], *, each: int) -> Batch:
+    """The `each` rows that this rank computes of those of all, whose tokens and cursor it has; what is missing weighs nothing."""
+    if ranks.count() == 1:
+        return stack(rows)
+    idle = replace(rows[0], learn_C=np.zeros_like(rows[0].learn_C))
+    own = [*rows[ranks.number() * each :][:each], *[idle] * each][:each]
+    tokens = sum(int(row.learn_C[1:].sum()) for row in rows)
+    return replace(stack(own), tokens=tokens, cursor=rows[-1].cursor)
 
 
 def stack(rows: Sequence[Row]) -> Batch:

@@ -82,7 +82,7 @@ def main(config: Midtrain) -> None:
 
         def batches(cursor: Cursor | None) -> Iterator[Batch]:
             rows = mixed(chats, texts, share=config.replay, cursor=cursor)
-            return batched(rows, rows=shape.rows, device=session.device)
+            return batched(rows, rows=shape.rows, step_rows=shape.total, device=session.device)
 
         for _ in session.train(batches, steps=shape.steps, micro=shape.micro):
             pass

@@ -27,6 +27,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fledge import ranks
+from fledge.train.shared import reduce_gradients, send_weights
+
 if TYPE_CHECKING:
     from fledge.train.optim import MuonAdamW
 
@@ -38,9 +41,9 @@ REMEDY = "Lower the rates: with a smaller --optim.rate-share the same command go
 class Batch:
     """One forward pass worth of training data on one device.
 
-    `tokens` counts the target tokens the batch stands for (those of a rollout with advantage 0 too), known to whoever made
-    the batch, so that the loop need not ask the device. `cursor` is JSON and says where the data stands after this batch: it
-    travels with the batch, so prefetching cannot corrupt a resume.
+    `tokens` counts the target tokens the batch stands for (those of a rollout with advantage 0 and of other ranks too), known to
+    whoever made the batch, so that the loop need not ask the device. `cursor` is JSON and says where the data stands after this
+    batch: it travels with the batch, so prefetching cannot corrupt a resume.
     """
 
     inputs_BT: Int[Tensor, "B T"]
@@ -98,6 +101,8 @@ class Step:
     parts: dict[str, float] = field(default_factory=dict)
     """Seconds of `data`, `forward`, `backward`, `optimizer`."""
     cursor: dict[str, Any] = field(default_factory=dict)
+    votes: tuple[bool, ...] = ()
+    """What was asked of every rank: whether one of them said yes."""
 
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -127,20 +132,24 @@ def train(
     *,
     start: int = 0,
     loss: Loss = nll_sum,
+    votes: Callable[[], tuple[bool, ...]] = tuple,
 ) -> Iterator[Step]:
     """Take optimizer steps `start`..`plan.steps - 1`, yielding after each.
 
     Gradients of the step's `plan.micro` batches are summed and divided by the number of target tokens in all of them, so a
-    step does not depend on how it is cut into batches.
+    step does not depend on how it is cut into batches. Of several ranks each has batches of its own, whose `tokens` are those of
+    all: neither does it depend on how it is dealt to them.
 
     Args:
         optimizer: each parameter group carries its base rate as `base_rate`.
         loss: `nll_sum`, or its compiled form.
+        votes: what ranks must decide alike; asked once per step, and the answer is in the step.
 
     Raises:
         FloatingPointError: the loss or the gradient is not finite. The weights are those before the step.
         ValueError: the batches end before the steps do.
     """
+    parameters = list(model.parameters())
     for index in range(start, plan.steps):
         clock = Stopwatch()
         model.train()
@@ -159,28 +168,37 @@ def train(
             value.backward()
             total += value.item()
             clock.lap("backward")
-        norm = nn.utils.clip_grad_norm_(model.parameters(), plan.clip).item()
+        reduce_gradients(parameters)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        agreed: tuple[bool, ...] = ()
+        if ranks.count() > 1:  # all that they must agree about, in one sum
+            total, squares, *counts = ranks.sum_of([total, norm.item() ** 2, *votes()])
+            norm, agreed = torch.tensor(math.sqrt(squares)), tuple(map(bool, counts))
+        nn.utils.clip_grads_with_norm_(parameters, plan.clip, norm)
+        gradient_norm = norm.item()
         share = plan.rate_share(index)
-        if not (math.isfinite(total) and math.isfinite(norm)):
+        if not (math.isfinite(total) and math.isfinite(gradient_norm)):
             model.zero_grad()
             raise FloatingPointError(
-                f"step {index}: loss {total}, gradient norm {norm}. The weights were not updated. "
+                f"step {index}: loss {total}, gradient norm {gradient_norm}. The weights were not updated. "
                 f"The rates were at {share:.0%} of their base. {REMEDY}"
             )
         for param_group in optimizer.param_groups:
             param_group["lr"] = param_group["base_rate"] * share
         optimizer.step()
+        send_weights(parameters)
         model.zero_grad()
         clock.lap("optimizer")
         yield Step(
             index=index,
             loss_nats=total,
-            gradient_norm=norm,
+            gradient_norm=gradient_norm,
             rate_share=share,
             tokens=tokens,
             seconds=clock.total(),
             parts=clock.laps,
             cursor=group[-1].cursor,
+            votes=agreed or votes(),
         )
 
 

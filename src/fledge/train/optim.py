@@ -17,6 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fledge.config import OptimSettings
+from fledge.ranks import number
+from fledge.train.shared import deal, gather_state, owner
 
 # Five steps of the optimal odd polynomials for singular values from 1e-3 to 1 (Amsel et al. 2025, table of the paper's code).
 POLAR_EXPRESS = (
@@ -64,6 +66,7 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
         )
         group["params"].append(parameter)
         group["names"].append(name)
+    deal(model.parameters())
     return MuonAdamW(list(groups.values()))
 
 
@@ -128,20 +131,21 @@ class MuonAdamW:
         return state[key]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The whole state by parameter name, for a checkpoint: `blocks.0.mlp.up/momentum`."""
+        """The whole state by parameter name, for a checkpoint: `blocks.0.mlp.up/momentum`. Of several ranks the first has it."""
         found = {}
         for group in self.param_groups:
+            keys = ("momentum",) if group["kind"] == "muon" else ("mean", "square", "steps")
             for name, parameter in zip(group["names"], group["params"], strict=True):
-                for key, value in self.state[parameter].items():
+                for key, value in gather_state(parameter, self.state[parameter], keys).items():
                     found[f"{name}/{key}"] = value
         return found
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+        """The inverse of `tensors`; each rank takes what it owns."""
         for group in self.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 for key in ("momentum", "mean", "square", "steps"):
-                    if (value := tensors.get(f"{name}/{key}")) is not None:
+                    if (value := tensors.get(f"{name}/{key}")) is not None and owner(parameter) == number():
                         self.state[parameter][key] = value.to(parameter.device if value.dim() else "cpu")
 
 

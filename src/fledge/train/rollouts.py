@@ -20,6 +20,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from fledge import ranks
 from fledge.config import Rl, Sampling
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
@@ -83,27 +84,38 @@ class Rollouts:
         """Why the last answer that was not judged was not."""
         self.length = model.config.context
         self.rows = max(1, (config.device_tokens or self.length) // self.length)
-        self.passes = -(-config.prompts * config.samples // self.rows)
+        many = ranks.count()
+        self.passes = many * -(-config.prompts * config.samples // (self.rows * many))
+        """In which the answers of a step are learned, on all ranks together: equally many on each."""
         self.replayed = -(-config.replay_tokens // self.length)
         """Rows of conversations in each step."""
+        self.chat_rows = max(1, min(self.rows, -(-self.replayed // many)))
 
     @property
     def micro(self) -> int:
-        """Forward passes of a step."""
-        return self.passes + -(-self.replayed // self.rows)
+        """Forward passes of a step on each rank."""
+        return -(-(self.passes + -(-self.replayed // self.chat_rows)) // ranks.count())
 
     def batches(
         self, *, first: int = 0, chats: Iterator[Row] | None = None, device: torch.device | str = "cpu"
     ) -> Iterator[Batch]:
-        """`micro` batches for each step from `first` on: its rollouts, then as many rows of `chats` as are replayed."""
+        """`micro` batches for each step from `first` on: of its rollouts, then as many rows of `chats` as are replayed.
+
+        Of several ranks each has its share of them, and the tokens of all.
+        """
+        many = ranks.count()
         for step in range(first, self.config.steps):
             self.groups = self.sample(step)
             chosen = list(islice(chats or (), self.replayed))
             cursor = {"step": step + 1, "chats": chosen[-1].cursor if chosen else None}
             weighted = weigh(self.groups, normalise=self.config.normalise)
             made = policy_batches(weighted, passes=self.passes, length=self.length, pad=self.tokenizer.special[BOS])
-            made += [stack(chosen[at : at + self.rows]) for at in range(0, len(chosen), self.rows)]
-            yield from (replace(batch, cursor=cursor).to(device) for batch in made)
+            made += [stack(chosen[at : at + self.chat_rows]) for at in range(0, len(chosen), self.chat_rows)]
+            idle = replace(made[-1], weights_BT=torch.zeros_like(made[-1].weights_BT), tokens=0)
+            made += [idle] * (-len(made) % many)
+            for at in range(0, len(made), many):
+                tokens = sum(batch.tokens for batch in made[at : at + many])
+                yield replace(made[at + ranks.number()], tokens=tokens, cursor=cursor).to(device)
 
     def sample(self, step: int) -> list[Group]:
         """The groups of a step. What is drawn depends on (seed, step) alone, so that a resumed run draws the same."""
@@ -112,11 +124,10 @@ class Rollouts:
         groups = [[self._request(example, rng.getrandbits(62)) for _ in range(config.samples)] for example in chosen]
         self.model.eval()
         self.engine.forget()
-        self.engine.generate([request for group in groups for request in group])
-        found = [
-            Group(requests, [self._grade(example, request) for request in requests])
-            for example, requests in zip(chosen, groups, strict=True)
-        ]
+        pairs = list(zip(chosen, groups, strict=True))
+        self.engine.generate([request for _, group in ranks.share(pairs) for request in group])
+        own = [Group(group, [self._grade(example, one) for one in group]) for example, group in ranks.share(pairs)]
+        found = own if ranks.count() == 1 else gathered(own, groups)
         if not any(group.judged for group in found):
             raise RuntimeError(
                 f"task {self.task.name}: none of the answers of step {step + 1} could be judged ({self.reason})"
@@ -142,6 +153,18 @@ class Rollouts:
         except NotJudged as reason:
             self.reason = reason
             return None
+
+
+def gathered(own: Sequence[Group], asked: Sequence[Sequence[Request]]) -> list[Group]:
+    """All groups of a step, with the answers and rewards of the ranks to which they were dealt."""
+    said = [([(one.answer, one.mask, one.finish) for one in group.requests], list(group.rewards)) for group in own]
+    parts, found = ranks.gather(said), []
+    for place, requests in enumerate(asked):
+        answers, rewards = parts[place % ranks.count()][place // ranks.count()]
+        for request, answer in zip(requests, answers, strict=True):
+            request.answer, request.mask, request.finish = answer
+        found.append(Group(requests, rewards))
+    return found
 
 
 def weigh(groups: Sequence[Group], *, normalise: str) -> list[Weighted]:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fledge import checkpoint, console, endings
+from fledge import checkpoint, console, endings, ranks
 from fledge.config import BATCH_TOKENS, Compile, Midtrain, OptimSettings, Pretrain, Rl, RowStage, TrainStage
 from fledge.folder import StageFolder
 from fledge.model import device as machine
@@ -38,6 +38,7 @@ from fledge.train.estimate import here
 from fledge.train.loop import REMEDY, Batch, Plan, Step, nll_sum, train
 from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
+from fledge.train.shared import checksum
 
 SAVE_SECONDS = 60.0
 CPU_TOKENS = 4096
@@ -59,6 +60,7 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     device = machine.find_device(config.device)
     dtype = str(machine.find_dtype(config.dtype, device)).removeprefix("torch.")
     given: dict[str, Any] = {"device": str(device), "dtype": dtype, "threads": machine.threads(config.threads)}
+    given["ranks"] = ranks.count() if ranks.count() > 1 else config.ranks
     if isinstance(config, RowStage) and config.compile == "auto":
         given["compile"] = "yes" if machine.can_compile(device) else "no"
     if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
@@ -89,7 +91,7 @@ def _cut(
     rows = max(1, config.device_tokens // length) if config.device_tokens else None
     wanted = None if config.recompute == "auto" else config.recompute
     if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+        free = min(ranks.gather(torch.cuda.mem_get_info(device)[0]))  # ranks cut a step alike
         rows, wanted = fitting(shape, length=length, free_bytes=free, compiled=compiled, rows=rows, recompute=wanted)
     most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
     tokens = config.device_tokens or length * (rows or max(1, most // length))
@@ -155,6 +157,8 @@ class Shape:
     """Rows per forward pass."""
     micro: int
     """Passes per step."""
+    total: int
+    """Rows per step, of all ranks."""
     steps: int
 
     @classmethod
@@ -162,16 +166,22 @@ class Shape:
         """The shape for the settings of a stage. `device_tokens` only cuts a step, it does not change what is in it.
 
         Raises:
-            ValueError: batch_tokens is not a multiple of the row's length.
+            ValueError: batch_tokens is not a multiple of the row's length, or has fewer rows than there are ranks.
         """
         batch_tokens = config.batch_tokens or BATCH_TOKENS
         check_multiple(batch_tokens, "context", length)
         total = batch_tokens // length
-        rows = max(1, min(config.device_tokens or batch_tokens, batch_tokens) // length)
-        while total % rows:  # every pass has the same shape: it is compiled once
+        if total < ranks.count():
+            raise ValueError(
+                f"batch_tokens={batch_tokens} are {total} rows of {length}, fewer than {ranks.count()} ranks; "
+                f"give --batch-tokens {ranks.count() * length} or more, or at most {total} ranks"
+            )
+        each = -(-total // ranks.count())
+        rows = max(1, min(config.device_tokens or batch_tokens, each * length) // length)
+        while each % rows:  # every pass has the same shape: it is compiled once
             rows -= 1
         steps = max(1, round((config.tokens or 0) / batch_tokens))
-        return cls(length=length, rows=rows, micro=total // rows, steps=steps)
+        return cls(length=length, rows=rows, micro=each // rows, total=total, steps=steps)
 
     def halved(self) -> Shape:
         """The same step in passes of half the rows, or of the most below that into which it divides."""
@@ -182,26 +192,29 @@ class Shape:
     @property
     def tokens(self) -> int:
         """Targets of a step, padding included."""
-        return self.length * self.rows * self.micro
+        return self.length * self.total
 
     def __str__(self) -> str:
-        return f"{self.steps} steps of {self.tokens:,} tokens ({self.micro} x {self.rows} rows of {self.length})"
+        many = f"{ranks.count()} ranks x " * (ranks.count() > 1)
+        return f"{self.steps} steps of {self.tokens:,} tokens ({many}{self.micro} x {self.rows} rows of {self.length})"
 
 
 def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
-    """The shape where a pass of it succeeds, else that of half the rows; says so.
+    """The shape where a pass of it succeeds, on all ranks, else that of half the rows; says so.
 
     Raises:
         ValueError: neither does.
     """
     for one in (shape, shape.halved()):
+        why = ""
         try:
             attempt(one)
         except torch.OutOfMemoryError as error:
             why = str(error).split(". ")[0]
-        else:
+        if not ranks.any_of(bool(why)):
             return one
-        console.say(f"{one.rows} rows of {one.length} tokens per pass do not fit into memory after all: {why}")
+        told = why or "another rank has less"
+        console.say(f"{one.rows} rows of {one.length} tokens per pass do not fit into memory after all: {told}")
     raise ValueError(
         f"{shape.rows} and {shape.halved().rows} rows of {shape.length} tokens do not fit into memory. Is another program on "
         "this device? Else lower --device-tokens or --model.depth, or give --recompute block"
@@ -233,7 +246,7 @@ class Session:
 
     def foretell(self, tokens: int, known: str = "") -> None:
         """Say about how long so many tokens will take, behind what else is known."""
-        site = here(self.device, self.model.compute_dtype)
+        site = here(self.device, self.model.compute_dtype, ranks=ranks.count())
         console.say(f"{self.stage.name}: {known}{site.told(tokens * self.model.flops_per_token())}")
 
     def tried(self, shape: Shape) -> Shape:
@@ -263,7 +276,9 @@ class Session:
         optim = vars(self.config.optim)
         given = {one.name: optim[one.name] for one in fields(Plan) if optim.get(one.name) is not None}
         plan = Plan(steps=steps, micro=micro, **given)
-        progress = checkpoint.resume(self.stage.path, self.model, self.optimizer, steps=steps) or checkpoint.Progress(0)
+        with ranks.first_alone():  # who renames what is damaged
+            found = checkpoint.resume(self.stage.path, self.model, self.optimizer, steps=steps)
+        progress = found or checkpoint.Progress(0)
         self.seconds |= progress.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         self.cursor = progress.cursor
@@ -273,21 +288,27 @@ class Session:
                 console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
                 yield from self._body(progress.step)
             saved, done = time.perf_counter(), progress.step
-            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss)
+
+            def votes() -> tuple[bool, bool]:
+                return asked.is_set, time.perf_counter() - saved > SAVE_SECONDS
+
+            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss, votes=votes)
             for step in self._sound(steps_taken, reached=done):
                 self.cursor, done, more = step.cursor, step.index + 1, also()
+                stops, is_late = step.votes
                 self._count(step)
                 self.stage.log(step=done, **self._numbers(step), **more)
                 learns = f"reward {more['reward']:.3f}" if "reward" in more else f"loss {step.loss_nats:.3f}"
                 live.show(done, f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
-                wanted = done % every == 0 if every else time.perf_counter() - saved > SAVE_SECONDS
-                if done == steps or wanted:
+                if done == steps or (done % every == 0 if every else is_late):
                     self.save(step)
                     saved = time.perf_counter()
-                if not asked.is_set:
+                if not stops:
                     yield from self._body(done)
-                if asked.is_set:  # a body that did not run does so after the resume
+                    # What a signal says during the body all ranks hear after the next step, or after the last.
+                    stops = (done == steps or ranks.count() == 1) and ranks.any_of(asked.is_set)
+                if stops:  # a body that did not run does so after the resume
                     self.save(step)
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
         self.model.eval()
@@ -323,6 +344,10 @@ class Session:
     def save(self, step: Step) -> None:
         """Write a checkpoint as of `step`."""
         began = time.perf_counter()
+        if ranks.count() > 1:  # a broken card must not go unnoticed into the weights
+            ranks.check_alike(
+                {f"weights after step {step.index + 1}, by their checksum,": checksum(self.model.parameters())}
+            )
         notes = {"seconds": dict(self.seconds)}
         progress = checkpoint.Progress(step.index + 1, step.cursor, notes, self.stage.made_from)
         checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep)
@@ -355,6 +380,6 @@ class Session:
     def _numbers(self, step: Step) -> dict[str, float]:
         peak = machine.peak_flops(self.device)
         speed = step.tokens / step.seconds
-        mfu = {"mfu_share": speed * self.model.flops_per_token() / peak} if peak else {}
+        mfu = {"mfu_share": speed * self.model.flops_per_token() / (peak * ranks.count())} if peak else {}
         names = ("loss_nats", "gradient_norm", "rate_share", "tokens", "seconds")
         return {name: getattr(step, name) for name in names} | {"tokens_per_second": speed} | mfu
