@@ -30,6 +30,7 @@ class Processes:
 
     def __init__(self) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "20000", "COLUMNS": "200"}
+        environment["TORCHINDUCTOR_VEC_ISA_OK"] = "1"  # it would compile a program per instruction set to see: 12 s
         self.process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
