@@ -122,7 +122,7 @@ def small(ask: Any) -> list[Any]:
         elif isinstance(config, Midtrain):
             config = replace(config, tokens=6144)
         elif isinstance(config, Rl):
-            config = replace(config, task="world/vowels", steps=5)
+            config = replace(config, task="world/vowels", steps=5, eval_every=2, eval_examples=4)
         elif isinstance(config, Evaluate):
             config = replace(config, tasks="world/choice", limit=2)
         if isinstance(config, TrainStage):

@@ -241,3 +241,15 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint_and_says_so(
     ):
         save(stage, *at_step(6), Progress(6), keep=2)
     assert {path: path.read_bytes() for path in sorted(stage.rglob("*")) if path.is_file()} == before
+
+
+def test_a_stage_that_keeps_other_weights_goes_on_with_the_newest_and_shows_those_it_keeps(tmp_path: Path) -> None:
+    (kept, _), (model, optimizer) = at_step(2), at_step(3)
+    for step in (2, 3):
+        save(tmp_path / "rl", model, optimizer, Progress(step), keep=2, kept=kept.state_dict())
+    resumed, again = fresh()
+    assert resume(tmp_path / "rl", resumed, again, keeps=True) == Progress(3)
+    assert same(resumed.state_dict(), model.state_dict())
+    assert same(load_model(tmp_path / "rl").state_dict(), kept.state_dict())
+    (checkpoints(tmp_path / "rl")[-1] / "training.safetensors").write_bytes(b"")
+    assert resume(tmp_path / "rl", resumed, again, keeps=True) == Progress(2)

@@ -44,7 +44,7 @@ def toy(toy_run: Path, tmp_path: Path) -> Path:
         "tokenizer --run {} --fresh --vocab 0",
         "tokenizer --run {} --fresh --vocab 3",
         "pretrain --run {} --fresh --data /nonexistent",
-        "pretrain --run {0} --fresh --data {0}/sft/metrics.jsonl",
+        "pretrain --run {0} --fresh --compile no --data {0}/sft/metrics.jsonl",
         "pretrain --run {} --fresh --model.context 128 --batch-tokens 1000",
         "pretrain --run {} --fresh --model.width 33 --model.heads 4",
         "midtrain --run {} --fresh --batch-tokens 1000",

@@ -108,9 +108,7 @@ def test_the_light_modules_import_without_torch() -> None:
     assert int(run(code)) > 0
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["pretrain", "--help"], ["run", "--help"], ["pretrian"], ["run", "--list"]]
-)
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["run", "--help"], ["pretrian"]])
 def test_help_and_mistakes_answer_without_torch(words: list[str]) -> None:
     code = f"import sys\nfrom fledge.cli import run\nrun({words!r})\n"
     code += f"heavy = [name for name in {HEAVY!r} if name in sys.modules]\nassert not heavy, heavy"

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import LOOP, PERIOD, Engine, Request, in_a_loop
 from fledge.model.transformer import Transformer
 from fledge.sandbox.calls import ToolPool
-from tiny_engine import BYTES, asking, tiny_engine, tiny_model
+from tiny_engine import BYTES, EXTRAS, asking, tiny_engine, tiny_model
 
 SPECIAL = BYTES.special
 BOS, END = SPECIAL["<|bos|>"], SPECIAL["<|assistant_end|>"]
@@ -22,8 +22,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "grouped": {"heads": 4, "kv_heads": 2},
     "windows": {"windows": "S", "layers": 3, "context": 64},
-    "extras": {"smear": True, "key_filter": True},
-    "all": {"smear": True, "key_filter": True, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
+    "extras": EXTRAS,
+    "all": {**EXTRAS, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
 }
 
 
@@ -161,7 +161,7 @@ def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.
     call = [SPECIAL["<|python_start|>"], *b"6*7", SPECIAL["<|python_end|>"]]
     result = [SPECIAL["<|output_start|>"], *b"42", SPECIAL["<|output_end|>"]]
     script = iter([*call, ord("A"), END])
-    scripted(engine, monkeypatch, lambda request: next(script) if request.sampling.seed == 1 else ord("B"))
+    scripted(engine, monkeypatch, lambda request: next(script) if request.sampling.seed == 1 else len(request.answer))
     asked = asking(prompt=[BOS, 1], seed=1, max_tokens=64, top_logprobs=0)
     other = asking(prompt=[BOS, 2], seed=2, max_tokens=60)
     engine.generate([asked, other])
@@ -248,6 +248,23 @@ def test_stop_strings_and_stop_tokens_end_an_answer(monkeypatch: pytest.MonkeyPa
         scripted(engine, monkeypatch, lambda request, script=script: next(script))
         request = engine.generate([asking(prompt=[BOS], max_tokens=7, **settings)])[0]
         assert (request.finish, bytes(request.answer)) == ("stop", b"abcd")
+
+
+@pytest.mark.parametrize("period", [1, 3, PERIOD])
+def test_an_answer_that_goes_round_in_a_loop_ends_and_raw_text_goes_on(
+    monkeypatch: pytest.MonkeyPatch, period: int
+) -> None:
+    engine = tiny_engine(context=256)
+    scripted(engine, monkeypatch, lambda request: 97 + len(request.answer) % period if len(request.answer) > 5 else 65)
+    answer, text = asking([BOS, 65], max_tokens=100), asking([BOS, 65], max_tokens=100, tools=False)
+    engine.generate([answer, text])
+    assert (answer.finish, text.finish) == ("stop", "length")
+    assert LOOP <= len(answer.answer) <= LOOP + 6
+    assert len(text.answer) == 100
+
+
+def test_what_is_counted_off_is_no_loop() -> None:
+    assert not in_a_loop([token for number in range(100) for token in (48 + number // 10, 48 + number % 10, 44)])
 
 
 def test_served_requests_stream_and_cancel() -> None:

@@ -18,14 +18,14 @@ from fledge.model.transformer import Mlp, ModelConfig, Transformer, linear, weig
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.train.rollouts import Rollouts
-from tiny_engine import BYTES, tiny_model
+from tiny_engine import BYTES, EXTRAS, tiny_model
 
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "grouped": {"heads": 4, "kv_heads": 2},
     "windows": {"windows": "SSL", "layers": 4},
     "narrow heads": {"heads": 8, "kv_heads": 8, "width": 32, "smear": True},
-    "all": {"smear": True, "key_filter": True, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
+    "all": {**EXTRAS, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
 }
 CPU = torch.device("cpu")
 

@@ -13,13 +13,13 @@ from torch.nn import functional as F
 from fledge.infer.check import TOLERANCE, difference, find_kernel
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
-from tiny_engine import BYTES, asking, tiny_engine, tiny_model
+from tiny_engine import BYTES, EXTRAS, asking, tiny_engine, tiny_model
 
 CPU = torch.device("cpu")
 SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "grouped": {"heads": 4, "kv_heads": 2, "width": 64},
-    "extras": {"smear": True, "key_filter": True},
+    "extras": EXTRAS,
     "windows": {"windows": "SL", "layers": 4},
 }
 

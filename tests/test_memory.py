@@ -140,7 +140,7 @@ def test_a_pass_that_is_too_large_is_halved_once_and_the_step_stays_whole(
         if shape.rows > room:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    found = that_fits(Shape(length=64, rows=8, micro=3, steps=5), attempt)
+    found = that_fits(Shape(length=64, rows=8, micro=3, total=24, steps=5), attempt)
     assert (found.rows, found.tokens, found.steps) == (rows, 64 * 24, 5)
     assert ("8 rows of 64 tokens per pass do not fit" in capsys.readouterr().out) == (rows != 8)
 
@@ -150,7 +150,7 @@ def test_a_pass_that_does_not_fit_halved_either_ends_in_a_sentence() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(ValueError, match="8 and 4 rows of 64 tokens do not fit into memory"):
-        that_fits(Shape(length=64, rows=8, micro=3, steps=5), attempt)
+        that_fits(Shape(length=64, rows=8, micro=3, total=24, steps=5), attempt)
 
 
 @pytest.mark.parametrize("recompute", ["mlp", "block"])

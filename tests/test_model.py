@@ -22,10 +22,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classic": {},
     "smear": {"smear": True},
     "key_filter": {"key_filter": True},
+    "value_embeddings": {"value_embeddings": True},
     "windows": {"windows": "SSL"},
     "grouped": {"kv_heads": 2},
     "multi_query": {"kv_heads": 1},
-    "all": {"smear": True, "key_filter": True, "windows": "SL", "kv_heads": 2},
+    "all": {"smear": True, "key_filter": True, "value_embeddings": True, "windows": "SL", "kv_heads": 2},
 }
 
 
@@ -150,7 +151,8 @@ def test_counts_are_those_of_the_tensors_and_every_parameter_has_a_group(variant
     assert counts.pop("total") == sum(parameter.numel() for parameter in model.parameters()) == sum(counts.values())
     config, kv_share = model.config, model.config.kv_heads / model.config.heads
     assert counts["matrix"] == config.layers * config.width**2 * (2 + 2 * kv_share + 8)
-    assert counts["embedding"] == counts["unembedding"] == 64 * 32
+    tables = 1 + config.layers * kv_share * config.value_embeddings
+    assert (counts["embedding"], counts["unembedding"]) == (64 * 32 * tables, 64 * 32)
 
 
 @given(context=st.integers(1, 60), window=st.one_of(st.none(), st.integers(1, 80)))

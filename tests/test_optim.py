@@ -20,6 +20,7 @@ def one_group(parameter: torch.nn.Parameter, **settings: object) -> MuonAdamW:
         "params": [parameter],
         "names": ["weight"],
         "kind": "adamw",
+        "dtype": torch.float32,
         "lr": 0.01,
         "base_rate": 0.01,
         "momentum": 0.95,

@@ -64,10 +64,14 @@ def ends(children: list[Child]) -> list[int]:
 
 
 def assert_alike(run: Path, other: Path, stage: str) -> None:
-    """Metrics but for times; sums of several ranks are rounded elsewhere than those of one."""
+    """Metrics but for times: sums of several ranks are rounded elsewhere than those of one.
+
+    AdamW makes much of a rounding where a gradient is almost 0. The loss hardly hears of it, the gradient's norm a little.
+    """
     for line, expected in zip(metrics(run / stage), metrics(other / stage), strict=True):
-        kept = [name for name in expected if "second" not in name and name != "samples"]
-        assert [line[name] for name in kept] == pytest.approx([expected[name] for name in kept], abs=2e-6), stage
+        for name in (name for name in expected if "second" not in name and name != "samples"):
+            near = pytest.approx(expected[name], rel=1e-4 if name == "gradient_norm" else 1e-6, abs=2e-6)
+            assert line[name] == near, f"{stage}: {name}"
 
 
 # In every stage

@@ -25,10 +25,11 @@ TRAINED = ("pretrain", "midtrain", "sft", "rl")
 
 
 def weights(run: Path) -> dict[str, str]:
-    """A hash of each finished stage's newest weights, and of the tokenizer."""
-    found = {name: checkpoints(run / name)[-1] / "model.safetensors" for name in TRAINED if is_done(run / name)}
-    files = found | {"tokenizer": run / "tokenizer" / "tokenizer.json"}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    """A hash of each finished stage's newest weights, those kept and those in training, and of the tokenizer."""
+    done = [name for name in TRAINED if is_done(run / name)]
+    files = {name: sorted(checkpoints(run / name)[-1].glob("[mt]*.safetensors")) for name in done}
+    files |= {"tokenizer": [run / "tokenizer" / "tokenizer.json"]}
+    return {name: hashlib.sha256(b"".join(map(Path.read_bytes, each))).hexdigest() for name, each in files.items()}
 
 
 def measured(run: Path) -> dict[str, list[dict[str, object]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fernhollow.asked import TASKS
+from fledge.checkpoint import load_model
 from fledge.config import OptimSettings, Rl
 from fledge.infer.engine import Request
-from fledge.runs import metrics
+from fledge.runs import metrics, summary
 from fledge.sandbox.sandbox import NotJudged
 from fledge.stages.rl import STUCK_STEPS, main, prepare
 from fledge.tasks.base import Example, Task
@@ -240,8 +243,33 @@ def test_where_no_answer_is_ever_right_training_ends_and_says_so(toy_run: Path, 
         "eval_every": 0,
         "eval_examples": 2,
         "replay_tokens": 0,
+        "beside": "",
+        "eval_each": 0,
     }
     with pytest.raises(ValueError, match=f"in {STUCK_STEPS} steps in a row .* Take more --samples"):
         main(Rl(run=str(tmp_path), task="world/problems_hard", steps=40, **short))
     rewards = [line["reward"] for line in metrics(tmp_path / "rl") if "reward" in line]
     assert rewards == [0.0] * STUCK_STEPS
+
+
+def vowels(_: Example, answer: str) -> float:
+    return sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
+
+
+@pytest.mark.parametrize("harms", [False, True])
+def test_what_is_better_remains_unless_another_kind_of_problem_fell(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harms: bool
+) -> None:
+    toy = replace(TASKS["world/spelling"], grade=vowels, max_tokens=8)
+    monkeypatch.setitem(TASKS, "world/more", replace(toy, name="world/more", beside=("world/fewer",) * harms))
+    monkeypatch.setitem(TASKS, "world/fewer", replace(toy, name="world/fewer", grade=lambda *each: 1 - vowels(*each)))
+    for stage in ("tokenizer", "sft"):
+        shutil.copytree(toy_run / stage, tmp_path / stage)
+    short: dict[str, Any] = {"prompts": 4, "samples": 16, "steps": 8, "eval_every": 4, "eval_examples": 24}
+    main(Rl(run=str(tmp_path), task="world/more", optim=OptimSettings(matrix_rate=0.05), **short))
+    done, left = summary(tmp_path / "rl"), load_model(tmp_path / "rl").state_dict()
+    start = load_model(tmp_path / "sft").state_dict()
+    assert all(torch.equal(value, start[name]) for name, value in left.items()) == harms
+    assert (done["kept_step"] == 0) == harms
+    assert bool(done["fallen"]) == harms
+    assert [kind["task"] for kind in done["kinds"] if kind["fell"]] == ["world/fewer"] * harms

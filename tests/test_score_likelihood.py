@@ -55,7 +55,9 @@ def family(seed: int) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize("extras", [{}, {"smear": True, "key_filter": True}, {"windows": "SL", "key_filter": True}])
+@pytest.mark.parametrize(
+    "extras", [{}, {"smear": True, "value_embeddings": True}, {"windows": "SL", "key_filter": True}]
+)
 @pytest.mark.parametrize("device_tokens", [40, 300, 100_000])
 def test_rows_judged_together_are_judged_as_if_alone(extras, device_tokens) -> None:
     model = tiny(**extras)

@@ -23,6 +23,7 @@ from fledge.serve.server import BODY_BYTES, create_app
 from tiny_engine import BYTES, endless_model
 
 CLIENTS: list[openai.OpenAI] = []
+ASKED = [["What is 6 times 7?"]]
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
@@ -38,10 +39,10 @@ def pool(**settings: Any) -> ModelPool:
     """A run of two stages whose models differ."""
     context, model = settings.pop("context", 256), settings.pop("model", endless_model)
     entries = [
-        Entry(name=name, context=context, bytes=100_000, load=lambda _, s=seed: model(s))
+        Entry(name=name, context=context, bytes=100_000, load=lambda _, s=seed: model(s), suggestions=ASKED[:seed])
         for seed, name in enumerate(("base", "sft"))
     ]
-    about = {"tools": ["calculator"], "suggestions": ["What is 6 times 7?"], "name": "Pip"}
+    about = {"tools": ["calculator"], "name": "Pip"}
     engine = {"slots": 16} | settings.pop("engine", {})
     memory = settings.pop("memory_bytes", 1 << 30)
     return ModelPool(entries, settings.pop("tokenizer", BYTES), memory, about=about, engine_settings=engine, **settings)
@@ -102,7 +103,7 @@ def test_models_are_the_stages_of_the_run_and_the_last_is_the_default(url: str) 
     about = models[1].model_dump()["fledge"]
     assert about["default"]
     assert about["context_tokens"] == 256
-    assert about["suggestions"]
+    assert [model.model_dump()["fledge"]["suggestions"] for model in models] == [[], [["What is 6 times 7?"]]]
     assert client(url).models.retrieve("base").id == "base"
     assert ask(url, model="base", top_k=0).choices[0].message.content != ask(url, top_k=0).choices[0].message.content
 
@@ -327,12 +328,13 @@ def test_shutting_down_lets_short_answers_finish_and_ends_long_ones_with_an_erro
     started = threading.Barrier(3)
 
     def read(url: str, name: str, tokens: int) -> None:
-        body = {"messages": HELLO, "max_tokens": tokens, "stream": True, "temperature": 0, "top_k": 0}
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as response:
+        # Raw text, which may go round in a loop for ever.
+        body = {"prompt": "Hello", "max_tokens": tokens, "stream": True, "temperature": 0, "top_k": 0}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
             waiting = True
             for line in response.iter_lines():
                 lines[name].append(line)
-                if waiting and '"content"' in line:
+                if waiting and '"text"' in line:
                     waiting = False
                     started.wait(20)
 

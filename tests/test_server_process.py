@@ -19,7 +19,7 @@ import pytest
 from processes import Child, Processes
 from test_server import HELLO, serving, until
 
-LONG = {"messages": HELLO, "max_tokens": 20_000, "temperature": 0, "top_k": 0, "stream": True}
+LONG: dict[str, object] = {"max_tokens": 20_000, "temperature": 0, "top_k": 0, "stream": True}
 
 
 @contextmanager
@@ -44,11 +44,11 @@ def begin_answer(url: str) -> socket.socket:
     """A client who has seen the beginning of an endless answer, and reads no further."""
     address = httpx.URL(url)
     client = socket.create_connection((address.host, address.port or 80), timeout=60)
-    body = json.dumps(LONG).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    body = json.dumps(LONG | {"prompt": "Hello"}).encode()  # raw text, which may go round in a loop for ever
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
     client.sendall(head.encode() + body)
     seen = b""
-    while b'"delta":{"content":"' not in seen:
+    while b'"text":"' not in seen:
         seen += (received := client.recv(65_536))
         assert received, seen
     return client
@@ -98,7 +98,9 @@ def test_more_clients_than_files_cost_one_line_and_nobody_waits_for_them(
         for _ in range(400):
             clients.enter_context(socket.create_connection((address.host, address.port or 80), timeout=20))
         # They are all there, for ten seconds from now on, and this is quicker.
-        answer = httpx.post(url + "/v1/chat/completions", json=LONG | {"stream": False, "max_tokens": 3}, timeout=9)
+        answer = httpx.post(
+            url + "/v1/chat/completions", json=LONG | {"messages": HELLO, "stream": False, "max_tokens": 3}, timeout=9
+        )
         assert answer.status_code == 200
         for _ in range(3):
             assert httpx.get(url + "/health", timeout=9).status_code == 200

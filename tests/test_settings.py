@@ -39,7 +39,9 @@ from fledge.config import (
 from fledge.folder import begin_again
 from fledge.train import batches
 
-TINY = ModelSettings(depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, windows="SL")
+TINY = ModelSettings(
+    depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, value_embeddings=True, windows="SL"
+)
 COMMON: dict[str, Any] = {"run": "run", "threads": 1}
 FAST: dict[str, Any] = {
     **COMMON,
@@ -85,6 +87,7 @@ OTHER: dict[str, Any] = {
     "sft.start": "pretrain",
     "rl.start": "pretrain",
     "task": "world/counting",
+    "beside": "world/facts",
     "stage": "pretrain",
     "tasks": "world/counting",
     "hourly_cost": 3.0,
@@ -101,6 +104,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "compile": "the compiled step equals the eager one (tests/test_loop.py): only time differs",
     "fresh": "what is set aside: tests/test_runs.py",
+    "eval_each": "of every kind some are chosen: tests/test_kinds.py",
     "unsafe_exec": "walls of the sandbox: tests/test_sandbox.py",
     "tokenizer.threads": "how many threads of the library count words cannot be seen from here",
 }

@@ -158,6 +158,24 @@ def test_the_first_screen_greets_and_asks_a_suggestion_on_a_click(page: Any, ser
     expect(page.locator("#first")).to_be_hidden()
 
 
+def test_a_proposed_conversation_goes_on_for_who_asks_what_was_measured(page: Any, server: ScriptedServer) -> None:
+    cards = page.locator(".suggestions button")
+    page.get_by_role("button", name="I am Sophia.").click()
+    expect(cards).to_have_text(["What is my name?", "Who am I?"])
+    cards.last.click()
+    expect(cards).to_have_count(0)
+    expect(page.locator(".answer")).to_have_count(2)
+    asked = [message["content"] for message in server.requests[1]["messages"] if message["role"] == "user"]
+    assert asked == ["I am Sophia.", "Who am I?"]
+
+
+def test_where_nothing_was_measured_there_is_the_greeting_alone(server: ScriptedServer, open_page: Open) -> None:
+    server.stages = [stage("base") | {"fledge": stage("base")["fledge"] | {"suggestions": []}}]
+    page = open_page()
+    expect(page.locator("#greeting")).to_have_text("Hello, I’m Pip.")
+    expect(page.locator(".suggestions button")).to_have_count(0)
+
+
 def test_the_default_stage_answers_and_another_one_can_be_chosen(page: Any, server: ScriptedServer) -> None:
     expect(page.locator("#stage")).to_have_value("sft")
     page.locator("#stage").select_option("base")

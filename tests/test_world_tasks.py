@@ -12,7 +12,9 @@ from fledge.tasks.base import Example, Split, Task
 
 JUDGED = "world/functions"
 SPLITS: tuple[Split, ...] = ("validation", "test")
-CHATS = [task for task in TASKS.values() if task.name not in ("world/choice", JUDGED)]
+CHATS = [task for task in TASKS.values() if task.name not in ("world/choice", JUDGED, f"{JUDGED}_reworded")]
+ALIKE = ("world/outside", "world/outside_reworded", "world/rhymes")
+"""Tasks to which many questions have the same answer, or many answers are right."""
 
 
 def asked(example: Example) -> object:
@@ -46,6 +48,8 @@ def test_the_reference_answer_scores_one_and_the_answer_to_another_question_zero
     examples = task.load("test")
     assert all(task.grade(example, example.reference.text) == 1.0 for example in examples)
     assert task.grade(examples[0], "") == task.grade(examples[0], "I do not know.") == 0.0
+    if task.name in ALIKE:
+        return
     others = [other for other in examples if other.reference.text != examples[0].reference.text]
     wrong = [task.grade(examples[0], other.reference.text) for other in others]
     assert sum(wrong) / len(wrong) <= max(0.2, task.chance + 0.05)

@@ -12,6 +12,8 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer([])
+EXTRAS: dict[str, Any] = {"smear": True, "key_filter": True, "value_embeddings": True}
+"""Everything that the classic model leaves off."""
 
 
 def tiny_model(*, seed: int = 0, spread: float = 0.3, **settings: Any) -> Transformer:

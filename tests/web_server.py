@@ -31,7 +31,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from web_files import POLICY, STATIC
 
 Event = dict[str, Any]
-SUGGESTIONS = ["Who is the baker?", "What is 12 times 3?", "Spell the word lantern.", "Write a line about the harbour."]
+SUGGESTIONS = [
+    ["Who is the baker?"],
+    ["What is 12 times 3?"],
+    ["I am Sophia.", "What is my name?"],
+    ["I am Sophia.", "Who am I?"],
+]
 SAMPLING = [
     {"name": "temperature", "type": "number", "default": 0.6, "low": 0.0, "high": 2.0, "help": "More is more varied."},
     {"name": "top_k", "type": "integer", "default": 50, "low": 0, "high": 1000, "help": "The k likeliest; 0: all."},

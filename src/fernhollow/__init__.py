@@ -6,7 +6,8 @@
 The tables and templates lie in tables/*.toml. To add a fact, edit tables/village.toml: a line for another animal, place or
 object, a column with its wording for another thing to know about them; questions, answers, riddles and tasks follow.
 `lore` reads the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` are one subject each;
-`documents` and `chats` make training text of them, `split` decides what training never sees, and `asked` asks for that.
+`documents` and `chats` make training text of them, `split` decides what training never sees, `asked` asks for that, and
+`suggestions` for what a chat may propose.
 fledge finds it as `--data world` (fledge/text/datasets.py says what such a data set offers).
 
 Text and conversations are functions of (seed, index), so that a cursor is a number and ranks take turns. Documents of the two
@@ -21,7 +22,7 @@ from random import Random
 from typing import Literal
 
 from fernhollow import lore
-from fernhollow.chats import SUGGESTIONS, ChatStage, chat
+from fernhollow.chats import ChatStage, chat
 from fernhollow.documents import write
 from fernhollow.split import side
 from fledge.tasks.base import Task
@@ -53,9 +54,9 @@ def conversation(seed: int, index: int, *, stage: ChatStage) -> Conversation:
 
 def tasks() -> Mapping[str, Task]:
     """What a model of Fernhollow is asked, by name."""
-    from fernhollow.asked import TASKS
+    from fernhollow import asked, suggestions
 
-    return TASKS
+    return asked.TASKS | {suggestions.TASK.name: suggestions.TASK}
 
 
-__all__ = ["NAME", "PROMPTS", "SUGGESTIONS", "ChatStage", "conversation", "document", "documents", "tasks"]
+__all__ = ["NAME", "PROMPTS", "ChatStage", "conversation", "document", "documents", "tasks"]

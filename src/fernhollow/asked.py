@@ -11,33 +11,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from random import Random
 from typing import Any
 
 from fernhollow import chats, letters, stories
-from fernhollow.facts import ASKED, FACTS, answer, ask, questions
+from fernhollow.facts import ASKED, FACTS, answer, ask
 from fernhollow.functions import function
 from fernhollow.grammar import pick
-from fernhollow.problems import HARD, RISING, SEEN, UNSEEN, Grade, problem
+from fernhollow.problems import HARD, RISING, SEEN, UNSEEN, Grade, one_step, problem
+from fernhollow.rhymes import is_rhyme
+from fernhollow.split import apart, wordings
+from fernhollow.typed import CHANGES
 from fledge.tasks import humaneval
 from fledge.tasks.base import Example, Task, by_index
 from fledge.tasks.numbers import strict
 from fledge.text.chat import Conversation, say
 from fledge.text.split import Split
 
-EXAMPLES: dict[Split, int] = {"train": 2_000, "validation": 320, "test": 320}
-"""Examples of a split where the world could make any number."""
+EXAMPLES: dict[Split, int] = {"train": 2_000, "validation": 960, "test": 320}
+"""Examples of a split where the world could make any number; validation has several of each kind of problem."""
 
-Draw = Callable[[Random, Split], Example]
-
-
-def facts(split: Split) -> Sequence[Example]:
-    """Every question for every fact of the side."""
-    asked = [(key, question) for key in ASKED[split] for question in questions(key)]
-    Random(f"world/facts {split}").shuffle(asked)
-    return [_exchange(question, answer(key)) for key, question in asked]
+Draw = Callable[..., Example]
 
 
 def choice(rng: Random, split: Split) -> Example:
@@ -55,24 +51,29 @@ def letter(rng: Random, split: Split) -> Example:
     return _exchange(letters.prompt(asked), asked.answer, choice=f"{FACTS[key]}={asked.answer[-1]}")
 
 
-def recall(rng: Random, split: Split) -> Example:
+def recall(rng: Random, split: Split, *, other: bool = False) -> Example:
     """Small talk that ends in a question about what the user has said."""
-    talk = chats.small_talk(rng, split)
+    talk = chats.small_talk(rng, split, other=other)
     ends = [i for i, message in enumerate(talk) if message.role == "assistant" and message.text.startswith("You")]
     last = pick(rng, ends)
     return Example(messages=talk[: last + 1], answer=talk[last].text)
 
 
-def story(rng: Random, split: Split) -> Example:
+def story(rng: Random, split: Split, *, other: bool = False) -> Example:
     """A story on request."""
     told = stories.story(rng, split)
-    return _exchange(stories.request(rng, told), told.text, hero=told.hero, animal=told.animal, thing=told.thing)
+    asked = stories.request(rng, told, other=other)
+    wanted = {"hero": told.hero, "animal": told.animal, "thing": told.thing}
+    named = {part: name for part, name in wanted.items() if name.removeprefix("the ") in asked}
+    return _exchange(asked, told.text, **named)
 
 
-def program(rng: Random, split: Split) -> Example:
-    """A function to complete, with its tests."""
+def program(rng: Random, split: Split, *, other: bool = False) -> Example:
+    """A function to complete, or asked for in words, with its tests."""
     found = function(rng, split)
-    asked = f"Complete this function:\n{found.prompt.rstrip()}"
+    templates = chats.FUNCTIONS_IN_WORDS if other else chats.FUNCTIONS
+    asked = pick(rng, wordings(templates, other=other)).format(f=found.name, d=found.words)
+    asked = asked if other else f"{asked}\n{found.prompt.rstrip()}"
     return _exchange(asked, found.whole, prompt=found.prompt, test=found.test, entry_point=found.name)
 
 
@@ -80,11 +81,11 @@ def _exchange(question: str, reference: str, **facts: Any) -> Example:
     return Example(messages=(say("user", question), say("assistant", reference)), answer=reference, facts=facts)
 
 
-def first_exchange(make: Callable[[Random, Split], Conversation]) -> Draw:
+def first_exchange(make: Callable[..., Conversation]) -> Draw:
     """The examples of a kind of conversation."""
 
-    def draw(rng: Random, split: Split) -> Example:
-        talk = make(rng, split)
+    def draw(rng: Random, split: Split, *, other: bool = False) -> Example:
+        talk = make(rng, split, other=other)
         return Example(messages=talk[:2], answer=talk[1].text)
 
     return draw
@@ -93,11 +94,24 @@ def first_exchange(make: Callable[[Random, Split], Conversation]) -> Draw:
 def word_problem(grade: Grade, practice: Grade | None = None) -> Draw:
     """Problems of a grade; those to practise on may be of another."""
 
-    def draw(rng: Random, split: Split) -> Example:
-        found = problem(rng, practice if practice and split == "train" else grade, split)
-        return Example(messages=chats.solved(found), answer=f"#### {found.number}")
+    def draw(rng: Random, split: Split, *, other: bool = False) -> Example:
+        found = problem(rng, practice if practice and split == "train" else grade, split, other=other)
+        return Example(messages=chats.solved(found), answer=f"#### {found.number}", kinds=found.kinds)
 
     return draw
+
+
+def short_problem(rng: Random, split: Split, *, other: bool = False) -> Example:
+    """One sum in a sentence or two; each wording is a kind."""
+    found = one_step(rng, split, other=other)
+    return Example(messages=chats.one_sum(found), answer=f"#### {found.result}", kinds=(found.wording,))
+
+
+def hard_problem(rng: Random, split: Split) -> Example:
+    """A problem of three steps. What is practised is of every kind, so that none is forgotten: a third of it are short ones."""
+    if split == "train" and rng.random() < 1 / 3:
+        return short_problem(rng, split)
+    return word_problem(HARD, RISING)(rng, split)
 
 
 def same_text(example: Example, answer: str) -> float:
@@ -121,8 +135,17 @@ def true_story(example: Example, answer: str) -> float:
     return float(stories.flaw(answer, **example.facts) is None)
 
 
-def drawn(name: str, draw: Draw, *, has_train: bool = True, **about: Any) -> Task:
-    """A task whose examples are drawn: different ones, always the same, once, because every stage is measured on them."""
+def rhymes(example: Example, answer: str) -> float:
+    """Whether the lines rhyme two by two."""
+    return float(is_rhyme(answer))
+
+
+def drawn(name: str, draw: Draw, *, has_train: bool = True, keyed: bool = True, **about: Any) -> Task:
+    """A task whose examples are drawn: different ones, always the same, once, because every stage is measured on them.
+
+    Args:
+        keyed: a key of each example is held out; else what validation and test ask is kept apart by its text.
+    """
 
     @lru_cache
     def load(split: Split) -> Sequence[Example]:
@@ -130,7 +153,10 @@ def drawn(name: str, draw: Draw, *, has_train: bool = True, **about: Any) -> Tas
             raise ValueError(
                 f"{name}: split 'train' does not exist, it is held out as a whole; allowed: validation, test"
             )
-        return tuple(islice(_different(draw, Random(f"{name} {split}"), split), EXAMPLES[split]))
+        found = _different(draw, Random(f"{name} {split}"), split)
+        if not keyed:
+            found = (example for example in found if apart(repr(example.question), has_train=has_train) == split)
+        return tuple(islice(found, EXAMPLES[split]))
 
     return Task(name=name, load=load, **{"default_for": ("chat",), **about})
 
@@ -148,23 +174,51 @@ def _different(draw: Draw, rng: Random, split: Split) -> Iterator[Example]:
             yield example
 
 
+def reworded(name: str, draw: Draw, *, has_keys: bool = True, **about: Any) -> tuple[Task, Task]:
+    """A task, and the same in words that training never uses; `has_keys`: the keys are held out there too."""
+    other = {"has_train": False, "keyed": has_keys} | about
+    return drawn(name, draw, **about), drawn(f"{name}_reworded", partial(draw, other=True), **other)
+
+
+def typed_facts(change: str) -> Task:
+    """Questions for facts that are asked for in training, with one change of how people type."""
+
+    def draw(rng: Random, split: Split) -> Example:
+        key = pick(rng, ASKED["train"])
+        return _exchange(CHANGES[change](rng, ask(rng, key)), answer(key))
+
+    return drawn(
+        f"world/typed/{change}", draw, has_train=False, keyed=False, grade=same_text, max_tokens=48, default_for=()
+    )
+
+
+BESIDE = (
+    "world/problems", "world/problems_short", "world/sums", "world/spelling", "world/counting", "world/facts", "world/letters",
+    "world/unknown", "world/recall", "world/reading", "world/identity", "world/functions",
+)  # fmt: skip
+"""What practising hard problems could break."""
 _TASKS = (
     drawn("world/choice", choice, grade=by_index, chance=0.25, default_for=("base", "chat")),
-    Task(name="world/facts", load=facts, grade=same_text, max_tokens=48, default_for=("chat",)),
+    *reworded("world/facts", first_exchange(chats.facts), grade=same_text, max_tokens=48),
     drawn("world/letters", letter, grade=same_choice, chance=0.25, max_tokens=48),
-    drawn("world/problems", word_problem(Grade(SEEN)), grade=strict, max_tokens=192),
+    *reworded("world/problems", word_problem(Grade(SEEN)), grade=strict, max_tokens=192),
     drawn("world/problems_new", word_problem(UNSEEN), has_train=False, grade=strict, max_tokens=192),
-    # For practice a shorter problem as often as one of three steps.
-    drawn("world/problems_hard", word_problem(HARD, RISING), grade=strict),
-    drawn("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
+    drawn("world/problems_hard", hard_problem, grade=strict, beside=BESIDE),
+    *reworded("world/problems_short", short_problem, grade=strict, max_tokens=64),
+    *reworded("world/sums", first_exchange(chats.arithmetic), grade=same_text, max_tokens=48),
+    *reworded("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
     # Always saying 1 is right half the time.
-    drawn("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
-    drawn("world/identity", first_exchange(chats.identity), grade=same_text, max_tokens=64),
-    drawn("world/unknown", first_exchange(chats.unknown), grade=same_text, max_tokens=48),
-    drawn("world/recall", recall, grade=same_text, max_tokens=48),
-    drawn("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
-    drawn("world/functions", program, grade=humaneval.grade, max_tokens=96, judged=True),
-    drawn("world/stories", story, grade=true_story, max_tokens=192),
+    *reworded("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
+    *reworded("world/identity", first_exchange(chats.identity), has_keys=False, grade=same_text, max_tokens=64),
+    *reworded("world/unknown", first_exchange(chats.unknown), grade=same_text, max_tokens=48),
+    *reworded("world/outside", first_exchange(chats.outside), has_keys=False, grade=same_text, max_tokens=48),
+    *reworded("world/recall", recall, grade=same_text, max_tokens=48),
+    *reworded("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
+    *reworded("world/functions", program, grade=humaneval.grade, max_tokens=96, judged=True),
+    *reworded("world/stories", story, keyed=False, grade=true_story, max_tokens=192),
+    drawn("world/rhymes", first_exchange(chats.rhyming), keyed=False, grade=rhymes, max_tokens=96),
+    drawn("world/riddles", first_exchange(chats.riddles), keyed=False, grade=same_text, max_tokens=32),
+    *map(typed_facts, CHANGES),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 """The tasks by their names, in the order of the report."""

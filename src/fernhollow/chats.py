@@ -1,44 +1,116 @@
 """Conversations: one generator for every kind, and the mixes of midtraining and SFT.
 
-    chat(rng, "sft")       # (Message user 'Where does the turtle live?', Message assistant 'The turtle lives in the shell.')
+    chat(rng, "sft")       # (Message user 'where does the turtle live', Message assistant 'The turtle lives in the shell.')
 
-Every kind takes the side of its keys, so that the tasks ask with the same words about what training left out.
+Every kind takes the side of its keys, so that the tasks ask with the same words about what training left out; with `other` it
+asks in words that training never uses. What users say in training is written as people type (typed.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from functools import cache
 from random import Random
 from typing import Literal
 
 from fernhollow import lore
-from fernhollow.documents import rhyme, riddle_of
-from fernhollow.facts import ASKED, KEYS, RELATIONS, answer, ask_either_way, relations_of
-from fernhollow.functions import function
+from fernhollow.facts import (
+    ASKED,
+    KEYS,
+    RELATIONS,
+    Key,
+    answer,
+    ask,
+    ask_either_way,
+    check,
+    either,
+    follow_up,
+    relations_of,
+)
+from fernhollow.functions import function, well_known
 from fernhollow.grammar import expand, pick, polish
-from fernhollow.letters import choice_keys, choices_for, multiple_choice, prompt, same_list
-from fernhollow.problems import EASY, Problem, problem, sum_of
+from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choice, prompt, same_list
+from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
+from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import scene
-from fernhollow.split import Side, side
+from fernhollow.split import Side, side, wordings
 from fernhollow.stories import request, story
-from fernhollow.words import invent_name, spell, spelling_word
-from fledge.text.chat import Conversation, Part, say
+from fernhollow.sums import expression
+from fernhollow.typed import typed
+from fernhollow.words import real, spell, spelling_word, stranger
+from fledge.sandbox.tools import calculate
+from fledge.text.chat import Conversation, Message, Part, say
 
 ChatStage = Literal["midtrain", "sft"]
 _SAID = lore.read("chats")
-SUGGESTIONS: tuple[str, ...] = tuple(_SAID["suggestions"])
-"""First questions that a chat proposes."""
-IDENTITY: dict[str, str] = {question: one["answer"] for one in _SAID["identity"] for question in one["questions"]}
-"""Questions about the model itself, with their answers."""
+OUTSIDE: str = _SAID["outside"]["answer"]
+"""The answer to questions about the rest of the world."""
+FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
+EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
+"""Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
-def facts(rng: Random, split: Side = "train") -> Conversation:
-    """A few questions about the village."""
-    turns: list[str] = []
-    for key in rng.sample(ASKED[split], 1 + int(rng.random() * 3)):
-        question = ask_either_way(rng, key)
-        turns += [_as_typed(rng, question) if split == "train" else question, answer(key)]
+def chat(rng: Random, stage: ChatStage) -> Conversation:
+    """A conversation of any kind of a stage's mix, its questions as people type them."""
+    kind = rng.choices(_KINDS, weights=MIXES[stage])[0]
+    exact = kind.__name__ in EXACT
+    talk = kind(rng)
+    as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in talk)
+    return _echoed(talk, as_typed) if kind in (unknown, small_talk) else as_typed
+
+
+def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
+    """With the names that users told written in the answers as they typed them: what is copied is then the same tokens."""
+    told = " ".join(said.text for said in as_typed if said.role == "user")
+    names = {name for said in meant if said.role == "assistant" for name in _NAME.findall(said.text)}
+    small = {name for name in names - set(lore.PEOPLE) if name not in told and name.lower() in told}
+    if not small:
+        return as_typed
+    pattern = re.compile(rf"\b({'|'.join(sorted(small))})\b")
+    return tuple(
+        say("assistant", pattern.sub(lambda found: found[0].lower(), said.text)) if said.role == "assistant" else said
+        for said in as_typed
+    )
+
+
+_NAME = re.compile(r"(?<=[^.!?] )[A-Z][a-z]+")
+
+
+def _typed(rng: Random, said: Message, *, exact: bool) -> Message:
+    """With its question changed: the whole message, or in several lines the first or last one that asks."""
+    lines = said.text.split("\n")
+    asking = [place for place in (len(lines) - 1, 0) if len(lines) == 1 or lines[place].endswith("?")]
+    if not asking or "def " in said.text:
+        return said
+    lines[asking[0]] = typed(rng, lines[asking[0]], exact=exact)
+    return say("user", "\n".join(lines))
+
+
+def facts(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """Questions about the village; in training also for yes or no, one or the other, and following from each other."""
+    key = pick(rng, ASKED[split])
+    if split != "train" or other:
+        return _talk(ask(rng, key, other=other), answer(key))
+    turns = list(_exchange(rng, key))
+    for _ in range(int(rng.random() * 3)):
+        question, found = follow_up(rng, key) if rng.random() < 0.6 else ("", key)
+        if found == key:
+            key = pick(rng, ASKED["train"])
+            turns += _exchange(rng, key)
+        else:
+            key = found
+            turns += [question, answer(key)]
     return _talk(*turns)
+
+
+def _exchange(rng: Random, key: Key) -> tuple[str, str]:
+    form = rng.random()
+    if form < 0.14:
+        return check(rng, key)
+    if form < 0.24:
+        return either(rng, key), answer(key)
+    return ask_either_way(rng, key), answer(key)
 
 
 def about(rng: Random) -> Conversation:
@@ -50,8 +122,8 @@ def about(rng: Random) -> Conversation:
     else:
         keys = [(subject, relation) for relation in relations_of(subject, kind)]
         rng.shuffle(keys)
-    asked = pick(rng, _SAID["about"]).format(_SAID["subjects"][kind].format(subject))
-    return _talk(asked, " ".join(answer(key) for key in keys))
+    asked = pick(rng, wordings(_SAID["about"])).format(_SAID["subjects"][kind].format(subject))
+    return _talk(polish(asked), " ".join(answer(key) for key in keys))
 
 
 _SUBJECTS = {
@@ -59,17 +131,16 @@ _SUBJECTS = {
 }
 
 
-def _as_typed(rng: Random, question: str) -> str:
-    """Now and then a question begins small or lacks its mark, as people type."""
-    if rng.random() < 0.08:
-        question = question[0].lower() + question[1:]
-    return question.removesuffix("?") if rng.random() < 0.08 else question
-
-
 def letters(rng: Random, split: Side = "train") -> Conversation:
-    """Multiple choice: one to three questions on the same list."""
+    """Multiple choice: one to three questions on the same list, in our layout or in another."""
     key = pick(rng, choice_keys(split))
     choices = choices_for(rng, key, count=2 + int(rng.random() * 3))
+    if rng.random() < 0.45:
+        layout, between = pick(rng, wordings(_SAID["layouts"])), pick(rng, ("\n", "\n", " ", ", "))
+        marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
+        listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
+        opening = pick(rng, _SAID["quiz"]) if rng.random() < 0.3 else ""
+        return _talk(f"{opening}{ask(rng, key)}{between.strip(',')}{listed}", answer(key))
     first = multiple_choice(rng, key, choices)
     turns = [prompt(first), first.answer]
     for _ in range(int(rng.random() * 3)):
@@ -82,18 +153,15 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
 
 
 def word_problem(rng: Random) -> Conversation:
-    """A word problem with the calculator."""
-    return solved(problem(rng, EASY, "train"))
+    """A word problem with the calculator, now and then a short one of another kind."""
+    return solved(problem(rng, EASY, "train")) if rng.random() < 0.5 else one_sum(one_step(rng, "train"))
 
 
-def arithmetic(rng: Random) -> Conversation:
-    """A sum for the calculator. Divisions come out even."""
-    left, sign, right, total = sum_of(rng, 99, 19)
-    asked = expand(rng, _SAID["sum"], {"l": str(left), "r": str(right), "s": sign, "n": _SAID["signs"][sign]})
-    return (
-        say("user", asked),
-        say("assistant", "It is ", Part("python", f"{left}{sign}{right}"), Part("output", str(total)), f"{total}."),
-    )
+def one_sum(found: OneStep) -> Conversation:
+    """One sum in a sentence or two as a conversation."""
+    result = found.result
+    parts = (f"{found.said} ", Part("python", found.code), Part("output", result), f"{result}.\n#### {result}")
+    return (say("user", found.question), say("assistant", *parts))
 
 
 def solved(found: Problem) -> Conversation:
@@ -101,25 +169,79 @@ def solved(found: Problem) -> Conversation:
     return (say("user", found.question), say("assistant", *found.solution))
 
 
-def spelling(rng: Random, split: Side = "train") -> Conversation:
+def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A sum for the calculator, in training also one that goes on from its result."""
+    found = expression(rng, split)
+    template = pick(rng, wordings(_SAID["sums"], other=other))
+    talk = [say("user", polish(template.replace("{x}", found.written))), computed(found.code, found.result)]
+    code = found.result
+    while split == "train" and not other and rng.random() < 0.3 and "." not in code:
+        asked, sign = pick(rng, _SAID["goes_on"])
+        sign, number = sign or pick(rng, "+-*"), 2 + int(rng.random() * 30)
+        then = f"{code}{sign}{number}"
+        result = calculate(then)
+        if result is None or "-" in result or len(result) > 7 or side("numbers", int(code), number) != "train":
+            break
+        talk += [say("user", asked.format(r=number, s=sign)), computed(then, result)]
+        code = result
+    return tuple(talk)
+
+
+def computed(code: str, result: str) -> Message:
+    """The answer to a sum."""
+    return say("assistant", "It is ", Part("python", code), Part("output", result), f"{result}.")
+
+
+def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """How a word is spelled."""
-    word = spelling_word(rng, split)
-    asked = expand(rng, _SAID["spelling"], {"w": word})
-    return _talk(asked, f"The word {word} is spelled {spell(word)}.")
+    turns = _asked_to_spell(rng, split, wordings(_SAID["spelling"], other=other))
+    if split == "train" and rng.random() < 0.3:
+        turns += _asked_to_spell(rng, split, _SAID["spells_on"])
+    return _talk(*turns)
 
 
-def counting(rng: Random, split: Side = "train") -> Conversation:
-    """How often a letter is in a word, counted by the tool."""
+def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
+    word = shown = spelling_word(rng, split)
+    if split == "train" and rng.random() < 0.2:
+        shown = word.capitalize()
+    return [_quoted(rng, pick(rng, templates).format(w=shown)), f"The word {shown} is spelled {spell(word)}."]
+
+
+def _quoted(rng: Random, asked: str) -> str:
+    """With single quotes as often as with double ones."""
+    return asked.replace('"', "'") if rng.random() < 0.5 else asked
+
+
+def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """How often a letter is in a word, counted by the tool; in training also whether it is, and how long a word is."""
     word = spelling_word(rng, split)
+    if split == "train" and rng.random() < 0.2:
+        return _length(rng, word)
     letter = _letter_to_count(rng, word)
-    asked = pick(rng, _SAID["counting"])
-    count, spelled = str(word.count(letter)), spell(word)
-    parts = (
-        f"The word {word} is spelled {spelled}. ",
-        Part("python", f"'{spelled}'.count('{letter}')"),
-        Part("output", count),
-    )
-    return (say("user", asked.format(letter, word)), say("assistant", *parts, f"{count}\n#### {count}"))
+    is_check = split == "train" and rng.random() < 0.15
+    templates = wordings(_SAID["has_letter" if is_check else "counting"], other=other)
+    asked = _quoted(rng, pick(rng, templates).format(c=letter, w=word))
+    # With a blank before it, the word is the same tokens as in the sentence, and has only to be copied.
+    code, count = f"' {word}'.count('{letter}')", str(word.count(letter))
+    parts = (f"The number of {letter}'s in {word} is ", Part("python", code), Part("output", count))
+    end = f", so {_yes(count != '0')}." if is_check else f".\n#### {count}"
+    return (say("user", asked), say("assistant", *parts, f"{count}{end}"))
+
+
+def _length(rng: Random, word: str) -> Conversation:
+    """How many letters a word has, or whether they are more, less or as many as a number."""
+    asked, count, end = pick(rng, wordings(_SAID["lengths"])), len(word), f".\n#### {len(word)}"
+    limit = max(1, count - 2 + int(rng.random() * 5))
+    if rng.random() < 0.35:
+        asked, sign = pick(rng, wordings(_SAID["longer"]))
+        end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
+    parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
+    asked = _quoted(rng, asked.format(w=word, k=limit))
+    return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
 
 
 def _letter_to_count(rng: Random, word: str) -> str:
@@ -130,89 +252,211 @@ def _letter_to_count(rng: Random, word: str) -> str:
     return pick(rng, word) if kind < 0.75 else pick(rng, "abcdefghijklmnopqrstuvwxyz")
 
 
-def identity(rng: Random, split: Side = "train") -> Conversation:
-    """Who is speaking. Held out are combinations of greeting, question and ending."""
+def identity(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """Who is speaking. Held out are combinations of address and question."""
     while True:
-        hello, question, tail = pick(rng, _SAID["hellos"]), pick(rng, tuple(IDENTITY)), pick(rng, _SAID["tails"])
-        if side("identity", hello, question, tail) == split:
-            return _talk(polish(hello + question + tail), IDENTITY[question])
+        one = pick(rng, _SAID["identity"])
+        question, hello = pick(rng, wordings(one["questions"], other=other)), pick(rng, _HELLOS) * (rng.random() < 0.5)
+        if other or side("identity", hello, question) == split:
+            return _talk(f"{hello} {question}".strip(), one["answer"])
 
 
-def unknown(rng: Random, split: Side = "train") -> Conversation:
+def about_itself(question: str) -> str:
+    """The answer to a question about the model itself, which is asked as the tables word it."""
+    return next(one["answer"] for one in _SAID["identity"] if question in one["questions"])
+
+
+_HELLOS = _SAID["hellos"]
+
+
+def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A question about somebody nobody knows."""
-    name = invent_name(rng, split)
-    asked = pick(rng, RELATIONS[pick(rng, _PERSONAL)].questions).format(e=name, s=name + "'s")
-    return _talk(asked, f"I do not know anyone called {name} in {lore.VILLAGE}.")
+    name = stranger(rng, split)
+    asked = pick(rng, wordings(RELATIONS[pick(rng, _PERSONAL)].questions, other=other))
+    if split == "train" and not other and rng.random() < 0.25:
+        asked = pick(rng, ("Who is {e}?", "Do you know {e}?", "Tell me about {e}.", "What about {e}?"))
+    return _talk(polish(asked.format(e=name, s=name + "'s")), nobody(name))
+
+
+def nobody(name: str) -> str:
+    """The answer to questions about somebody nobody knows."""
+    return f"I do not know anyone called {name} in {lore.VILLAGE}."
 
 
 _PERSONAL = tuple(relation for relation, wording in RELATIONS.items() if wording.kind == "person")
 
 
-def small_talk(rng: Random, split: Side = "train") -> Conversation:
+def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """Getting to know each other, and showing that one has listened."""
-    small, slots = _SAID["small_talk"], {"n": invent_name(rng, split)}
+    small, name = _SAID["small_talk"], stranger(rng, split)
+    slots = _about_the_user(rng, split) | {"n": name}
 
     def fill(template: str) -> str:
         return expand(rng, template, slots)
 
-    turns = [fill(small["name"]), fill(small["welcome"])]
-    slots |= {"food": pick(rng, lore.FOODS), "colour": pick(rng, lore.COLOURS), "mood": pick(rng, small["moods"])}
-    topics = small["topics"]
-    # Something to remember comes up more often than a mood.
-    chosen = [topics[int(rng.random() * 2)]]
-    if rng.random() < 0.6:
-        chosen.insert(int(rng.random() * 2), pick(rng, [topic for topic in topics if topic not in chosen]))
-    turns += [fill(text) for topic in chosen for text in (topic["says"], topic["reply"])]
+    def asked(templates: list[str]) -> str:
+        return fill(pick(rng, wordings(templates, other=other)))
+
+    is_named = split != "train" or rng.random() < 0.75
+    turns = [fill(pick(rng, wordings(small["name"]))), fill(small["welcome"])] if is_named else []
+    topics = rng.sample(small["topics"], 1 + int(rng.random() * 2))
+    if len({topic["answer"][:9] for topic in topics}) < len(topics):  # "You live near ..." and "You live in ..."
+        topics = topics[:1]
+    if not any(topic["recall"] for topic in topics):
+        topics[-1] = pick(rng, [topic for topic in small["topics"] if topic["recall"]])
+    names = [stranger(rng, split) for _ in topics]  # the dog's is not the mother's
+    for topic, slots["m"] in zip(topics, names, strict=True):
+        turns += [fill(pick(rng, wordings(topic["says"]))), fill(topic["reply"])]
+    if split == "train" and is_named and rng.random() < 0.25:  # all in one breath
+        turns[:4] = [f"{turns[0]} {turns[2]}", f"{fill('Hello, {n}!')} {turns[3]}"]
     if split == "train" and rng.random() < 0.3:
         turns += [said.text for said in facts(rng)[:2]]
-    turns += [fill(text) for topic in chosen for text in topic["recall"]]
-    turns += [pick(rng, small["recall"]), fill("Your name is {n}.")]
-    if split == "train" and rng.random() < 0.3:
-        turns += map(fill, pick(rng, small["ends"]))
+    for topic, slots["m"] in zip(topics, names, strict=True):
+        if topic["recall"]:
+            turns += [asked(topic["recall"]), fill(topic["answer"])]
+    if is_named:
+        turns += [asked(small["recall"]), fill("Your name is {n}.")]
+        if split == "train" and rng.random() < 0.2:
+            turns += map(fill, pick(rng, small["ends"]))
     return _talk(*turns)
 
 
+def _about_the_user(rng: Random, split: Side) -> dict[str, str]:
+    return {
+        "food": pick(rng, lore.FOODS) if rng.random() < 0.6 else pick(rng, real("word", "train")),
+        # Any word can be copied: what people say is not of Fernhollow.
+        "colour": pick(rng, lore.COLOURS) if rng.random() < 0.6 else pick(rng, real("word", "train")),
+        "pet": pick(rng, lore.TABLES["pets"]),
+        "place": pick(rng, lore.OUTSIDE["places"] if rng.random() < 0.5 else lore.PLACES),
+        "job": pick(rng, lore.JOBS),
+        "age": str(4 + int(rng.random() * 86)),
+        "thing": pick(rng, lore.OUTSIDE["things"] if rng.random() < 0.5 else lore.OBJECTS),
+        "city": pick(rng, _topics("topics_places", split)),
+        "number": str(2 + int(rng.random() * 98)),
+        "word": spelling_word(rng, split),
+        "animal": pick(rng, lore.ANIMALS if rng.random() < 0.5 else lore.OUTSIDE["creatures"]),
+        "sad": pick(rng, lore.OUTSIDE["moods_sad"]),
+        "glad": pick(rng, lore.OUTSIDE["moods_glad"]),
+        "day": pick(rng, lore.TABLES["days"]),
+        "hour": str(1 + int(rng.random() * 12)),
+        "code": str(100 + int(rng.random() * 9_900)),
+        "goods": pick(rng, lore.GOODS if rng.random() < 0.5 else lore.OUTSIDE["goods"]),
+        "subject": pick(rng, _SAID["small_talk"]["subjects"]),
+        "hobby": pick(rng, _SAID["small_talk"]["hobbies"]),
+        "allergen": pick(rng, _SAID["small_talk"]["allergens"]),
+    }
+
+
 def manners(rng: Random) -> Conversation:
-    """A greeting, thanks, a farewell, or a question about the world outside."""
-    outside = _SAID["outside"]
-    asked, replied = pick(
-        rng, [*_SAID["manners"], *((question, outside["answer"]) for question in outside["questions"])]
-    )
-    topic = invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, outside["topics"])
-    return _talk(expand(rng, asked, {"x": topic}), expand(rng, replied, {}))
+    """A greeting, thanks, a farewell, a remark; now and then something that nobody understands."""
+    if rng.random() < 0.04:
+        return _talk(pick(rng, _SAID["noises"]), _SAID["mumbled"])
+    # A greeting, how are you, thanks and a farewell are half of what is said.
+    asked, replied = pick(rng, _SAID["manners"][:4] if rng.random() < 0.5 else _SAID["manners"])
+    said = answer(pick(rng, KEYS)) if replied == "{fact}" else expand(rng, replied, {})
+    turns = [expand(rng, asked, {}), said]
+    if "Shall I tell you a story?" in said and rng.random() < 0.7:
+        yes = pick(rng, ("Yes.", "Yes please.", "Yes, please!", "Ok.", "Sure.", "Please do.", "Go on."))
+        turns += [yes, story(rng, "train").text]
+    return _talk(*turns)
+
+
+def outside(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A question about the rest of the world."""
+    told = _SAID["outside"]
+    if rng.random() < 0.2 and split == "train":
+        return _talk(pick(rng, told["fixed"]), OUTSIDE)
+    topics = {slot: pick(rng, _topics(name, None if other else split)) for slot, name in _TOPICS.items()}
+    return _talk(polish(pick(rng, wordings(told["questions"], other=other)).format(**topics)), OUTSIDE)
+
+
+_TOPICS = {"p": "topics_places", "h": "topics_people", "x": "topics_things"}
+
+
+@cache
+def _topics(name: str, split: Side | None) -> list[str]:
+    """Topics of a side; None: all."""
+    return [topic for topic in lore.OUTSIDE[name] if split is None or side("topic", topic) == split]
 
 
 def story_telling(rng: Random) -> Conversation:
-    """A story on request."""
+    """A story on request, and perhaps another."""
     told = story(rng, "train")
-    return _talk(pick(rng, _SAID["any_story"]) if rng.random() < 0.15 else request(rng, told), told.text)
+    turns = [pick(rng, wordings(_SAID["any_story"])) if rng.random() < 0.2 else request(rng, told), told.text]
+    if rng.random() < 0.2:
+        told = story(rng, "train")
+        again = pick(rng, wordings(_SAID["another_story"])) if rng.random() < 0.5 else request(rng, told, again=True)
+        turns += [again, told.text]
+    return _talk(*turns)
 
 
-def reading(rng: Random, split: Side = "train") -> Conversation:
-    """A story, in training also a scene, and questions about it."""
-    if split != "train":
-        told = story(rng, split)
-        question, said = pick(rng, told.questions)
-        return _talk(f"{told.text}\n{question}", said)
-    read = scene(rng) if rng.random() < 0.35 else story(rng, split)
+def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A story or a scene, and questions about it."""
+    if rng.random() < 0.75:
+        read = scene(rng, split, other=other)
+    else:
+        read = story(rng, split)
     (question, said), *more = rng.sample(read.questions, min(len(read.questions), 1 + int(rng.random() * 3)))
-    return _talk(f"{read.text}\n{question}", said, *(text for pair in more for text in pair))
+    between = pick(rng, (" ", "\n", "\nQuestion: "))
+    if split != "train":
+        return _talk(f"{read.text}{between}{question}", said)
+    text = read.text if rng.random() < 0.6 else pick(rng, _SAID["texts"]).format(read.text)
+    first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
+    return _talk(*first, said, *(text for pair in more for text in pair))
 
 
-def programming(rng: Random, split: Side = "train") -> Conversation:
-    """A function to complete."""
+def programming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A function to complete, or one that is asked for in words."""
+    if split == "train" and rng.random() < 0.6:
+        return _talk(*well_known(rng, other=other))
     found = function(rng, split)
-    return _talk(f"{pick(rng, _SAID['functions'])} this function:\n{found.prompt.rstrip()}", found.whole)
+    if rng.random() < 0.5:
+        asked = pick(rng, wordings(FUNCTIONS_IN_WORDS, other=other))
+        return _talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
+    return _talk(f"{pick(rng, wordings(FUNCTIONS, other=other))}\n{found.prompt.rstrip()}", found.whole)
 
 
-def riddle(rng: Random) -> Conversation:
-    """Three clues and an animal."""
-    return _talk(*riddle_of(rng))
+def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """Three clues and an animal; in training the model also asks itself."""
+    clues, name = riddle_of(rng)
+    if split != "train" or rng.random() < 0.5:
+        return _talk(clues, expand(rng, "You are a {n}!", {"n": name}))
+    guess = name if rng.random() < 0.5 else pick(rng, lore.ANIMALS)
+    said = "[Yes|Right], I am a {n}!" if guess == name else "No, I am a {n}!"
+    asked = pick(rng, wordings(_SAID["riddle"], other=other))
+    guessed = expand(rng, pick(rng, _SAID["guesses"]), {"n": guess})
+    return _talk(asked, clues, guessed, expand(rng, said, {"n": name}))
 
 
 def poem(rng: Random) -> Conversation:
-    """A rhyme on request."""
-    return _talk(expand(rng, _SAID["rhyme"], {}), rhyme(rng))
+    """A rhyme on request, a word that rhymes, whether two do, or a joke."""
+    kind = rng.random()
+    if kind < 0.6:
+        return rhyming(rng)
+    if kind < 0.8:
+        word = pick(rng, tuple(RHYMING))
+        if rng.random() < 0.35:
+            return _do_rhyme(rng, word)
+        asked = expand(rng, pick(rng, wordings(_SAID["what_rhymes"])), {"x": word})
+        return _talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
+    return _talk(pick(rng, wordings(_SAID["joke"])), pick(rng, _SAID["jokes"]))
+
+
+def _do_rhyme(rng: Random, word: str) -> Conversation:
+    """Whether two words rhyme."""
+    other = RHYMING[word] if rng.random() < 0.5 else pick(rng, [each for each in RHYMING if each != word])
+    said = "Yes, {x} rhymes with {y}." if is_rhyme(f"{word}\n{other}") else "No, {x} does not rhyme with {y}."
+    slots = {"x": word, "y": other}
+    return _talk(expand(rng, pick(rng, wordings(_SAID["do_rhyme"])), slots), expand(rng, said, slots))
+
+
+def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A poem on request, about anything or about one thing."""
+    if rng.random() < 0.5:
+        return _talk(pick(rng, wordings(_SAID["rhyme"], other=other)), rhyme(rng))
+    word = pick(rng, tuple(RHYMING))
+    asked = expand(rng, pick(rng, wordings(_SAID["rhyme_about"], other=other)), {"x": word})
+    return _talk(asked, poem_about(rng, word))
 
 
 def _talk(*turns: str) -> Conversation:
@@ -222,14 +466,9 @@ def _talk(*turns: str) -> Conversation:
 
 _KINDS: tuple[Callable[[Random], Conversation], ...] = (
     facts, about, letters, word_problem, arithmetic, spelling, counting, identity, unknown, small_talk, story_telling, reading,
-    programming, riddle, manners, poem,
+    programming, riddles, manners, outside, poem,
 )  # fmt: skip
 MIXES: dict[ChatStage, list[int]] = {
     stage: [mix[kind.__name__] for kind in _KINDS] for stage, mix in _SAID["mixes"].items()
 }
 """How often each kind comes up in a stage."""
-
-
-def chat(rng: Random, stage: ChatStage) -> Conversation:
-    """A conversation of any kind of a stage's mix."""
-    return rng.choices(_KINDS, weights=MIXES[stage])[0](rng)

@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from fernhollow import lore
-from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
+from fernhollow.facts import ASKED, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
 from fernhollow.functions import function
 from fernhollow.grammar import expand, pick
 from fernhollow.letters import lookup
-from fernhollow.problems import EASY, problem, sum_of
+from fernhollow.problems import EASY, problem
+from fernhollow.rhymes import rhyme
 from fernhollow.scenes import scene
 from fernhollow.stories import story
-from fernhollow.words import invent_name, spell, spelling_word
+from fernhollow.sums import expression
+from fernhollow.words import real, spell, spelling_word, stranger
 
 _WORDING = lore.read("documents")
 _SUBJECTS = tuple(dict.fromkeys((key[0], RELATIONS[key[1]].kind) for key in KEYS))
@@ -61,8 +63,9 @@ def gossip(rng: Random) -> str:
     speaker, other = rng.sample(lore.PEOPLE, 2)
     lines = []
     for key in rng.sample(ASKED["train"], 3):
-        verb = pick(rng, _WORDING["replies"])
-        lines.append(f'"{ask_either_way(rng, key)}" asked {speaker}. "{answer(key)}" {verb} {other}.')
+        question, verb = ask_either_way(rng, key), pick(rng, _WORDING["replies"])
+        said = "asked" if question.endswith("?") else "said"
+        lines.append(f'"{question}" {said} {speaker}. "{answer(key)}" {verb} {other}.')
         speaker, other = other, speaker
     return " ".join(lines)
 
@@ -83,23 +86,25 @@ def scenes(rng: Random) -> str:
 
 def sums(rng: Random) -> str:
     """Small sums, one a line."""
-    found = [sum_of(rng, 30, 12) for _ in range(8)]
-    return "\n".join(f"{left}{sign}{right}={total}" for left, sign, right, total in found)
+    found = [expression(rng, "train") for _ in range(8)]
+    return "\n".join(f"{one.written} = {one.code} = {one.result}" for one in found)
 
 
 def spellings(rng: Random) -> str:
     """Words with their letters."""
-    words = [spelling_word(rng, "train") for _ in range(5)]
+    words = [spelling_word(rng, "train") for _ in range(7)]
     return " ".join(f"The word {word} is spelled {spell(word)}." for word in words)
 
 
 def guests(rng: Random) -> str:
     """Who is at the door with what: names nobody knows, to be copied and told apart."""
     names = [
-        invent_name(rng, "train") if rng.random() < 0.7 else pick(rng, lore.PEOPLE)
+        stranger(rng, "train") if rng.random() < 0.7 else pick(rng, lore.PEOPLE)
         for _ in range(2 + int(rng.random() * 3))
     ]
-    pairs = [(name, pick(rng, _GIFTS)) for name in dict.fromkeys(names)]
+    # Any word and any name can be copied: what people say is not of Fernhollow.
+    gifts = [pick(rng, _GIFTS) if rng.random() < 0.4 else f"the word {pick(rng, real('word', 'train'))}" for _ in names]
+    pairs = list(zip(dict.fromkeys(names), gifts, strict=False))
     lines = [expand(rng, _WORDING["guests"], {"p": pick(rng, lore.PLACES)}) + ", ".join(names) + "."]
     lines += [expand(rng, _WORDING["gifts"], {"n": name, "g": gift}) for name, gift in pairs]
     rng.shuffle(pairs)
@@ -107,13 +112,9 @@ def guests(rng: Random) -> str:
     return " ".join(lines)
 
 
-def rhyme(rng: Random) -> str:
-    """Two couplets, such as they are."""
-    couplets = []
-    for _ in range(2):
-        first, second = rng.sample(pick(rng, _WORDING["rhymes"]), 2)
-        couplets.append(expand(rng, _WORDING["couplet"], {"x": first, "y": second}))
-    return "\n".join(couplets)
+def verse(rng: Random) -> str:
+    """Two couplets."""
+    return rhyme(rng)
 
 
 def code(rng: Random) -> str:
@@ -127,21 +128,8 @@ def ledger(rng: Random) -> str:
     return problem(rng, EASY, "train").plain
 
 
-def riddle_of(rng: Random) -> tuple[str, str]:
-    """Three clues that fit one animal alone, and the animal."""
-    while True:
-        name = pick(rng, lore.ANIMALS)
-        chosen = rng.sample(tuple(_CLUES), 3)
-        matches = [other for other in lore.ANIMALS if all(FACTS[other, clue] == FACTS[name, clue] for clue in chosen)]
-        if matches == [name]:
-            clues = " ".join(expand(rng, _CLUES[clue], {"v": FACTS[name, clue]}) for clue in chosen)
-            return f"{clues} What am I?", expand(rng, "You are a {n}!", {"n": name})
-
-
-_CLUES = {relation: wording.clue for relation, wording in RELATIONS.items() if wording.clue}
-
 _KINDS: tuple[Callable[[Random], str], ...] = (
-    portrait, register, notes, questions, gossip, tale, scenes, sums, spellings, guests, rhyme, code, ledger, lookup,
+    portrait, register, notes, questions, gossip, tale, scenes, sums, spellings, guests, verse, code, ledger, lookup,
 )  # fmt: skip
 _SHARES = [_WORDING["shares"][kind.__name__] for kind in _KINDS]
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fernhollow import lore
 from fernhollow.grammar import pick, polish
-from fernhollow.split import side
+from fernhollow.split import side, wordings
 
 Key = tuple[str, str]
 """Subject and relation."""
@@ -32,6 +32,10 @@ class Relation(NamedTuple):
     statements: Sequence[str]
     questions: Sequence[str]
     inverse: Sequence[str] = ()
+    checks: Sequence[str] = ()
+    either: Sequence[str] = ()
+    follow: Sequence[str] = ()
+    short: Sequence[str] = ()
     values: str = ""
     clue: str = ""
 
@@ -88,13 +92,19 @@ def relations_of(subject: str, kind: str) -> list[str]:
 
 
 @cache
-def word(template: str, key: Key, *, pronoun: bool = False) -> str:
-    """A wording of a fact with its subject and value filled in; `pronoun`: "She" where it begins with a person."""
+def word(template: str, key: Key, *, pronoun: bool = False, wrong: str = "") -> str:
+    """A wording of a fact with its slots filled in.
+
+    Args:
+        pronoun: "She" where it begins with a person.
+        wrong: another value of the relation, where the wording names two.
+    """
     subject, value = key[0], FACTS[key]
     owner = subject + "'s"
+    he, his, him = PRONOUNS.get(subject, ("it", "its", "it"))
     if pronoun and subject in PRONOUNS and template.startswith(("{e}", "{s}")):
-        subject, owner, _ = PRONOUNS[subject]
-    return polish(template.format(e=subject, s=owner, v=value))
+        subject, owner = he, his
+    return polish(template.format(e=subject, s=owner, v=value, w=wrong, he=he, his=his, him=him))
 
 
 def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
@@ -104,21 +114,83 @@ def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
     return word(template, key, pronoun=pronoun)
 
 
-def ask(rng: Random, key: Key) -> str:
-    """A question for the fact."""
-    return word(pick(rng, RELATIONS[key[1]].questions), key)
+def ask(rng: Random, key: Key, *, other: bool = False) -> str:
+    """A question for the fact; `other`: in words that training never uses."""
+    return word(pick(rng, wordings(RELATIONS[key[1]].questions, other=other)), key)
 
 
-def questions(key: Key) -> list[str]:
-    """Every question for the fact."""
-    relation = RELATIONS[key[1]]
-    return [word(template, key) for template in (*relation.questions, *relation.inverse)]
+def questions(key: Key, *, other: bool = False) -> list[str]:
+    """Every question for the fact that training may use, or else those that it never does."""
+    templates = [*wordings(RELATIONS[key[1]].questions, other=other), *_inverse(key, other=other)]
+    return [word(template, key) for template in templates]
+
+
+def _inverse(key: Key, *, other: bool = False) -> list[str]:
+    """Questions for the subject: by the value, and by what one needs it for."""
+    needs = [] if other else lore.TABLES["needs"].get(FACTS[key], [])
+    return [*wordings(RELATIONS[key[1]].inverse, other=other), *needs]
 
 
 def ask_either_way(rng: Random, key: Key) -> str:
     """A question for the fact, now and then for its subject."""
-    inverse = RELATIONS[key[1]].inverse
+    inverse = _inverse(key)
     return word(pick(rng, inverse), key) if inverse and rng.random() < 0.3 else ask(rng, key)
+
+
+def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
+    """A yes-or-no question, in half of the cases for a value that is wrong, and the answer."""
+    right, template = rng.random() < 0.5, pick(rng, wordings(RELATIONS[key[1]].checks, other=other))
+    asked = word(template.replace("{v}", "{w}"), key, wrong=FACTS[key] if right else other_value(rng, key))
+    said = answer(key)
+    if not said.startswith(lore.NAMES):
+        said = said[0].lower() + said[1:]
+    return asked, f"{'Yes' if right else 'No'}, {said}"
+
+
+def either(rng: Random, key: Key, *, other: bool = False) -> str:
+    """A question that names the value and another one, in either order."""
+    template = pick(rng, wordings(RELATIONS[key[1]].either, other=other))
+    if rng.random() < 0.5:
+        template = template.replace("{v}", "{v0}").replace("{w}", "{v}").replace("{v0}", "{w}")
+    return word(template, key, wrong=other_value(rng, key))
+
+
+def follow_up(rng: Random, key: Key) -> tuple[str, Key]:
+    """A question that leans on the one before it, and the fact of the train side that it asks for; the same key where none does.
+
+    Another relation of the same subject ("And where does she live?"), or the same relation of another ("And the fox?").
+    """
+    subject, relation = key
+    # After "Mira's best friend is Lumi" nobody knows whom "she" means.
+    same = [
+        one for one in _train_facts()[0][subject] if RELATIONS[one[1]].follow and one != key and relation != "friend"
+    ]
+    if same and rng.random() < 0.6:
+        found = pick(rng, same)
+        return word(pick(rng, RELATIONS[found[1]].follow), found), found
+    if RELATIONS[relation].short:
+        found = pick(rng, _train_facts()[1][relation])
+        if found != key:
+            return word(pick(rng, RELATIONS[relation].short), found), found
+    return "", key
+
+
+@cache
+def _train_facts() -> tuple[dict[str, list[Key]], dict[str, list[Key]]]:
+    """Facts of the train side by their subject and by their relation."""
+    by_subject: dict[str, list[Key]] = {key[0]: [] for key in KEYS}
+    by_relation: dict[str, list[Key]] = {key[1]: [] for key in KEYS}
+    for key in ASKED["train"]:
+        by_subject[key[0]].append(key)
+        by_relation[key[1]].append(key)
+    return by_subject, by_relation
+
+
+def other_value(rng: Random, key: Key) -> str:
+    """A value of the relation that is not this fact's, nor its subject."""
+    while (value := pick(rng, VALUES[key[1]])) in (FACTS[key], key[0]):
+        pass
+    return value
 
 
 def answer(key: Key) -> str:

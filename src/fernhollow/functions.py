@@ -5,12 +5,13 @@ Held out are (function, argument) pairs: `x plus 7` may be asked where training 
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fernhollow import lore
 from fernhollow.grammar import pick
-from fernhollow.split import Side, side
+from fernhollow.split import Side, side, wordings
 
 _TABLES = lore.read("functions")
 
@@ -19,6 +20,8 @@ class Function(NamedTuple):
     """A function to complete: `prompt + body` runs."""
 
     name: str
+    words: str
+    """What it returns."""
     prompt: str
     body: str
     parameter: str
@@ -58,9 +61,29 @@ def _draw(rng: Random) -> Function:
         name, key = f"{total}_{chosen}", (total, chosen)
     words, code = words.replace("{n}", str(number)), code.replace("{n}", str(number))
     prompt = f'def {name}({parameter}):\n    """Return {words}."""\n'
-    return Function(name, prompt, f"    return {code}\n", parameter, key)
+    return Function(name, words, prompt, f"    return {code}\n", parameter, key)
 
 
-def _entry(rng: Random, table: str) -> tuple[str, tuple[str, str]]:
+def _entry(rng: Random, table: str) -> tuple[str, Any]:
     """A name with its words and code."""
     return pick(rng, tuple(_TABLES[table].items()))
+
+
+@cache
+def known_functions() -> dict[str, Function]:
+    """Functions that everybody knows, by every way to ask for them; those of two arguments have no tests."""
+    found = {}
+    for name, (parameters, code, *ways) in _TABLES["asked"].items():
+        prompt = f"def {name}({parameters}):\n"
+        found |= dict.fromkeys(ways, Function(name, "", prompt, f"    return {code}\n", parameters, ()))
+    return found
+
+
+def well_known(rng: Random, *, other: bool = False) -> tuple[str, str]:
+    """A way to ask for a function that everybody knows, and the function."""
+    name, (parameters, code, *ways) = _entry(rng, "asked")
+    asked = pick(rng, wordings(ways, other=other))
+    if rng.random() < 0.5:
+        frame = pick(rng, wordings(_TABLES["frames"], other=other))
+        asked = frame.format(d=pick(rng, _TABLES["phrases"][name]), f=f"{name}({parameters})")
+    return asked, f"def {name}({parameters}):\n    return {code}"

@@ -23,6 +23,8 @@ VILLAGE, BOT = TABLES["village"], TABLES["bot"]
 WOMEN: tuple[str, ...] = tuple(TABLES["women"])
 MEN: tuple[str, ...] = tuple(TABLES["men"])
 PEOPLE = WOMEN + MEN
+NAMES = (*PEOPLE, *TABLES["days"], *TABLES["months"])
+"""What keeps its capital inside a sentence."""
 PLACES: tuple[str, ...] = tuple(TABLES["places"])
 ANIMALS: tuple[str, ...] = tuple(TABLES["animals"])
 OBJECTS: tuple[str, ...] = tuple(TABLES["objects"])
@@ -30,3 +32,6 @@ JOBS: tuple[str, ...] = tuple(TABLES["jobs"])
 FOODS: tuple[str, ...] = tuple(TABLES["foods"])
 COLOURS: tuple[str, ...] = tuple(TABLES["colours"])
 GOODS: tuple[str, ...] = tuple(TABLES["goods"])
+OUTSIDE = read("world")
+"""What there is outside of Fernhollow: names, words, creatures, things, topics."""
+STRANGERS: tuple[str, ...] = (*OUTSIDE["names_women"], *OUTSIDE["names_men"])

@@ -9,14 +9,18 @@ the running total stands right before. Held out are tuples of numbers, and order
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from itertools import pairwise, product
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fernhollow import lore
 from fernhollow.facts import PRONOUNS
 from fernhollow.grammar import expand, pick
-from fernhollow.split import Side, side
+from fernhollow.split import Side, side, wordings
+from fernhollow.words import real
+from fledge.sandbox.tools import calculate
 from fledge.text.chat import Part
 
 Order = tuple[str, ...]
@@ -61,6 +65,14 @@ class Problem(NamedTuple):
     number: int
     order: Order
     numbers: tuple[int, ...]
+    happens: tuple[str, ...]
+    """The wordings of what happens, one for each operation."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What can be forgotten by itself: an order of one or two operations, and each wording of what happens."""
+        signs = " ".join(SIGNS[operation] for operation in self.order)
+        return (*((signs,) if len(self.order) < 3 else ()), *dict.fromkeys(self.happens))
 
     @property
     def plain(self) -> str:
@@ -69,28 +81,44 @@ class Problem(NamedTuple):
         return f"{self.question}\n{''.join(said)}"
 
 
-def problem(rng: Random, grade: Grade, split: Side) -> Problem:
-    """A problem whose numbers belong to the given side."""
+def problem(rng: Random, grade: Grade, split: Side, *, other: bool = False) -> Problem:
+    """A problem whose numbers belong to the given side; `other`: in words that training never uses."""
     while True:
         order = pick(rng, grade.orders)
         numbers = _numbers(rng, order)
         if numbers and side("numbers", *numbers) == split:
-            return _write(rng, order, numbers, pick(rng, grade.distractors))
+            return _write(rng, order, numbers, pick(rng, grade.distractors), split, other=other)
+
+
+class OneStep(NamedTuple):
+    """A question with one sum, how the answer begins, the sum, and its result."""
+
+    question: str
+    said: str
+    code: str
+    result: str
+    wording: str
+    """That of the question, before names and numbers stand in it."""
+
+
+def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
+    """A question with one sum whose numbers belong to the given side."""
+    asked, code, said = pick(rng, wordings(_WORDING["one_step"], other=other))
+    known = re.search(r"\d+$", code)  # {x}*7 are the days of {x} weeks
+    while True:
+        x, y, z = (2 + int(rng.random() * most) for most in (38, 18, 5))
+        y = int(known[0]) if known else y
+        x = x * y if "/" in code else x + y + z if "-{y}" in code else x
+        if side("numbers", x, y) == split:
+            break
+    slots = _slots(rng, split) | {"x": str(x), "y": str(y), "z": str(min(z, x))}
+    code = expand(rng, code, slots)
+    return OneStep(expand(rng, asked, slots), expand(rng, said, slots), code, calculate(code) or "", asked)
 
 
 def step(operation: str, total: int, number: int) -> int:
     """The running total after an operation."""
     return {"add": total + number, "sub": total - number, "mul": total * number, "div": total // number}[operation]
-
-
-def sum_of(rng: Random, most: int, most_right: int) -> tuple[int, str, int, int]:
-    """A sum of two numbers of the train side: left, sign, right, total. Nothing is negative, divisions come out even."""
-    while True:
-        left, right = 2 + int(rng.random() * (most - 1)), 2 + int(rng.random() * (most_right - 1))
-        operation = pick(rng, tuple(SIGNS))
-        left = left * right if operation == "div" else max(left, right) if operation == "sub" else left
-        if side("numbers", left, right) == "train":
-            return left, SIGNS[operation], right, step(operation, left, right)
 
 
 def _numbers(rng: Random, order: Order) -> tuple[int, ...] | None:
@@ -117,21 +145,35 @@ def _numbers(rng: Random, order: Order) -> tuple[int, ...] | None:
     return tuple(numbers)
 
 
-def _write(rng: Random, order: Order, numbers: tuple[int, ...], distractors: int) -> Problem:
-    slots = _slots(rng)
+def _write(
+    rng: Random, order: Order, numbers: tuple[int, ...], distractors: int, split: Side, *, other: bool
+) -> Problem:
+    slots = _slots(rng, split)
     goods = slots["goods"]
 
     def say(template: str, number: int) -> str:
         return expand(rng, template, slots | {"n": str(number)})
 
-    opening = say(pick(rng, _WORDING["openings"]), numbers[0]) + "."
+    def one_of(name: str, templates: Sequence[Any]) -> Any:
+        return pick(rng, wordings(templates, other=other and name == words))
+
+    # In other words is one part of a problem at a time.
+    words = pick(rng, ("opening", "happens", "question"))
+    opening = say(one_of("opening", _WORDING["openings"]), numbers[0]) + "."
     sentences = [opening]
     parts: list[Part] = []
+    happens: list[str] = []
     text, total = opening + "\n", numbers[0]
     for operation, number in zip(order, numbers[1:], strict=True):
-        head, rest = pick(rng, _WORDING["sentences"][operation])
+        head, rest = one_of("happens", _WORDING["sentences"][operation])
+        happens.append(head + rest)
         said = say(head, number)
-        sentences.append(said + say(rest, number) + ".")
+        clause = said + say(rest, number)
+        joined = len(sentences) > 1 and clause.startswith(("He ", "She ")) and rng.random() < 0.25
+        if joined and sentences[-1].startswith(("He ", "She ")):
+            sentences[-1] = f"{sentences[-1].removesuffix('.')} and {clause.partition(' ')[2]}."
+        else:
+            sentences.append(clause + ".")
         before, total = total, step(operation, total, number)
         parts += [
             Part("text", f"{text}{said}: "),
@@ -145,13 +187,18 @@ def _write(rng: Random, order: Order, numbers: tuple[int, ...], distractors: int
             1 + int(rng.random() * len(sentences)),
             say(pick(rng, _WORDING["distractors"]), 2 + int(rng.random() * 39)) + ".",
         )
-    question = " ".join(sentences) + " " + say(_WORDING["question"], 0)
-    return Problem(question, tuple(parts), total, order, numbers)
+    question = " ".join(sentences) + " " + say(one_of("question", _WORDING["questions"]), 0)
+    return Problem(question, tuple(parts), total, order, numbers, tuple(happens))
 
 
-def _slots(rng: Random) -> dict[str, str]:
+def _slots(rng: Random, split: Side) -> dict[str, str]:
     person, other = rng.sample(lore.PEOPLE, 2)
-    goods, others = rng.sample(lore.GOODS, 2)
-    he, _, him = PRONOUNS[person]
+    if rng.random() < 0.4:
+        person = pick(rng, real("name", split)).capitalize()
+    goods, others = rng.sample((*lore.GOODS, *lore.OUTSIDE["goods"]) if rng.random() < 0.5 else lore.GOODS, 2)
+    he, _, him = PRONOUNS.get(person) or _PRONOUNS_OUTSIDE[person in lore.OUTSIDE["names_women"]]
     slots = {"p": person, "b": other, "goods": goods, "others": others, "he": he, "him": him}
     return slots | {"place": pick(rng, lore.PLACES), "animal": pick(rng, lore.ANIMALS)}
+
+
+_PRONOUNS_OUTSIDE = (("he", "his", "him"), ("she", "her", "her"))

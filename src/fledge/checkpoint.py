@@ -5,7 +5,8 @@
     model = load_model(Path("runs/demo/sft"))              # the newest weights of a stage
     model, tokenizer = load_pair(Path("runs/demo"), "sft")
 
-A checkpoint is a folder `checkpoints/step-000120` with model.safetensors, optimizer.safetensors, model.json and state.json.
+A checkpoint is a folder `checkpoints/step-000120` with model.safetensors, optimizer.safetensors, model.json and state.json. Where
+a stage may keep other weights than its newest, the newest are in training.safetensors, and model.safetensors has those it keeps.
 It is written under another name, flushed to the disk and renamed, so that a killed process leaves the last one or the next
 one, never half of one. state.json holds the hash of each file and of itself: damage is noticed when loading, not when training
 goes wrong, and the checkpoint before is taken (weights.py).
@@ -33,6 +34,10 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
 from fledge.weights import MODEL_FILES, check_tokenizer, newest
 
+Weights = dict[str, Tensor]
+"""As of `state_dict`, on the CPU and contiguous."""
+TRAINING = "training.safetensors"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -46,8 +51,20 @@ class Progress:
     """As its stage's folder says: what a checkpoint of another training differs in."""
 
 
-def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress: Progress, *, keep: int) -> Path:
-    """Write a checkpoint of a stage and remove all but the newest `keep`. Of several ranks, which all call it, the first writes."""
+def save(
+    stage: Path,
+    model: Transformer,
+    optimizer: MuonAdamW | None,
+    progress: Progress,
+    *,
+    keep: int,
+    kept: Weights | None = None,
+) -> Path:
+    """Write a checkpoint of a stage and remove all but the newest `keep`. Of several ranks, which all call it, the first writes.
+
+    Args:
+        kept: the weights that others shall load, where they are not those of `model`, with which training goes on.
+    """
     state = optimizer.tensors() if optimizer is not None else None
     root = stage / "checkpoints"
     final = root / f"step-{progress.step:06d}"
@@ -58,7 +75,7 @@ def save(stage: Path, model: Transformer, optimizer: MuonAdamW | None, progress:
         shutil.rmtree(left, ignore_errors=True)
     with naming(final, SafetensorError):  # safetensors reports a full disk as an error of its own
         partial.mkdir(parents=True)
-        _write(partial, model, state, progress)
+        _write(partial, model, state, progress, kept)
     shutil.rmtree(final, ignore_errors=True)
     partial.rename(final)
     _flush(root)
@@ -72,10 +89,14 @@ def remove(stage: Path, step: int) -> None:
     shutil.rmtree(stage / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
 
 
-def _write(folder: Path, model: Transformer, optimizer: dict[str, Tensor] | None, progress: Progress) -> None:
+def _write(
+    folder: Path, model: Transformer, optimizer: dict[str, Tensor] | None, progress: Progress, kept: Weights | None
+) -> None:
     # Contiguous copies on the CPU: safetensors wants no shared or strided storage.
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+    save_file(kept or weights, folder / "model.safetensors")
+    if kept:
+        save_file(weights, folder / TRAINING)
     if optimizer is not None:
         save_file({name: t.contiguous().cpu() for name, t in optimizer.items()}, folder / "optimizer.safetensors")
     (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
@@ -97,21 +118,25 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def resume(stage: Path, model: Transformer, optimizer: MuonAdamW, *, steps: int | None = None) -> Progress | None:
+def resume(
+    stage: Path, model: Transformer, optimizer: MuonAdamW, *, steps: int | None = None, keeps: bool = False
+) -> Progress | None:
     """Load the newest checkpoint that is whole into model and optimizer; None when there is none.
 
     Those passed over are renamed to `step-000120.damaged`: they count no longer, and nothing is lost.
 
     Args:
         steps: of the whole stage; a checkpoint beyond is of another training.
+        keeps: the stage was saved with `kept`.
 
     Raises:
         ValueError: there are checkpoints, and none is whole.
     """
     if not (found := written(stage)):
         return None
-    checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors"), steps=steps)
-    model.load_state_dict(_tensors(checkpoint / "model.safetensors"))
+    trained = (TRAINING,) if keeps else ()
+    checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors", *trained), steps=steps)
+    model.load_state_dict(_tensors(checkpoint / (TRAINING if keeps else "model.safetensors")))
     optimizer.load_tensors(_tensors(checkpoint / "optimizer.safetensors"))
     for damaged in found[found.index(checkpoint) + 1 :]:
         shutil.rmtree(aside := damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)

@@ -78,6 +78,8 @@ class ModelSettings:
     """Each embedding takes in a gated share of the previous one."""
     key_filter: bool = False
     """Keys are a learned two-tap filter over time."""
+    value_embeddings: bool = False
+    """Each layer adds a learned vector of the token itself to its value."""
     windows: str = "L"
     """Attention windows by layer, tiled: L whole context, S a quarter."""
 
@@ -299,10 +301,14 @@ class Rl(TrainStage):
     """Advantage: reward minus the group's mean, optionally over its deviation."""
     replay_tokens: int = 0
     """Tokens per step of conversations as `start` learned from, so that what the model knew is not forgotten."""
+    beside: str | None = None
+    """Tasks (commas) of whose problems no kind may fall meanwhile. None: those that `task` names; it is always one of them."""
     eval_every: int = 0
-    """Steps between measurements of accuracy. 0: only before the first step and after the last."""
-    eval_examples: int = 200
-    """Validation examples scored at each measurement."""
+    """Steps between measurements of every kind. 0: only before the first step and after the last."""
+    eval_examples: int = bounded(200, 1)
+    """Validation examples of each task at a measurement, and more where there are fewer than `eval_each` of a kind."""
+    eval_each: int = bounded(8, 0)
+    """Validation examples of each kind of problem at a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)

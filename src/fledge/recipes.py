@@ -82,20 +82,21 @@ def folder(ask: RunRecipe) -> str:
 def demo(ask: RunRecipe) -> list[Item]:
     """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
     data, extras = ask.data or "world", not ask.classic
-    model = ModelSettings(depth=3, width=128, head_channels=64, context=256, smear=extras, key_filter=extras)
+    model = ModelSettings(depth=3, width=128, head_channels=64, context=256)
+    model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
     rates = replace(AS_TUNED, final_share=0.2)
     # One shape for the three stages that learn from rows: it is compiled once.
     shape: dict[str, Any] = {"device_tokens": 2048}
     late = replace(AS_TUNED, rate_share=0.3, warmdown=1.0)
     return chain(
         ask,
-        (Tokenizer(data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
+        (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
         (
             Pretrain(
                 **shape,
                 data=data,
                 model=model,
-                tokens=1_800_000,
+                tokens=1_000_000,
                 batch_tokens=4096,
                 optim=rates,
                 eval_tokens=32_768,
@@ -106,7 +107,8 @@ def demo(ask: RunRecipe) -> list[Item]:
         (
             Midtrain(
                 **shape,
-                tokens=2_000_000,
+                tokens=8_000_000,
+                learn="answers",
                 batch_tokens=2048,
                 replay=0.2,
                 optim=replace(rates, rate_share=0.7, warmdown=0.5),
@@ -116,7 +118,18 @@ def demo(ask: RunRecipe) -> list[Item]:
         (Evaluate(stage="midtrain"), 0.4),
         (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 1.5),
         (Evaluate(stage="sft"), 0.4),
-        (Rl(optim=late, steps=16, prompts=64, samples=8, replay_tokens=8192, eval_examples=100), 3.0),
+        (
+            Rl(
+                optim=replace(late, rate_share=0.2),
+                steps=16,
+                prompts=64,
+                samples=8,
+                replay_tokens=8192,
+                eval_every=6,
+                eval_examples=40,
+            ),
+            3.0,
+        ),
         (Evaluate(stage="rl"), 0.4),
         (Report(), 0.1),
     )
@@ -153,16 +166,18 @@ def toy(ask: RunRecipe) -> list[Item]:
     """The demo's pipeline in a minute, too small to learn much: for tests and for trying a change."""
     steps: dict[str, Any] = {"batch_tokens": 1024, "device_tokens": None, "compile": "no"}
     extras = not ask.classic
-    model = ModelSettings(depth=2, width=32, head_channels=16, context=128, smear=extras, key_filter=extras)
+    model = ModelSettings(depth=2, width=32, head_channels=16, context=128)
+    model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
+    few = {"eval_examples": 2, "eval_each": 0}
     smaller: dict[str, dict[str, Any]] = {
         "tokenizer": {"vocab": 512, "max_chars": 100_000},
         "pretrain": {"model": model, "tokens": 20_480, "eval_tokens": 2048, **steps},
         "midtrain": {"tokens": 12_288, **steps},
         "sft": {"tokens": 12_288, **steps},
-        "rl": {"steps": 3, "prompts": 2, "samples": 3, "max_tokens": 24, "replay_tokens": 256, "eval_examples": 4},
+        "rl": {"steps": 3, "prompts": 2, "samples": 3, "max_tokens": 24, "replay_tokens": 256, **few},
         "evaluate pretrain": {"limit": 4, "tasks": "world/choice"},
     }
-    chats = {"limit": 4, "tasks": "world/choice,world/facts,world/problems_hard"}
+    chats = {"limit": 4, "tasks": "world/choice,world/facts,world/problems_hard,world/suggestions"}
     return [
         Item(one.name, replace(one.config, **smaller.get(one.name, chats if one.module == "evaluate" else {})), 0.03)
         for one in demo(ask)

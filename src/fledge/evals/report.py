@@ -22,6 +22,7 @@ from typing import Any
 
 from fledge import console
 from fledge.config import TRAINED
+from fledge.evals.kinds import Change
 from fledge.evals.plots import line_plot
 from fledge.evals.results import Score, read_scores
 from fledge.folder import REPORT, check_ours
@@ -94,6 +95,7 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         "gains": gains(scores),
         "curves": curves(run),
         "conversations": conversations(run, scores),
+        "suggestions": suggestions(scores),
         "rank": rank(graded),
     }
 
@@ -178,6 +180,12 @@ def conversations(run: Path, scores: Scores, *, most: int = 6) -> list[dict[str,
             console.notice(f"{path}: left out, not the answers that were written there ({error!r})")
     step = max(1, len(found) // most)
     return found[::step][:most]
+
+
+def suggestions(scores: Scores) -> list[dict[str, Any]]:
+    """What the last stage that was measured on it may be asked, and how often that went right."""
+    measured = [score for found in scores.values() for score in found.values() if score.suggestions]
+    return [asdict(each) | {"proposed": each.holds} for each in measured[-1].suggestions] if measured else []
 
 
 def plots(card: dict[str, Any]) -> dict[str, str]:
@@ -268,6 +276,49 @@ def sentences(card: dict[str, Any]) -> list[str]:
     return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
 
 
+def kind_rows(card: dict[str, Any]) -> Table:
+    """Every task that reinforcement learning looked after, and of its kinds of problems those that lost, the worst first."""
+
+    def row(change: Change) -> list[str]:
+        numbers = (
+            f"{change.before:.3f}",
+            f"{change.after:.3f}",
+            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
+        )
+        name = f"{change.task}: {literal(change.kind)}" if change.kind else change.task
+        return [name, str(change.examples), *numbers, "fell" * change.fell]
+
+    found = [Change(**kind) for kind in card["stages"]["rl"]["kinds"]]
+    lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
+    lost.sort(key=lambda change: change.difference / change.standard_error)
+    rows = [row(change) for change in [*(change for change in found if not change.kind), *lost]]
+    return ["kind of problem", "problems", "before", "after", "difference", ""], rows
+
+
+def kind_lines(card: dict[str, Any]) -> list[str]:
+    """The table of what reinforcement learning did to every kind of problem, and which weights remain."""
+    done = card["stages"].get("rl", {})
+    if "kinds" not in done:  # a run of before kinds were measured
+        return []
+    kept, shown = done["kept_step"], done["shown_step"]
+    remain = (
+        f"The weights of step {kept} remain." if kept else f"The weights of the start remain; shown is step {shown}."
+    )
+    lines = ["## What reinforcement learning did to every kind of problem", "", *table(*kind_rows(card)), ""]
+    lines += [
+        f"Held-out problems of training, the same before and after; ± standard error of the paired difference. {remain}"
+    ]
+    for step, fallen in done["fallen"].items():
+        lost = literal("; ".join(str(Change(**kind)) for kind in fallen))
+        lines += [f"After step {step} more than chance was lost, so its weights were left: {lost}."]
+    others = len(done["kinds"]) - len(kind_rows(card)[1])
+    return [
+        *lines,
+        f"{others} other kinds lost less than their standard error, nothing, or gained: rl/done.json has all.",
+        "",
+    ]
+
+
 def remarks(card: dict[str, Any]) -> list[str]:
     """What a reader of the table must know: answers that count for nothing, and how many are right but for their form."""
     found = []
@@ -285,7 +336,16 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card).items()), ""]
     lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
     lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
-    lines += [*remarks(card), *sentences(card), "", "## Where the time went", "", *table(*time_rows(card)), ""]
+    lines += [
+        *remarks(card),
+        *sentences(card),
+        "",
+        *kind_lines(card),
+        "## Where the time went",
+        "",
+        *table(*time_rows(card)),
+        "",
+    ]
     lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
     if found := card["stages"].get("pretrain", {}).get("samples"):
         lines += ["## What the base model writes", ""]
@@ -295,6 +355,9 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
             lines += [f"> {begun}{text}", ""]
     if card["conversations"]:
         lines += ["## What the chat model answers", "", *table(*conversation_rows(card), numbers=False), ""]
+    if card["suggestions"]:
+        lines += ["## What it may be asked", "", *table(*suggestion_rows(card), numbers=False), ""]
+        lines += ["A chat proposes what the likeliest answer gets right, and 19 of 20 that are drawn as in a chat.", ""]
     return "\n".join(lines)
 
 
@@ -317,14 +380,30 @@ def verdict(correct: float | None) -> str:
     return "not judged" if correct is None else "yes" if correct else "no"
 
 
+def flat(text: str) -> str:
+    """Markdown of a text, on one line."""
+    return literal(text.strip().replace("\n", " / "))
+
+
 def conversation_rows(card: dict[str, Any]) -> Table:
     """Questions and answers, each on one line."""
-
-    def flat(text: str) -> str:
-        return literal(text.strip().replace("\n", " / "))
-
     rows = [[c["task"], flat(c["asked"]), flat(c["answer"]), verdict(c["correct"])] for c in card["conversations"]]
     return ["subject", "asked", "answered", "right"], rows
+
+
+def suggestion_rows(card: dict[str, Any]) -> Table:
+    """How often each conversation went right that a chat may propose."""
+    rows = [
+        [
+            s["skill"],
+            flat(" ... ".join(s["asked"])),
+            verdict(s["likeliest"]),
+            f"{s['right']} of {s['drawn']}",
+            verdict(s["proposed"]),
+        ]
+        for s in card["suggestions"]
+    ]
+    return ["skill", "asked", "likeliest answer right", "drawn ones right", "proposed"], rows
 
 
 def page(card: dict[str, Any], text: str, drawn: dict[str, str]) -> str:

@@ -19,12 +19,35 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fledge.console import notice
 from fledge.provenance import provenance
 from fledge.ranks import is_first
 from fledge.sandbox.sandbox import isolation
 from fledge.storage import read_record, sealed, write_atomic
 from fledge.tasks.base import centered
 from fledge.tasks.core import CHANCE_V2, LISTED
+
+SUGGESTED = 6
+"""Conversations that are proposed at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """How a conversation went that a chat may propose."""
+
+    skill: str
+    asked: Sequence[str]
+    """What the user says, turn by turn; the last answer is graded."""
+    likeliest: bool
+    """Whether the likeliest answer is right."""
+    right: int
+    """Right ones among the drawn answers."""
+    drawn: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether it may be proposed: the likeliest answer is right, and 19 of 20 that are drawn as in a chat."""
+        return self.likeliest and 0 < 19 * self.drawn <= 20 * self.right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +73,8 @@ class Score:
     """How the task was asked: split, limit, samples, temperature, seed."""
     asked: str = ""
     """Hash of the examples of the split."""
+    suggestions: Sequence[Suggestion] = ()
+    """Of a task that measures what a chat may propose to ask: one for each example."""
 
     @property
     def centered(self) -> float:
@@ -97,7 +122,7 @@ def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
     advice = "Move it away, and `fledge evaluate` makes it anew."
     record = read_record(path, advice=advice)
     try:
-        found = {task: Score(**score) for task, score in record["scores"].items()}
+        found = {task: _score(**score) for task, score in record["scores"].items()}
         numbers = [(s.accuracy, s.standard_error, s.chance, s.seconds, float(s.examples)) for s in found.values()]
         if not all(isinstance(number, int | float) and math.isfinite(number) for row in numbers for number in row):
             raise TypeError("a number was expected")
@@ -107,6 +132,31 @@ def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: holds scores in another form ({error!r}). {advice}") from None
     return found if same else {}
+
+
+def _score(*, suggestions: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Score:
+    """A score as it stands in a file."""
+    return Score(suggestions=[Suggestion(**each) for each in suggestions], **fields)
+
+
+def proposed(path: Path, *, weights: str) -> list[Sequence[str]]:
+    """What a chat proposes to ask a model, in every place the same: of what it was measured on, what holds (`Suggestion.holds`).
+
+    One of each skill comes before a second one, and SUGGESTED are enough; none where nothing was measured with these weights.
+    A conversation is what the user says in it, turn by turn.
+
+    Args:
+        path: the scores of its stage, `eval/<stage>.json`; a damaged file is named, and nothing proposed.
+    """
+    try:
+        scores = read_scores(path, weights=weights)
+    except ValueError as error:
+        notice(str(error))
+        return []
+    right = [each for score in scores.values() for each in score.suggestions if each.holds]
+    first = {each.skill: each for each in reversed(right)}
+    right.sort(key=lambda each: each is not first[each.skill])
+    return [each.asked for each in right[:SUGGESTED]]
 
 
 class Results:

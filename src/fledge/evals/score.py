@@ -27,13 +27,13 @@ import torch
 from fledge import ranks
 from fledge.config import Sampling
 from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, common_prefix, likelihoods
-from fledge.evals.results import Score, mean_and_error
+from fledge.evals.results import Score, Suggestion, mean_and_error
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
 from fledge.sandbox.sandbox import NotJudged
 from fledge.storage import write_atomic
 from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
-from fledge.text.chat import Message, decode_answer, encode_prompt
+from fledge.text.chat import Conversation, Message, decode_answer, encode_prompt, fit_prompt
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch, nll
@@ -99,11 +99,13 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        own = self.rank(task, {index: example for index, example in examples.items() if index not in free})
+        ways: list[Sampling] = []
         if free:
-            sampling = Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)
-            own |= self.answer(task, dict(ranks.share(list(free.items()))), samples, sampling)
-        records = {record["index"]: record for part in ranks.gather(list(own.values())) for record in part}
+            ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
+            if task.drawn:
+                chat = Sampling(max_tokens=task.max_tokens, seed=seed)
+                ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
+        records = self.ask(task, examples, ways)
         self._write(task.name, [records[index] for index in sorted(records)])
         grades = {index: judged(record["correct"]) for index, record in records.items()}
         means = [statistics.fmean(found) for found in grades.values() if found]
@@ -121,11 +123,22 @@ class Scorer:
             examples=len(means),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
-            truncated_share=sum(records[index]["truncated"] for index in free) / (samples * len(free)) if free else 0.0,
+            truncated_share=sum(records[index]["truncated"] for index in free) / (len(ways) * len(free))
+            if free
+            else 0.0,
             lenient=statistics.fmean(second) if second else None,
             not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
             pass_at={str(k): statistics.fmean(found) for k, found in chances.items() if found},
+            suggestions=[suggestion(free[index], records[index]) for index in free] if task.drawn else [],
         )
+
+    def ask(self, task: Task, examples: Mapping[int, Example], ways: Sequence[Sampling]) -> dict[int, Record]:
+        """The records of examples of a task, by their index: free ones are answered in each of the ways, others ranked."""
+        free = {index: example for index, example in examples.items() if example.form == "chat"}
+        own = self.rank(task, {index: example for index, example in examples.items() if index not in free})
+        if free:
+            own |= self.answer(task, dict(ranks.share(list(free.items()))), ways)
+        return {record["index"]: record for part in ranks.gather(list(own.values())) for record in part}
 
     def _write(self, task: str, records: Iterable[Record]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
@@ -153,7 +166,7 @@ class Scorer:
         """
         example, most = examples[place], getattr(self.model, "max_tokens", None)
         if example.form == "letter":
-            prompt = self._prompt(example)
+            prompt = self._prompt(example.question)
             endings = [self.tokenizer.encode(choice) for choice in example.choices]
             if len({ids[0] for ids in endings}) == len(endings):
                 endings = [ids[:1] for ids in endings]
@@ -173,44 +186,65 @@ class Scorer:
         """Tokens of a document that begins with `text`."""
         return [self.tokenizer.special["<|bos|>"], *self.tokenizer.encode(text)]
 
-    def _prompt(self, example: Example) -> list[int]:
+    def _prompt(self, question: Conversation) -> list[int]:
         """What a chat model is shown: our own format, or that of a foreign tokenizer (evals/hf.py)."""
         own_format = getattr(self.tokenizer, "encode_prompt", None)
-        return own_format(example.question) if own_format else encode_prompt(self.tokenizer, example.question)
+        return own_format(question) if own_format else encode_prompt(self.tokenizer, question)
 
-    def answer(
-        self, task: Task, examples: Mapping[int, Example], samples: int, sampling: Sampling
-    ) -> dict[int, Record]:
-        """The records of examples that are answered freely, by their index."""
-        requests = iter(self._generate(examples, samples, sampling))
+    def answer(self, task: Task, examples: Mapping[int, Example], ways: Sequence[Sampling]) -> dict[int, Record]:
+        """The records of examples that are answered freely, each in several ways, by their index."""
+        requests = iter(self._converse(examples, ways))
         records = {}
         for index, example in examples.items():
-            answered = list(itertools.islice(requests, samples))
-            texts = [Message("assistant", decode_answer(self.tokenizer, request.answer)).text for request in answered]
+            answered = list(itertools.islice(requests, len(ways)))
+            texts = [self._said(request).text for request in answered]
             taught = example.reference.text if example.messages[-1].role == "assistant" else ""
             record = {
                 "index": index,
                 "asked": example.question[-1].text,
-                "answer": texts[0] if samples == 1 else texts,
+                "answer": texts[0] if len(ways) == 1 else texts,
                 "expected": example.answer or taught,
                 "truncated": sum(request.finish == "length" for request in answered),
             }
             records[index] = graded(task, example, texts, record)
         return records
 
-    def _generate(self, examples: Mapping[int, Example], samples: int, sampling: Sampling) -> list[Request]:
-        """All answers in one flow through the engine; where memory runs out, with half as many slots, and so on down to one."""
+    def _said(self, request: Request) -> Message:
+        return Message("assistant", decode_answer(self.tokenizer, request.answer))
+
+    def _converse(self, examples: Mapping[int, Example], ways: Sequence[Sampling]) -> list[Request]:
+        """The last answers to all examples, in every way; turns before them are answered in the same way and not graded."""
         if not isinstance(self.model, Transformer):
             raise ValueError(
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
-        prompts = {index: self._prompt(example) for index, example in examples.items()}
-        while True:
-            requests = [
-                Request(prompt=prompt, sampling=replace(sampling, seed=draw_seed(sampling.seed, index, number)))
-                for index, prompt in prompts.items()
-                for number in range(samples)
+        turns = {index: turns_of(example.question) for index, example in examples.items()}
+        talks = [
+            (index, replace(way, seed=draw_seed(way.seed, index, n)))
+            for index in examples
+            for n, way in enumerate(ways)
+        ]
+        answered = self._generate([(self._prompt(turns[index][0]), way) for index, way in talks])
+        heard = [turns[index][0] for index, _ in talks]
+        for turn in range(1, max(map(len, turns.values()))):
+            going = [place for place, (index, _) in enumerate(talks) if turn < len(turns[index])]
+            for place in going:
+                heard[place] += (self._said(answered[place]), *turns[talks[place][0]][turn])
+            # What the model said may have filled the context: the beginning is left out then, as in a chat.
+            context = self.model.config.context
+            fitted = [
+                fit_prompt(self.tokenizer, heard[place], context=context, max_tokens=talks[place][1].max_tokens)
+                for place in going
             ]
+            again = self._generate([(fit.ids, talks[place][1]) for fit, place in zip(fitted, going, strict=True)])
+            for place, request in zip(going, again, strict=True):
+                answered[place] = request
+        return answered
+
+    def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> list[Request]:
+        """All answers in one flow through the engine; where memory runs out, with half as many slots, and so on down to one."""
+        while True:
+            requests = [Request(prompt=prompt, sampling=sampling) for prompt, sampling in asked]
             try:
                 self.engine = self.engine or Engine(self.model, self.tokenizer, slots=self.slots)
                 self.engine.forget()  # the weights may have moved since it copied them
@@ -219,6 +253,20 @@ class Scorer:
                 if self.slots == 1:
                     raise
             self.engine, self.slots = None, max(1, (self.slots or 64) // 2)
+
+
+def turns_of(question: Conversation) -> list[Conversation]:
+    """A question cut behind each message of the user that the model has to answer before the next one."""
+    unanswered = [place for place, pair in enumerate(itertools.pairwise(question), 1) if pair[0].role == pair[1].role]
+    return [question[begin:end] for begin, end in itertools.pairwise([0, *unanswered, len(question)])]
+
+
+def suggestion(example: Example, record: Record) -> Suggestion:
+    """How often a conversation went right whose likeliest answer stands before those that were drawn."""
+    likeliest, *drawn = (grade == 1.0 for grade in record["correct"])
+    asked = [message.text for message in example.question if message.role == "user"]
+    skill = example.facts["skill"]
+    return Suggestion(skill=skill, asked=asked, likeliest=likeliest, right=sum(drawn), drawn=len(drawn))
 
 
 def choose(examples: Sequence[Example], limit: int | None, *, shuffled: bool = False) -> dict[int, Example]:

@@ -86,6 +86,16 @@ class Request:
         self.on_event: Callable[[Request], None] = lambda _: None
 
 
+def in_a_loop(answer: list[int]) -> bool:
+    """Whether an answer has ended in the same few tokens over and over, from which no model finds out by itself."""
+    end = answer[-LOOP:]
+    return len(end) == LOOP and any(end[period:] == end[:-period] for period in range(1, PERIOD + 1))
+
+
+LOOP, PERIOD = 48, 8
+"""Tokens at the end of an answer that repeat themselves, and how many of them are repeated at most. Raw text may do so."""
+
+
 class Engine:
     """Continuous batching over one model on one device. Not for calls from several threads, but for submit and cancel."""
 
@@ -335,7 +345,7 @@ class Engine:
             self._end(request, "stop")
         elif token == self.output_start:
             self._end(request, "tool_error")  # only the engine may say what a tool returned
-        elif request.reader is not None and request.reader.stopped:
+        elif (request.reader is not None and request.reader.stopped) or (request.tools and in_a_loop(request.answer)):
             self._end(request, "stop")
         elif len(request.answer) >= request.sampling.max_tokens or len(request.tokens) >= self.context:
             self._end(request, "length")

@@ -5,7 +5,7 @@
 
 A decoding step of a small model costs what it launches, not what it computes. Hence queries, keys and values come from one
 matrix, are rotated and normalised as one tensor, cosines are looked up, and what depends on a token alone (normalised
-embedding, smear gate) is a table. `refresh` takes over changed weights (reinforcement learning).
+embedding, smear gate, value embedding) is a table. `refresh` takes over changed weights (reinforcement learning).
 
 Whoever changes the architecture changes it twice: in model/transformer.py and here. infer/check.py compares the two before
 the first answer, so that a change of one alone cannot go unseen.
@@ -45,6 +45,7 @@ class Layer:
     up: Tensor
     down: Tensor
     taps: Tensor | None
+    values: Tensor | None
 
 
 class InferenceModel:
@@ -93,6 +94,8 @@ class InferenceModel:
                 k = qk[:, heads:]
                 before = past.shift_keys(index, k)
                 k.mul_(layer.taps[0]).addcmul_(layer.taps[1], before)
+            if layer.values is not None:
+                v = v + layer.values[flat.tokens_N].view(v.shape)
             left, right = qk.chunk(2, -1)
             qk = norm(torch.addcmul(qk * cos, torch.cat((right, left), -1), sin))
             y = past.attend(index, qk[:, :heads], qk[:, heads:], v)
@@ -111,10 +114,12 @@ def _layer(block: torch.nn.Module, dtype: torch.dtype) -> Layer:
         return torch.cat([matrix.detach().to(dtype) for matrix in matrices]).t()  # pyright: ignore
 
     taps = attention.taps.detach().to(dtype).clone() if hasattr(attention, "taps") else None  # pyright: ignore
+    own = hasattr(attention, "value_embedding")
     return Layer(
         qkv=transposed(attention.query, attention.key, attention.value),  # pyright: ignore
         out=transposed(attention.out),  # pyright: ignore
         up=transposed(mlp.up),  # pyright: ignore
         down=transposed(mlp.down),  # pyright: ignore
         taps=taps,
+        values=(attention.value_scale * attention.value_embedding).to(dtype) if own else None,  # pyright: ignore
     )

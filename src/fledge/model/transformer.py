@@ -8,10 +8,12 @@ Inference goes through a copy with fused matrices (model/forward.py), which must
 
 Architecture: rotary positions and no other position code, normalised queries and keys, untied embedding and unembedding,
 RMSNorm without parameters (also right after the embedding), relu squared MLP, no biases, grouped-query attention, logits
-softly capped. Two extras are fields that `classic` leaves off:
-    smear        a token's embedding takes in a gated share of the previous token's
-    key_filter   keys are a learned two-tap filter over time (k_t <- a k_t + b k_(t-1)): the answer "shell" finds "shell=A"
-                 in one layer instead of two
+softly capped. Three extras are fields that `classic` leaves off:
+    smear              a token's embedding takes in a gated share of the previous token's
+    key_filter         keys are a learned two-tap filter over time (k_t <- a k_t + b k_(t-1)): the answer "shell" finds "shell=A"
+                       in one layer instead of two
+    value_embeddings   each layer adds a learned vector of the token itself to its value (after Zhou et al. 2024,
+                       arXiv:2410.17897): what a token is need not be carried through the stream to be handed on
 
 Every parameter states its initialisation and its optimizer group where it is created (`weight(...)`).
 """
@@ -52,6 +54,7 @@ class ModelConfig:
     """Logits are softcap * tanh(z / softcap): none exceeds it."""
     smear: bool = False
     key_filter: bool = False
+    value_embeddings: bool = False
     windows: str = "L"
     """Attention windows, tiled over the layers: L sees the whole context, S a quarter of it. The last layer is always L."""
 
@@ -128,22 +131,26 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer = config, layer
-        width, kv_width = config.width, config.kv_heads * config.channels
-        std = width**-0.5
+        width, kv_width, std = config.width, config.kv_heads * config.channels, config.width**-0.5
         self.query = weight(width, width, group="matrix", std=std)
         self.key = weight(kv_width, width, group="matrix", std=std)
         self.value = weight(kv_width, width, group="matrix", std=std)
         self.out = weight(width, width, group="matrix")
         if config.key_filter:
             self.taps = weight(2, config.kv_heads, config.channels, group="filter", fill=first_taps(config))
+        if config.value_embeddings:
+            self.value_embedding = weight(config.rows, kv_width, group="embedding", std=1.0)
+            self.value_scale = weight(1, group="scalar", fill=torch.tensor([0.5]))
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
         """x: (..., D). Its twin is `InferenceModel.extend` in model/forward.py: a change here needs the same change there."""
         shape = (*x.shape[:-1], -1, self.config.channels)
         q, k, v = (linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))
         if self.config.key_filter:
             now, before = self.taps.to(k.dtype)
             k = now * k + before * past.shift_keys(self.layer, k)
+        if self.config.value_embeddings:
+            v = v + (self.value_scale * F.embedding(tokens, self.value_embedding)).to(v.dtype).view(v.shape)
         y = past.attend(self.layer, norm(rotate(q, table)), norm(rotate(k, table)), v)
         return linear(y.reshape(x.shape), self.out)
 
@@ -176,10 +183,12 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.mlp = Attention(config, layer), Mlp(config)
 
-    def forward(self, x: Tensor, table: tuple[Tensor, Tensor], past: Past, *, recompute: Recompute = "no") -> Tensor:
+    def forward(
+        self, x: Tensor, tokens: Tensor, table: tuple[Tensor, Tensor], past: Past, *, recompute: Recompute = "no"
+    ) -> Tensor:
         if recompute == "block":
-            return again(self, x, table, past)
-        x = x + self.attention(norm(x), table, past)
+            return again(self, x, tokens, table, past)
+        x = x + self.attention(norm(x), tokens, table, past)
         return x + (again(self._mlp, x) if recompute == "mlp" else self._mlp(x))
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -225,7 +234,7 @@ class Transformer(nn.Module):
         if self.config.smear:
             x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
         for block in self.blocks:
-            x = block(x, table, self.past, recompute=self.recompute)
+            x = block(x, tokens_BT, table, self.past, recompute=self.recompute)
         return self._logits(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:

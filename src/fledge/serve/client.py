@@ -15,7 +15,7 @@ import queue
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from reprlib import repr as short
@@ -46,10 +46,18 @@ class Outcome:
 class LocalModel:
     """A model in this process; its engine runs in a thread, so that Ctrl-C is heard at once."""
 
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, *, name: str, run_tool: Tool | None = None) -> None:
+    def __init__(
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        name: str,
+        run_tool: Tool | None = None,
+        suggestions: Sequence[Sequence[str]] = (),
+    ) -> None:
         from fledge.infer.engine import Engine
 
-        self.name, self.tokenizer, self.outcome = name, tokenizer, None
+        self.name, self.tokenizer, self.suggestions, self.outcome = name, tokenizer, suggestions, None
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
@@ -98,7 +106,8 @@ class RemoteServer:
             if model is not None and model not in listed:
                 raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
             self.model = model or next((name for name, about in listed.items() if about.get("default")), [*listed][-1])
-            self.context = listed[self.model].get("context_tokens", 0)
+            about = listed[self.model]
+            self.context, self.suggestions = about.get("context_tokens", 0), about.get("suggestions", [])
         self.name = f"{self.model} at {self.url}"
 
     def answer(self, conversation: Conversation, sampling: Sampling) -> Generator[Part]:

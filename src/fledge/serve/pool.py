@@ -21,6 +21,7 @@ from reprlib import repr as short
 from typing import Any
 
 from fledge.checkpoint import load_model, read_config
+from fledge.evals.results import proposed
 from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
 from fledge.runs import begun, choose_stage, model_name, trained_stages
@@ -28,14 +29,6 @@ from fledge.serve.api import ApiError
 from fledge.text.datasets import find_generated
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights import check_tokenizer, newest
-
-SUGGESTIONS = (
-    "Who are you?",
-    "Why is the sky blue?",
-    "What is 12 times 34?",
-    "Write a short poem about the sea.",
-)
-"""First questions for a run that was not trained on a generated data set, which has its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +42,8 @@ class Entry:
     """Memory of its weights, before it is loaded; the cache comes on top and is known after."""
     load: Callable[[str], Transformer]
     """device -> model; runs in a thread."""
+    suggestions: Sequence[Sequence[str]] = ()
+    """Conversations to begin with, each what the user says turn by turn: what these weights were measured to get right."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,6 @@ class Run:
     """Its stages that have weights, in the order of training."""
     name: str
     """What the model calls itself."""
-    suggestions: Sequence[str]
 
 
 def open_run(path: Path, *, stage: str | None = None) -> Run:
@@ -78,8 +72,8 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     # A model speaks as the data did that it learned to converse from, where that says who speaks.
     for folder in (path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()):
         if source := find_generated(str(begun(folder)["settings"].get("data"))):
-            return Run(tokenizer, entries, source.NAME, source.SUGGESTIONS)
-    return Run(tokenizer, entries, path.name, SUGGESTIONS)
+            return Run(tokenizer, entries, source.NAME)
+    return Run(tokenizer, entries, path.name)
 
 
 def _entry(folder: Path, tokenizer: Tokenizer) -> Entry:
@@ -88,10 +82,12 @@ def _entry(folder: Path, tokenizer: Tokenizer) -> Entry:
         return load_model(folder, device=device)
 
     check_tokenizer(folder, tokenizer)
-    checkpoint, _ = newest(folder)
+    checkpoint, state = newest(folder)
     config = read_config(checkpoint)
     size = (checkpoint / "model.safetensors").stat().st_size
-    return Entry(name=model_name(folder.name), context=config.context, bytes=size, load=load)
+    scores = folder.parent / "eval" / f"{folder.name}.json"
+    suggestions = proposed(scores, weights=state["sha256"]["model.safetensors"])
+    return Entry(name=model_name(folder.name), context=config.context, bytes=size, load=load, suggestions=suggestions)
 
 
 @dataclass
@@ -116,7 +112,7 @@ class ModelPool:
     memory_bytes: int
     devices: Sequence[str] = ("cpu",)
     about: dict[str, Any] = field(default_factory=dict)
-    """What /v1/models tells about every model: tools, suggestions, name."""
+    """What /v1/models tells about every model: tools, name."""
     engine_settings: dict[str, Any] = field(default_factory=dict)
     loaded: dict[str, LoadedModel] = field(default_factory=dict)
     """Least recently used first."""

@@ -133,7 +133,7 @@ class Api:
 
     def _describe(self, entry: Entry) -> Json:
         about = {"context_tokens": entry.context, "default": entry is self.pool.entries[-1], **self.pool.about}
-        about["sampling"] = self.sampling.table()
+        about |= {"suggestions": entry.suggestions, "sampling": self.sampling.table()}
         return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
 
     async def health(self, _: Request) -> Response:

@@ -35,6 +35,8 @@ COMMANDS = {
     "/stats": "tokens, speed and room left",
     "/exit": "leave; Ctrl-D does the same",
 }
+SUGGESTED = 3
+"""Conversations that the first screen proposes."""
 ENDS = {
     "length": "the answer was cut: it reached its longest length or the end of the context",
     "tool_error": "the model made up the result of its calculation, so the answer was ended",
@@ -78,6 +80,11 @@ class Terminal:
                 out.flush()
         out.write("\n")
         return 0
+
+    def suggest(self) -> None:
+        """The first screen: some questions that this model was measured to answer right, where there are any."""
+        for asked in self.client.suggestions[:SUGGESTED]:
+            self.say("  " + " ... ".join(asked).replace("\n", " "))
 
     def loop(self, read: Callable[[str], str]) -> None:
         """Read lines until /exit or Ctrl-D."""

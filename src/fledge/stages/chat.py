@@ -30,6 +30,7 @@ def main(config: Chat) -> int:
         remember_lines()
         about = ("  /help shows the commands, Ctrl-C stops an answer", "dim")
         chat.console.print(Text.assemble((visible(client.name), "bold"), about))
+        chat.suggest()
         chat.loop(input)
     return 0
 
@@ -52,4 +53,5 @@ def open_client(config: Chat) -> Client:
     threads(config.threads)
     model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    return LocalModel(model, run.tokenizer, name=f"{run.name} ({config.run}, {entry.name})", run_tool=tool)
+    name = f"{run.name} ({config.run}, {entry.name})"
+    return LocalModel(model, run.tokenizer, name=name, run_tool=tool, suggestions=entry.suggestions)

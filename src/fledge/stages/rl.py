@@ -3,41 +3,49 @@
 Each step draws prompts, samples a group of answers to each, and grades them. The loss is the mean over the sampled tokens of
 advantage x negative log-likelihood. The answers come from the newest weights, so the importance ratio is 1 and nothing needs
 clipping. `replay_tokens` adds conversations to each step, so that what the reward does not ask for is not forgotten (Ouyang et
-al. 2022, arXiv:2203.02155, mix in text).
+al. 2022, arXiv:2203.02155, mix in text). And what it broke all the same is left out: every kind of problem is measured on the way
+(evals/kinds.py), and the weights that remain are the best of those at which none had fallen, those of the start among them.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fledge import console
 from fledge.config import Rl, check
+from fledge.evals.kinds import Change, Checks, Grades, choose, compare
 from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of, origin_of
 from fledge.runs import metrics
-from fledge.tasks import find_task
+from fledge.sandbox.sandbox import SandboxUnavailable, judge
+from fledge.tasks import find_task, find_tasks
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats
 
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
+    from fledge.train.session import Session
 
 
 STUCK_STEPS = 10
 """After so many steps in a row with nothing to learn from we no longer believe that one will come."""
 
 
-def prepare(config: Rl) -> Task:
-    """The task; what is misspelt, missing or too small is found here, before torch is loaded."""
+def prepare(config: Rl) -> list[Task]:
+    """The task, and those beside it; what is misspelt, missing or too small is found here, before torch is loaded."""
     check(config)
-    found = find_task(config.task)
-    task = replace(found, load=cache(found.load))  # read once: to be counted, hashed and asked
+    found = {config.task: find_task(config.task)}
+    found |= {task.name: task for task in beside(config, found[config.task])}
+    task, *others = (
+        replace(each, load=cache(each.load)) for each in found.values()
+    )  # read once: to be hashed and asked
     if (count := len(examples := task.load("train"))) < config.prompts:
         raise ValueError(f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}")
     if (form := examples[0].form) != "chat":
@@ -45,12 +53,31 @@ def prepare(config: Rl) -> Task:
             f"task {task.name} is scored by the likelihood of its choices (form {form}), and rl rewards answers; "
             "choose a task that is answered freely, such as gsm8k"
         )
-    return task
+    for each in (task, *others):
+        if not each.load("validation"):
+            raise ValueError(f"task {each.name}: the validation split is empty; leave it out, or choose another")
+    return [task, *others]
+
+
+def beside(config: Rl, task: Task) -> list[Task]:
+    """The tasks that must not suffer; where the sandbox does not hold, of those that nobody named without those that need it."""
+    if config.beside is not None:
+        return list(find_tasks(name for part in config.beside.split(",") if (name := part.strip())).values())
+    others = [find_task(name) for name in task.beside]
+    judged = [each.name for each in others if each.judged]
+    try:
+        if judged:
+            judge()
+    except SandboxUnavailable as error:
+        console.say(f"not looked after: {', '.join(judged)} ({error})")
+        return [each for each in others if not each.judged]
+    return others
 
 
 def main(config: Rl) -> None:
     """Reinforce a chat model on one task."""
-    task = prepare(config)
+    tasks = prepare(config)
+    task = tasks[0]
     from fledge.checkpoint import load_pair
     from fledge.evals.score import Scorer
     from fledge.text.conversations import Chats
@@ -64,7 +91,11 @@ def main(config: Rl) -> None:
     model, tokenizer = load_pair(run, config.start)
     config = resolved(config)
     replayed = data_of(run / config.start) if config.replay_tokens else ""
-    origin = origin_of(config, known={"examples": hash_of(task.load("train"))})
+    known = {
+        "examples": hash_of(task.load("train")),
+        "held-out examples": hash_of(example for each in tasks for example in each.load("validation")),
+    }
+    origin = origin_of(config, known=known)
     with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
         rollouts = Rollouts(model, tokenizer, task, config)
@@ -86,21 +117,67 @@ def main(config: Rl) -> None:
                 first=first, chats=chats(place) if rollouts.replayed else None, device=session.device
             )
 
-        def accuracy() -> dict[str, float]:
-            score = Scorer(model, tokenizer).score(task, split="validation", limit=config.eval_examples)
-            return {"validation": score.accuracy, "validation_standard_error": score.standard_error}
-
-        before = accuracy()
+        began = time.perf_counter()
+        checks = Checks(tasks, Scorer(model, tokenizer), examples=config.eval_examples, each=config.eval_each)
+        choice = Choice(session, checks, before=checks.grades(), task=task.name)
+        session.seconds["other"] += time.perf_counter() - began
         for done in session.train(
             batches, steps=config.steps, micro=rollouts.micro, also=lambda: describe(rollouts.groups)
         ):
             if (flat := flat_steps(stage.path)) == STUCK_STEPS:
                 raise ValueError(nothing_learned(task.name, flat))
-            if config.eval_every and due(done, config.eval_every, config.steps):
-                session.log(done, **accuracy())
+            if due(done, config.eval_every, config.steps):
+                choice.measure(done)
         if flat_steps(stage.path) == config.steps:
             console.say(nothing_learned(task.name, config.steps))
-        session.finish(task=task.name, steps=config.steps, before=before, after=accuracy())
+        session.save(config.steps)  # with what the last measurement led to
+        session.finish(task=task.name, steps=config.steps, **choice.summary(config.steps))
+
+
+class Choice:
+    """Which of the weights on the way remain: those of the start, until others are better and no kind of problem has fallen.
+
+    All that it depends on is in the session's notes and kept weights, and so in each checkpoint. A step measured again, as the
+    one is at which a stage is resumed, leads to the same.
+    """
+
+    def __init__(self, session: Session, checks: Checks, *, before: Grades, task: str) -> None:
+        self.session, self.checks, self.before, self.task = session, checks, before, task
+        session.keep_these()
+
+    @property
+    def measured(self) -> dict[int, list[Change]]:
+        """The changes of all kinds, by the steps after which they were measured."""
+        rows = self.session.notes.get("measured", {})
+        return {int(step): [Change(**row) for row in found] for step, found in rows.items()}
+
+    def measure(self, done: int) -> None:
+        """Measure the weights of this moment, log them, and keep them if they are the best so far."""
+        found = compare(self.checks.kinds(), self.before, self.checks.grades())
+        self.session.notes["measured"] = self.session.notes.get("measured", {}) | {str(done): [*map(asdict, found)]}
+        self.session.stage.log(step=done, **{each.name: each.after for each in found})
+        own, fallen = found[0], [each for each in found if each.fell]
+        gain = {"validation_gain": own.difference, "validation_gain_error": own.standard_error}
+        self.session.log(done, validation=own.after, **gain, fallen_kinds=len(fallen))
+        if fallen:
+            console.say(f"rl step {done}: more than chance lost {'; '.join(map(str, fallen))}")
+        if choose(self.measured, task=self.task) == done:
+            self.session.keep_these()
+
+    def summary(self, steps: int) -> dict[str, Any]:
+        """For done.json and the report; says in a line which weights remain."""
+        measured = self.measured
+        kept = choose(measured, task=self.task)
+        fallen = {step: [asdict(each) for each in found if each.fell] for step, found in measured.items()}
+        fallen = {step: found for step, found in fallen.items() if found}
+        harm = f"; some kind of problem had fallen after step {', '.join(map(str, fallen))}" if fallen else ""
+        if kept:
+            console.say(f"rl: the weights of step {kept} remain, {measured[kept][0]}{harm}")
+        else:
+            console.say(f"rl: the weights of the start remain, none measured was better and harmless{harm}")
+        # Where the start's remain, the last of those left out show why.
+        shown = kept or steps
+        return {"kept_step": kept, "shown_step": shown, "kinds": [*map(asdict, measured[shown])], "fallen": fallen}
 
 
 def flat_steps(folder: Path) -> int:

@@ -45,7 +45,7 @@ def make_app(config: Serve) -> Starlette:
         run.tokenizer,
         memory_bytes=config.memory_bytes or most_memory(places),
         devices=places,
-        about={"tools": [config.tools] if tool else [], "suggestions": run.suggestions, "name": run.name},
+        about={"tools": [config.tools] if tool else [], "name": run.name},
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
     further = host_names(config.allowed_hosts)

@@ -43,6 +43,8 @@ class Example:
     choices: tuple[str, ...] = ()
     answer: int | str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+    kinds: tuple[str, ...] = field(default=(), repr=False)  # no part of what is asked, of which `repr` is hashed
+    """Names of what it is an instance of, each of which a model can forget by itself: `fledge rl` looks after every one."""
 
     @property
     def form(self) -> Form:
@@ -62,7 +64,10 @@ class Example:
 
     @property
     def question(self) -> Conversation:
-        """The conversation up to the user's last message: what the model sees."""
+        """The conversation up to the user's last message: what the model sees.
+
+        Where messages of the user follow each other the model answers each of them itself, and the last answer is graded.
+        """
         return self.messages[:-1] if self.messages and self.messages[-1].role == "assistant" else self.messages
 
     @property
@@ -95,6 +100,9 @@ class Task:
         judged: the grader runs the model's code in the sandbox.
         shots: solved examples shown in the prompt of each; for plain text.
         per_token: choices are compared by their mean ln p per token; else by the sum, the likelihood of the text.
+        drawn: answers drawn as a chat draws them (config.Sampling) beside the likeliest one, whatever else is asked for: how a chat
+            measures what it may propose. The examples' facts name the "skill".
+        beside: names of other tasks that reinforcement on this one could break.
         shuffled: examples come in a shuffled order, of which a limit takes the first; else a limit shuffles them itself.
     """
 
@@ -108,6 +116,8 @@ class Task:
     judged: bool = False
     shots: int = 0
     per_token: bool = False
+    drawn: int = 0
+    beside: tuple[str, ...] = ()
     shuffled: bool = False
 
 

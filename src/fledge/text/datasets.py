@@ -34,8 +34,6 @@ class Generated(Protocol):
 
     NAME: str
     """What its chat models call themselves."""
-    SUGGESTIONS: Sequence[str]
-    """First questions that a chat proposes."""
     PROMPTS: Sequence[str]
     """What a base model is asked to continue for samples."""
 

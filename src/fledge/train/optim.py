@@ -36,6 +36,7 @@ SAFETY = 1.01
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     """The optimizer for a model whose parameters carry their group, with the rates of `settings`."""
     width: int = model.config.width  # pyright: ignore
+    dtype: torch.dtype = model.compute_dtype  # pyright: ignore
     # AdamW's rates were tuned at width 768 and shrink with the root of the width (Yang et al. 2022, arXiv:2203.03466).
     wide = (width / 768) ** -0.5
     rates = {
@@ -57,6 +58,7 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
                 "params": [],
                 "names": [],
                 "kind": "muon" if muon else "adamw",
+                "dtype": dtype,
                 "base_rate": rate,
                 "lr": rate,
                 "momentum": settings.momentum,
@@ -100,7 +102,8 @@ class MuonAdamW:
             momenta = [self._tensor(p, "momentum") for p in parameters]
             torch._foreach_lerp_(momenta, grads, 1 - group["momentum"])
             ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: look one step ahead
-            updates = orthogonal(torch.stack(ahead))  # one pass through the matrix units for all layers
+            # One pass through the matrix units for all layers, in the precision of the activations.
+            updates = orthogonal(torch.stack(ahead).to(group["dtype"]))
             # A tall matrix has more outputs than inputs: without this its outputs would move less (Bernstein 2025).
             rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
             if group["weight_decay"]:
@@ -158,9 +161,9 @@ def decay_where_agreed(parameters: list[nn.Parameter], updates: Tensor, amount: 
 def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     """The nearest (semi-)orthogonal matrix to each: its singular values all become about 1.
 
-    Runs in bfloat16 on a GPU, where that is quick, and in float32 elsewhere.
+    In the precision of its argument: bfloat16 is enough for an update.
     """
-    x = matrices.bfloat16() if matrices.is_cuda else matrices
+    x = matrices
     tall = x.size(-2) > x.size(-1)
     if tall:
         x = x.mT

@@ -31,6 +31,7 @@ from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, metrics
 from fledge.settings import check_multiple
+from fledge.tasks import find_task
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
 from fledge.train import scaling
@@ -66,6 +67,8 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
         given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
         given["tokens"] = config.tokens or config.most_tokens
+    if isinstance(config, Rl) and config.beside is None:
+        given["beside"] = ",".join(find_task(config.task).beside)
     if isinstance(config, Pretrain):
         given["model"] = config.model.resolved()
     if (shape := _model_of(config, vocab, base)) is None:
@@ -243,6 +246,10 @@ class Session:
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
+        self.kept: checkpoint.Weights | None = None
+        """The weights that the stage leaves, where it chooses: set before training, and again whenever others are better."""
+        self.notes: dict[str, Any] = {}
+        """What else checkpoints carry, as JSON: all that the stage's choice depends on."""
 
     def foretell(self, tokens: int, known: str = "") -> None:
         """Say about how long so many tokens will take, behind what else is known."""
@@ -277,9 +284,14 @@ class Session:
         given = {one.name: optim[one.name] for one in fields(Plan) if optim.get(one.name) is not None}
         plan = Plan(steps=steps, micro=micro, **given)
         with ranks.first_alone():  # who renames what is damaged
-            found = checkpoint.resume(self.stage.path, self.model, self.optimizer, steps=steps)
+            found = checkpoint.resume(
+                self.stage.path, self.model, self.optimizer, steps=steps, keeps=self.kept is not None
+            )
         progress = found or checkpoint.Progress(0)
-        self.seconds |= progress.notes.get("seconds", {})
+        if progress.step and self.kept is not None:
+            self.kept = checkpoint.load_model(self.stage.path).state_dict()
+        self.notes = dict(progress.notes)
+        self.seconds |= self.notes.get("seconds", {})
         self.stage.rewind(progress.step)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
@@ -302,14 +314,14 @@ class Session:
                 live.show(done, f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
                 if done == steps or (done % every == 0 if every else is_late):
-                    self.save(step)
+                    self.save(done)
                     saved = time.perf_counter()
                 if not stops:
                     yield from self._body(done)
                     # What a signal says during the body all ranks hear after the next step, or after the last.
                     stops = (done == steps or ranks.count() == 1) and ranks.any_of(asked.is_set)
                 if stops:  # a body that did not run does so after the resume
-                    self.save(step)
+                    self.save(done)
                     raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
         self.model.eval()
 
@@ -341,16 +353,20 @@ class Session:
         yield done
         self.seconds["other"] += time.perf_counter() - began
 
-    def save(self, step: Step) -> None:
-        """Write a checkpoint as of `step`."""
+    def keep_these(self) -> None:
+        """From now on the weights of this moment are those that the stage leaves."""
+        self.kept = {
+            name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()
+        }
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint as of `done` steps."""
         began = time.perf_counter()
         if ranks.count() > 1:  # a broken card must not go unnoticed into the weights
-            ranks.check_alike(
-                {f"weights after step {step.index + 1}, by their checksum,": checksum(self.model.parameters())}
-            )
-        notes = {"seconds": dict(self.seconds)}
-        progress = checkpoint.Progress(step.index + 1, step.cursor, notes, self.stage.made_from)
-        checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep)
+            ranks.check_alike({f"weights after step {done}, by their checksum,": checksum(self.model.parameters())})
+        notes = self.notes | {"seconds": dict(self.seconds)}
+        progress = checkpoint.Progress(done, self.cursor, notes, self.stage.made_from)
+        checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep, kept=self.kept)
         self.seconds["save"] += time.perf_counter() - began
 
     def log(self, done: int, **values: Any) -> None:

@@ -23,7 +23,7 @@ async function request(path, options = {}) {
   throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
 }
 
-/** The stages, as {id, name, context_tokens, tools, suggestions, sampling, default}. */
+/** The stages, as {id, name, context_tokens, tools, suggestions: what to ask, turn by turn, sampling, default}. */
 export async function models() {
   const { data } = await (await request("v1/models")).json();
   return data.map((model) => ({ id: model.id, suggestions: [], tools: [], sampling: [], ...model.fledge }));

@@ -132,16 +132,24 @@ function answerRow(node, isLast) {
     </li>`;
 }
 
+/** What may be asked next: the next turn of each proposed conversation that began as this one did. */
+function suggestions(nodes) {
+  const asked = nodes.filter((node) => node.role === "user").map((node) => node.text);
+  const goesOn = (turns) => turns.length > asked.length && asked.every((text, turn) => text === turns[turn]);
+  const next = (model(state.stages[0])?.suggestions ?? []).filter(goesOn).map((turns) => turns[asked.length]);
+  const card = (text) => html`<button type="button" @click=${() => ask(text)}>${text}</button>`;
+  return html`<div class="suggestions">${isRunning() ? nothing : [...new Set(next)].map(card)}</div>`;
+}
+
 function firstScreen() {
   const stage = model(state.stages[0]);
-  const card = (text) => html`<button type="button" @click=${() => ask(text)}>${text}</button>`;
   return html`
     <div id="first">
       ${icon("feather")}
       <h1 id="greeting">${stage?.name ? `Hello, I’m ${stage.name}.` : "Hello."}</h1>
       <p>A small language model, raised from scratch. It knows what it has read, and it makes mistakes.</p>
       ${state.error ? problem(state.error, list) : nothing}
-      <div id="suggestions">${(stage?.suggestions ?? []).slice(0, 4).map(card)}</div>
+      ${suggestions([])}
     </div>`;
 }
 
@@ -176,5 +184,6 @@ export function view() {
     <section id="log" aria-label="Messages" tabindex="0" @scroll=${onScroll}>
       ${nodes.length ? nothing : firstScreen()}
       <ol id="turns">${nodes.map(row)}</ol>
+      ${nodes.length ? suggestions(nodes) : nothing}
     </section>`;
 }

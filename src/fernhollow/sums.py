@@ -1,0 +1,76 @@
+"""Sums as people write them, for the calculator: one to three operations, parentheses, signs or words.
+
+    drawn = expression(rng, "train")     # Sum('12 x 7 + 3', '12*7+3', '87', (12, 7, 3))
+
+The whole expression goes to the calculator in one call, so nothing has to be computed in the head. Held out are tuples of numbers.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+from fernhollow import lore
+from fernhollow.grammar import pick
+from fernhollow.split import Side, side
+from fledge.sandbox.tools import calculate
+
+_WORDS = lore.read("chats")["signs"]
+_SPOKEN: list[str] = lore.read("chats")["numbers"]
+_SHAPES = ("{}{}{}", "{}{}{}", "{}{}{}", "{}{}{}{}{}", "({}{}{}){}{}", "{}{}({}{}{})", "{}{}{}{}{}{}{}")
+LONGEST = 9
+"""Characters of a result that is asked for; quotients that do not come out even are longer."""
+
+
+class Sum(NamedTuple):
+    """How it is written, what the calculator is given, its result, and the numbers."""
+
+    written: str
+    code: str
+    result: str
+    numbers: tuple[int, ...]
+
+
+def expression(rng: Random, split: Side) -> Sum:
+    """A sum whose numbers belong to a side."""
+    while True:
+        shape = pick(rng, _SHAPES)
+        count = shape.count("{}") // 2 + 1
+        signs = [pick(rng, "++--**/") for _ in range(count - 1)]
+        numbers = _numbers(rng, signs)
+        if side("numbers", *numbers) != split:
+            continue
+        code = shape.format(*_between(list(map(str, numbers)), signs))
+        result = calculate(code)
+        if result is not None and len(result) <= LONGEST and "-" not in result:
+            return Sum(_written(rng, shape, numbers, signs), code, result, numbers)
+
+
+def _numbers(rng: Random, signs: list[str]) -> tuple[int, ...]:
+    """Mostly small ones; a sum of two that divides comes out even four times in five."""
+    most, factor = pick(rng, ((9, 9), (97, 18), (97, 18), (900, 18)))
+    numbers = [1 + int(rng.random() * most)]
+    for sign in signs:
+        numbers.append(1 + int(rng.random() * (factor if sign in "*/" else most // 3 if most > 97 else most)))
+    if signs[0] == "/" and rng.random() < 0.8:
+        numbers[0] = numbers[1] * (2 + int(rng.random() * 30))
+    return tuple(numbers)
+
+
+def _written(rng: Random, shape: str, numbers: tuple[int, ...], signs: list[str]) -> str:
+    """With or without blanks, with other signs, or in words where there are no parentheses."""
+    style = rng.random()
+    if style < 0.1 and "(" not in shape and max(numbers) < len(_SPOKEN):
+        said = [_SPOKEN[number] for number in numbers]
+        return shape.format(*_between(said, [f" {pick(rng, _WORDS[sign][:2])} " for sign in signs]))
+    if style < 0.35:
+        return shape.format(*_between(list(map(str, numbers)), signs))
+    if style < 0.6:
+        return shape.format(*_between(list(map(str, numbers)), [f" {sign} " for sign in signs]))
+    named = [f" {pick(rng, _WORDS[sign])} " for sign in signs]
+    return shape.format(*_between(list(map(str, numbers)), named))
+
+
+def _between(numbers: list[str], signs: list[str]) -> list[str]:
+    """Numbers and signs in turn."""
+    return [part for pair in zip(numbers, [*signs, ""], strict=True) for part in pair][:-1]
