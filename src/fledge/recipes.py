@@ -101,7 +101,7 @@ def demo(ask: RunRecipe) -> list[Item]:
                 optim=rates,
                 eval_tokens=32_768,
             ),
-            3.0,
+            1.2,
         ),
         (Evaluate(stage="pretrain"), 0.1),
         (
@@ -113,11 +113,11 @@ def demo(ask: RunRecipe) -> list[Item]:
                 replay=0.2,
                 optim=replace(rates, rate_share=0.7, warmdown=0.5),
             ),
-            3.5,
+            7.0,
         ),
-        (Evaluate(stage="midtrain"), 0.4),
-        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 1.5),
-        (Evaluate(stage="sft"), 0.4),
+        (Evaluate(stage="midtrain"), 0.8),
+        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 0.8),
+        (Evaluate(stage="sft"), 0.8),
         (
             Rl(
                 optim=replace(late, rate_share=0.2),
@@ -130,7 +130,7 @@ def demo(ask: RunRecipe) -> list[Item]:
             ),
             3.0,
         ),
-        (Evaluate(stage="rl"), 0.4),
+        (Evaluate(stage="rl"), 0.8),
         (Report(), 0.1),
     )
 
