@@ -163,10 +163,8 @@ def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
 
     In the precision of its argument: bfloat16 is enough for an update.
     """
-    x = matrices
-    tall = x.size(-2) > x.size(-1)
-    if tall:
-        x = x.mT
+    tall = matrices.size(-2) > matrices.size(-1)
+    x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-7)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
