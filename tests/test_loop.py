@@ -14,7 +14,7 @@ from torch import nn
 
 from fledge.config import OptimSettings
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.train.loop import Batch, Plan, due, nll, nll_sum, train
+from fledge.train.loop import Batch, Plan, due, train
 from fledge.train.optim import build
 
 
@@ -65,8 +65,7 @@ def test_the_loss_is_the_mean_over_the_targets_of_the_whole_step() -> None:
     model = tiny()
     batch = rows(0, 8)
     with torch.no_grad():
-        by_hand = (nll(model, batch.inputs_BT, batch.targets_BT) * batch.weights_BT).sum() / 36
-        assert nll_sum(model, batch.inputs_BT, batch.targets_BT, batch.weights_BT) / 36 == by_hand
+        by_hand = model.nll_sum(batch.inputs_BT, batch.targets_BT, batch.weights_BT) / 36
     [step] = train(model, sgd(model), iter([rows(0, 1), rows(1, 8)]), Plan(steps=1, micro=2))
     assert step.loss_nats == pytest.approx(by_hand.item(), rel=1e-6)
 
@@ -225,9 +224,9 @@ def test_activations_in_bfloat16_train_like_float32_and_leave_the_weights_float3
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports its own deprecated parts
 def test_a_step_traced_for_the_compiler_is_the_eager_one_up_to_rounding() -> None:
     """Without generating machine code, which takes half a minute."""
-    traced = torch.compile(nll_sum, backend="aot_eager", dynamic=False)
+    traced = torch.compile(Transformer.nll_sum, backend="aot_eager", dynamic=False)
     taken = []
-    for loss in (nll_sum, traced):
+    for loss in (Transformer.nll_sum, traced):
         model = tiny()
         [step] = train(model, sgd(model), iter([rows(0, 8)]), Plan(steps=1), loss=loss)
         taken.append((step.loss_nats, step.gradient_norm, weights(model)))

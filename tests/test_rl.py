@@ -24,7 +24,7 @@ from fledge.stages.rl import STUCK_STEPS, main, prepare
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.train.batches import conversation_rows
-from fledge.train.loop import Batch, Plan, nll, train
+from fledge.train.loop import Batch, Plan, train
 from fledge.train.optim import build
 from fledge.train.rollouts import Rollouts, advantages, describe, policy_batches, weigh
 from tiny_engine import BYTES, tiny_model
@@ -119,8 +119,7 @@ def test_a_step_of_rollouts_does_not_depend_on_the_number_of_passes() -> None:
         tokens = sum(batch.tokens for batch in batches)
         with torch.no_grad():
             total = sum(
-                float((nll(made.model, batch.inputs_BT, batch.targets_BT) * batch.weights_BT).sum())
-                for batch in batches
+                float(made.model.nll_sum(batch.inputs_BT, batch.targets_BT, batch.weights_BT)) for batch in batches
             )
         assert tokens == sum(sum(r.mask) for group in made.groups for r in group.requests)
         sums.append(total)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from fledge import ranks
 from fledge.config import Sampling
@@ -36,7 +37,7 @@ from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
 from fledge.text.chat import Conversation, Message, decode_answer, encode_prompt, fit_prompt
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.loop import Batch, nll
+from fledge.train.loop import Batch
 
 Record = dict[str, Any]
 """How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples.
@@ -365,7 +366,9 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
         rows = max(1, LOGITS // (batch.inputs_BT.size(1) * model.config.vocab))
         parts = zip(*(part.split(rows) for part in (batch.inputs_BT, batch.targets_BT, batch.weights_BT)), strict=True)
         for inputs_BT, targets_BT, bytes_BT in parts:
-            nats += float(nll(model, inputs_BT, targets_BT)[bytes_BT > 0].double().sum())
+            kept = bytes_BT > 0
+            nll = F.cross_entropy(model(inputs_BT)[kept], targets_BT[kept], reduction="none")
+            nats += float(nll.double().sum())
         count += int(batch.weights_BT.double().sum())
     nats, count = ranks.sum_of([nats, count])
     if count == 0:

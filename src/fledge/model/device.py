@@ -1,7 +1,7 @@
 """The machine: device, precision, compilation, memory.
 
 device = find_device("auto")
-loss = compiled(nll_sum, device, wanted="auto")
+loss = compiled(Transformer.nll_sum, device, wanted="auto")
 """
 
 from __future__ import annotations

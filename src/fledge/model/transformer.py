@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from fledge.config import ModelSettings, Recompute
+from fledge.model import head
 from fledge.model.attention import Past, Rows
 
 Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
@@ -229,13 +230,27 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Logits of the next token at every position, float32, the padding of the vocabulary cut off."""
+        return head.logits(
+            self.hidden(tokens_BT), self.unembedding, vocab=self.config.vocab, softcap=self.config.softcap
+        )
+
+    def nll_sum(
+        self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"], weights_BT: Float[Tensor, "B T"]
+    ) -> Float[Tensor, ""]:
+        """Weighted sum over the batch of -ln p(target), without the logits of all positions at once."""
+        rows = (tensor.flatten(0, 1) for tensor in (targets_BT, weights_BT))
+        shape = {"vocab": self.config.vocab, "softcap": self.config.softcap}
+        return head.nll_sum(self.hidden(tokens_BT).flatten(0, 1), self.unembedding, *rows, **shape)
+
+    def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """What the head reads: the stream behind the last block, normalised."""
         table = rotary_table(self.config, torch.arange(tokens_BT.size(1), device=tokens_BT.device))
         x = self._embed(tokens_BT)
         if self.config.smear:
             x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
         for block in self.blocks:
             x = block(x, tokens_BT, table, self.past, recompute=self.recompute)
-        return self._logits(x)
+        return norm(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         return norm(F.embedding(tokens, self.embedding).to(self.compute_dtype))
@@ -243,10 +258,6 @@ class Transformer(nn.Module):
     def _smear(self, x: Tensor, before: Tensor) -> Tensor:
         gate = torch.sigmoid(linear(x[..., :SMEAR_CHANNELS], self.smear_gate))
         return x + self.smear_scale.to(x.dtype) * gate * before
-
-    def _logits(self, x: Tensor) -> Tensor:
-        z = linear(norm(x), self.unembedding)[..., : self.config.vocab].float()
-        return self.config.softcap * torch.tanh(z / self.config.softcap)
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by optimizer group, and their `total`."""

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fledge import ranks
+from fledge.model.transformer import Transformer
 from fledge.train.shared import reduce_gradients, send_weights
 
 if TYPE_CHECKING:
@@ -105,33 +105,17 @@ class Step:
     """What was asked of every rank: whether one of them said yes."""
 
 
-Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
-
-
-def nll_sum(
-    model: nn.Module,
-    inputs_BT: Int[Tensor, "B T"],
-    targets_BT: Int[Tensor, "B T"],
-    weights_BT: Float[Tensor, "B T"],
-) -> Float[Tensor, ""]:
-    """Weighted sum over the batch of -ln p(target)."""
-    return (nll(model, inputs_BT, targets_BT) * weights_BT).sum()
-
-
-def nll(model: nn.Module, inputs_BT: Tensor, targets_BT: Tensor) -> Float[Tensor, "B T"]:
-    """-ln p(target) at every position, in nats."""
-    logits_BTV = model(inputs_BT)
-    return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)
+Loss = Callable[[Transformer, Tensor, Tensor, Tensor], Tensor]
 
 
 def train(
-    model: nn.Module,
+    model: Transformer,
     optimizer: torch.optim.Optimizer | MuonAdamW,
     batches: Iterator[Batch],
     plan: Plan,
     *,
     start: int = 0,
-    loss: Loss = nll_sum,
+    loss: Loss = Transformer.nll_sum,
     votes: Callable[[], tuple[bool, ...]] = tuple,
 ) -> Iterator[Step]:
     """Take optimizer steps `start`..`plan.steps - 1`, yielding after each.
@@ -142,7 +126,7 @@ def train(
 
     Args:
         optimizer: each parameter group carries its base rate as `base_rate`.
-        loss: `nll_sum`, or its compiled form.
+        loss: `Transformer.nll_sum`, or its compiled form.
         votes: what ranks must decide alike; asked once per step, and the answer is in the step.
 
     Raises:

@@ -4,8 +4,9 @@
     rows, recompute = fitting(config, length=2048, free_bytes=24 << 30)
 
 Per token a compiled pass keeps 38 bytes for each layer and channel: relu squared and its input 16, normed inputs 6, q, k, v 6 and
-q, k before their norm 4, attention's output 4, the stream 2; and 4 per vocabulary entry for logits and their gradient. The tests
-count them in the graph. On one H200 peaks were .87 (depth 12) and .94 (depth 20) of the law compiled, and 1.0 eager (docs/why.md).
+q, k before their norm 4, attention's output 4, the stream 2. The tests count them in the graph. For each vocabulary entry it keeps
+2, the gradient of the logits, which are there for a chunk of the tokens alone. On one H200, when they were there for all, peaks
+were .87 (depth 12) and .94 (depth 20) of the law compiled, and 1.0 eager (docs/why.md).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from fledge.config import Recompute
+from fledge.model.head import CHUNK
 from fledge.model.transformer import ModelConfig, Transformer
 
 FREE_SHARE = 0.9
@@ -24,8 +26,8 @@ ENOUGH_ROWS = 4
 BODY: dict[Recompute, tuple[int, int]] = {"no": (38, 0), "mlp": (20, 18), "block": (2, 46)}
 """Bytes per token that a compiled backward pass needs: per layer and channel, and per channel while one layer is computed again."""
 EAGER_BODY: dict[Recompute, tuple[int, int]] = {"no": (44, 18), "mlp": (26, 36), "block": (2, 70)}
-HEAD, EAGER_HEAD = 4, 14
-"""Bytes per token and vocabulary entry: eager code holds the logits in float32, and copies of them."""
+HEAD, LOGITS, EAGER_LOGITS = 2, 2, 24
+"""Bytes per vocabulary entry: for each token, and for each of a chunk, in eager code in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class Memory:
     gradients: int
     optimizer: int
     copies: int
-    """The matrices in bfloat16."""
+    """The matrices in bfloat16, and the unembedding's gradient until it is added to the others."""
     activations: int
     logits: int
     transient: int
@@ -52,13 +54,14 @@ class Memory:
         matrix, total = counts["matrix"], counts["total"]
         layer, once = (BODY if compiled else EAGER_BODY)[recompute]
         layer += 2 * config.key_filter
+        tokens = rows * length
         return cls(
             weights=4 * total,
             gradients=4 * total,
             optimizer=4 * matrix + 8 * (total - matrix),  # Muon keeps one average, AdamW two
-            copies=2 * (matrix + counts["unembedding"]),
-            activations=rows * length * config.width * (layer * config.layers + once),
-            logits=rows * length * (HEAD if compiled else EAGER_HEAD) * config.rows,
+            copies=2 * matrix + 6 * counts["unembedding"],
+            activations=tokens * config.width * (layer * config.layers + once),
+            logits=config.rows * (HEAD * tokens + (LOGITS if compiled else EAGER_LOGITS) * min(tokens, CHUNK)),
             transient=16 * 4 * config.width**2 * config.layers,
         )
 
@@ -108,7 +111,7 @@ def fitting(
 
 
 def _rows(config: ModelConfig, length: int, recompute: Recompute, compiled: bool, usable: float) -> int:
-    one, two = (Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled) for rows in (1, 2))
-    each = two.activations + two.logits - one.activations - one.logits
-    fit = int((usable - one.states - one.copies) / each) if one.peak <= usable else 0
-    return 1 << (fit.bit_length() - 1) if fit > 0 else 0
+    rows = 1
+    while Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled).peak <= usable:
+        rows *= 2
+    return rows // 2

@@ -112,25 +112,34 @@ class MuonAdamW:
 
     def _adamw(self, group: dict[str, Any]) -> None:
         """Loshchilov and Hutter 2019, arXiv:1711.05101."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        state = {
+            key: [self._tensor(each, key, scalar=key == "steps") for each in parameters]
+            for key in ("mean", "square", "steps")
+        }
+        torch._foreach_add_(state["steps"], 1)
         beta1, beta2 = group["betas"]
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            mean, square = self._tensor(parameter, "mean"), self._tensor(parameter, "square")
-            steps = self._tensor(parameter, "steps", scalar=True).add_(1)
-            mean.lerp_(parameter.grad, 1 - beta1)
-            square.lerp_(parameter.grad.square(), 1 - beta2)
-            # Both averages begin at 0; divided by the weight that the gradients have in them, they are unbiased from step 1.
-            count = steps.item()
-            scale = group["lr"] / (1 - beta1**count)
-            root = (square / (1 - beta2**count)).sqrt_().add_(1e-10)  # against 0 / 0 alone
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).addcdiv_(mean, root, value=-scale)
+        # One pass over memory for all of them.
+        torch._fused_adamw_(
+            parameters,
+            [each.grad for each in parameters if each.grad is not None],
+            state["mean"],
+            state["square"],
+            [],
+            state["steps"],
+            amsgrad=False,
+            lr=group["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=group["weight_decay"],
+            eps=1e-10,  # against 0 / 0 alone
+            maximize=False,
+        )
 
     def _tensor(self, parameter: nn.Parameter, key: str, *, scalar: bool = False) -> Tensor:
         state = self.state[parameter]
         if key not in state:
-            # The count of steps stays on the CPU: reading it must not wait for the device.
-            state[key] = torch.zeros(()) if scalar else torch.zeros_like(parameter)
+            state[key] = torch.zeros((), device=parameter.device) if scalar else torch.zeros_like(parameter)
         return state[key]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -149,7 +158,7 @@ class MuonAdamW:
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 for key in ("momentum", "mean", "square", "steps"):
                     if (value := tensors.get(f"{name}/{key}")) is not None and owner(parameter) == number():
-                        self.state[parameter][key] = value.to(parameter.device if value.dim() else "cpu")
+                        self.state[parameter][key] = value.to(parameter.device)
 
 
 def decay_where_agreed(parameters: list[nn.Parameter], updates: Tensor, amount: float) -> None:
@@ -167,6 +176,6 @@ def orthogonal(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * SAFETY + 1e-7)
     for a, b, c in POLAR_EXPRESS:
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = x @ x.mT  # x <- a x + (b gram + c gram gram) x, the sums made by the products
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x

@@ -36,7 +36,7 @@ from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
 from fledge.train import scaling
 from fledge.train.estimate import here
-from fledge.train.loop import REMEDY, Batch, Plan, Step, nll_sum, train
+from fledge.train.loop import REMEDY, Batch, Plan, Step, train
 from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
 from fledge.train.shared import checksum
@@ -240,7 +240,7 @@ class Session:
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.model.recompute = "no" if config.recompute == "auto" else config.recompute
-        self.loss = machine.compiled(nll_sum, self.device, wanted=self.compile)
+        self.loss = machine.compiled(Transformer.nll_sum, self.device, wanted=self.compile)
         self.optimizer = build(self.model, config.optim)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""

@@ -59,7 +59,7 @@ def gather_state(parameter: nn.Parameter, state: dict[str, Tensor], keys: Sequen
         return state
     found = {}
     for key in keys:
-        empty = torch.zeros(()) if key == "steps" else torch.empty_like(parameter)
+        empty = torch.zeros((), device=parameter.device) if key == "steps" else torch.empty_like(parameter)
         value = state.get(key, empty) if owner(parameter) == ranks.number() else empty
         with ranks.together():
             dist.broadcast(value.detach(), owner(parameter))
