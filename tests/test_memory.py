@@ -54,9 +54,8 @@ def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute) -> Non
     torch.compile(Transformer.nll_sum, backend=backend, dynamic=False)(model, *row)
     config = model.config
     body = per_token(kept) / config.width
-    assert (
-        -2 <= body - BODY[recompute][0] * config.layers <= 14
-    )  # embedding, last norm and its gradient keep up to 14, once
+    once = body - BODY[recompute][0] * config.layers
+    assert -2 <= once <= 15  # embedding, last norm and its gradient
 
 
 @pytest.mark.parametrize("depth", [4, 26])
