@@ -30,6 +30,13 @@ def one_group(parameter: torch.nn.Parameter, **settings: object) -> MuonAdamW:
     return MuonAdamW([group | settings])
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_group_whose_parameters_other_ranks_own_stays_as_it_is(kind: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2, 2))
+    one_group(parameter, kind=kind).step()  # without a gradient
+    assert torch.equal(parameter, torch.ones(2, 2))
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (8, 32), (32, 8), (64, 48)])
 def test_orthogonal_makes_every_singular_value_about_1(shape: tuple[int, int]) -> None:
     matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * 1e-3

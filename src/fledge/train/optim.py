@@ -113,6 +113,8 @@ class MuonAdamW:
     def _adamw(self, group: dict[str, Any]) -> None:
         """Loshchilov and Hutter 2019, arXiv:1711.05101."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not parameters:  # of several ranks another owns all of them
+            return
         state = {
             key: [self._tensor(each, key, scalar=key == "steps") for each in parameters]
             for key in ("mean", "square", "steps")
