@@ -54,13 +54,16 @@ def test_the_plan_is_printed_and_given_as_json(capsys: pytest.CaptureFixture[str
 
 def test_an_unknown_card_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--card", "H1000"]) == 2
-    assert "card 'H1000' is not one of B200, H200, H100 PCIe" in capsys.readouterr().err
+    assert "card 'H1000' is not one of GB200, B200, GH200" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("name", "card"),
     [("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("NVIDIA A100-SXM4-40GB", "A100-SXM4-40GB"),
-     ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA L40", None)],
+     ("NVIDIA L40S", "L40S"), ("NVIDIA L4", "L4"), ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("NVIDIA A10", None),
+     ("NVIDIA H100 NVL", "H100 NVL"), ("NVIDIA A100 80GB PCIe", "A100 80GB PCIe"), ("AMD Instinct MI300X", "MI300X"),
+     ("NVIDIA GH200 480GB", "GH200"), ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA RTX 3080 Ti", None),
+     ("NVIDIA GeForce RTX 4090 Laptop GPU", None), ("NVIDIA GeForce RTX 4090 D", None), ("NVIDIA L400", None)],
 )  # fmt: skip
 def test_a_card_is_known_by_whole_words_of_its_name(name: str, card: str | None) -> None:
     found = find_card(name)

@@ -249,5 +249,7 @@ def test_every_setting_of_a_command_that_is_not_a_stage_of_a_run_is_read(command
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     through = [field.name for field in dataclasses.fields(Sampling)] if issubclass(SETTINGS[command], Sampling) else []
     assert not through or "Sampling.of(config" in ast.unparse(tree)
+    if "model=config.model" in ast.unparse(tree):  # the shape as a whole, as pretrain has it
+        through += [name for name, _ in settings(ModelSettings, "model.")]
     inert = {name for name, _ in settings(SETTINGS[command])} - used - set(through)
     assert not inert, f"{command}: nothing reads {sorted(inert)}"

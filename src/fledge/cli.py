@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fledge import __version__, endings, ranks
-from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, TrainStage
+from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, TrainBench, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.settings import nearest
@@ -135,7 +135,7 @@ def dispatch(command: str, words: list[str]) -> int:
     if isinstance(config, Ranked) and config.ranks > 1 and ranks.count() == 1:
         return ranks.launch([command, *words, *["--debug"] * flags.debug], config.ranks)
     if ranks.count() > 1:
-        if not isinstance(config, Ranked):
+        if not isinstance(config, Ranked | TrainBench):
             raise ValueError(
                 f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
             )

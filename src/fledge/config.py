@@ -474,10 +474,35 @@ class InferBench(Machine):
     """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainBench(Machine):
+    """Measure how fast this machine trains a model of random weights, and what its time and memory go to."""
+
+    model: ModelSettings = field(default_factory=lambda: ModelSettings(depth=4, context=512))
+    vocab: int = bounded(4096, 1)
+    """Entries of the vocabulary."""
+    batch_tokens: int = bounded(8192, 1)
+    """Tokens per step, of all ranks together."""
+    device_tokens: int | None = bounded(None, 1)
+    """Tokens per forward pass on one device, at least a row. None: the most that fits."""
+    recompute: Literal["auto", Recompute] = "auto"
+    """What is computed twice to save memory: no, mlp, block. auto: the least with which four rows fit."""
+    steps: int = bounded(5, 1)
+    """Steps to measure, after a first that also compiles."""
+    dtype: Dtype = "auto"
+    """Type of the activations; weights are always float32."""
+    compile: Compile = "auto"
+    """Compile the model, as in training."""
+    ranks: str = "1"
+    """Processes, several with commas as in 1,2,4: a column of the table for each."""
+    json: bool = False
+    """Print JSON."""
+
+
 COMMANDS: dict[str, dict[str, type[Any]]] = {
     "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
-    "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench},
+    "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench, "bench train": TrainBench},
     "Talking": {"chat": Chat, "serve": Serve},
 }
 """Every command and its settings, as `fledge --help` groups them. The first line of a class is the help of its command."""

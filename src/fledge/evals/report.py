@@ -33,7 +33,7 @@ from fledge.weights import weights_hash
 
 GRADES = ((0.95, "S"), (0.85, "A"), (0.70, "B"), (0.50, "C"), (0.25, "D"), (-math.inf, "F"))
 RANKS = ((0.90, "falcon"), (0.75, "flyer"), (0.55, "fledgling"), (0.30, "nestling"), (-math.inf, "egg"))
-PARTS = ("data", "forward", "backward", "optimizer", "compile", "save", "other")
+PARTS = ("data", "forward", "backward", "optimizer", "communication", "compile", "save", "other")
 UNITS = {
     "loss_nats": "nats per token",
     "val_bits_per_byte": "bits per byte",
@@ -227,11 +227,12 @@ def summary_rows(card: dict[str, Any], *, errors: bool = True) -> Table:
 def time_rows(card: dict[str, Any]) -> Table:
     """Where the minutes go: a row per stage, a column per part of the work, in seconds; and dollars, if an hour has a price."""
     hourly, rows = card["hourly_cost"], []
+    there = [part for part in PARTS if any(part in stage.get("seconds", {}) for stage in card["stages"].values())]
     for name, seconds in [*card["seconds"].items(), ("all", card["total_seconds"])]:
         parts = card["stages"].get(name, {}).get("seconds", {})
         cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
-        rows.append([name, *(f"{parts[part]:.1f}" if part in parts else "" for part in PARTS), f"{seconds:.1f}", *cost])
-    return ["stage", *PARTS, "seconds", *([] if hourly is None else ["cost"])], rows
+        rows.append([name, *(f"{parts[part]:.1f}" if part in parts else "" for part in there), f"{seconds:.1f}", *cost])
+    return ["stage", *there, "seconds", *([] if hourly is None else ["cost"])], rows
 
 
 def facts(card: dict[str, Any]) -> dict[str, str]:

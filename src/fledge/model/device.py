@@ -129,6 +129,14 @@ def keep_freed_memory() -> None:
                 allocator.mallopt(parameter, 1 << 30)
 
 
+def finish(device: torch.device) -> None:
+    """Wait until a device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Most memory held so far: of the GPU where there is one, else of this process."""
     if device.type == "cuda":

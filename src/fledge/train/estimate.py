@@ -15,6 +15,7 @@ import torch
 
 from fledge.console import duration
 from fledge.model.cards import Card, find_card
+from fledge.model.device import finish
 from fledge.text.documents import Extent, extent
 from fledge.text.tokenizer import Tokenizer
 
@@ -64,16 +65,20 @@ def here(device: torch.device, dtype: torch.dtype, *, ranks: int = 1, share: flo
         card = find_card(name)
         flops = card.flops if card else None
         return Site(name=name, flops=flops, share=share or GPU_SHARE, free_bytes=free, ranks=ranks)
-    flops = product_flops(dtype) if device.type == "cpu" else None
+    flops = product_flops(device, dtype) if device.type == "cpu" else None
     return Site(name=f"this {device.type}", flops=flops, share=share or CPU_SHARE, ranks=ranks)
 
 
-def product_flops(dtype: torch.dtype, *, size: int = 1024) -> float:
-    """FLOP/s of a product of matrices on this CPU: the best of four."""
-    matrix, seconds = torch.ones(size, size, dtype=dtype), []
-    for _ in range(4):
+def product_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> float:
+    """FLOP/s of a product of square matrices: the best within a fifth of a second. `size` None: enough to keep the device busy."""
+    size = size or (1024 if device.type == "cpu" else 8192)
+    # Not of ones: a GPU draws less power for equal numbers, and is quicker then than it ever is with weights.
+    matrix, seconds = torch.randn(size, size, device=device).to(dtype), []
+    while len(seconds) < 4 or sum(seconds) < 0.2:  # others may be at work here too
+        finish(device)
         began = time.perf_counter()
         torch.mm(matrix, matrix)
+        finish(device)
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / min(seconds)
 

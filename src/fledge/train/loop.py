@@ -99,7 +99,7 @@ class Step:
     tokens: int
     seconds: float
     parts: dict[str, float] = field(default_factory=dict)
-    """Seconds of `data`, `forward`, `backward`, `optimizer`."""
+    """Seconds of `data`, `forward`, `backward`, `optimizer`, and of several ranks `communication`, waiting included."""
     cursor: dict[str, Any] = field(default_factory=dict)
     votes: tuple[bool, ...] = ()
     """What was asked of every rank: whether one of them said yes."""
@@ -158,6 +158,7 @@ def train(
         if ranks.count() > 1:  # all that they must agree about, in one sum
             total, squares, *counts = ranks.sum_of([total, norm.item() ** 2, *votes()])
             norm, agreed = torch.tensor(math.sqrt(squares)), tuple(map(bool, counts))
+            clock.lap("communication")
         nn.utils.clip_grads_with_norm_(parameters, plan.clip, norm)
         gradient_norm = norm.item()
         share = plan.rate_share(index)
@@ -170,9 +171,11 @@ def train(
         for param_group in optimizer.param_groups:
             param_group["lr"] = param_group["base_rate"] * share
         optimizer.step()
-        send_weights(parameters)
         model.zero_grad()
         clock.lap("optimizer")
+        if ranks.count() > 1:
+            send_weights(parameters)
+            clock.lap("communication")
         yield Step(
             index=index,
             loss_nats=total,

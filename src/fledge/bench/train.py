@@ -1,0 +1,329 @@
+"""How fast a model trains, and what its time and memory go to: `fledge bench train`.
+
+    fledge bench train --model.depth 6 --model.context 512 --vocab 32768 --ranks 1,2
+    fledge bench train --json
+
+It runs the loop of the stages (train/loop.py) on rows of random tokens, and shows the step of median time: its parts add up to it.
+Speed is also given as a share of what products of matrices reach in the same process right after (the ceiling), and, for a card in
+the table of model/cards.py, of its data sheet (MFU): by our count of FLOPs, which has attention's causal half, and by nanochat's,
+which has the whole context. The loss head is timed alone and taken out of the forward pass. `data` is making and moving
+tensors, not reading text; a checkpoint is written to the folder for temporary files. With several numbers of ranks each
+has processes of its own, which its peak of memory needs.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fledge import checkpoint, ranks
+from fledge.config import Pretrain, TrainBench, check
+from fledge.console import say, table
+from fledge.model import device as machine
+from fledge.model import head
+from fledge.model.transformer import ModelConfig, Transformer
+from fledge.train.batches import Row, batched
+from fledge.train.estimate import product_flops
+from fledge.train.loop import Plan, Step, train
+from fledge.train.memory import Memory
+from fledge.train.optim import MuonAdamW, build
+from fledge.train.session import Shape, resolved
+
+PARTS = ("data", "forward", "loss head", "backward", "optimizer", "communication")
+"""Of a step."""
+ABOVE_PEAK = 1.25
+"""A product this many times as fast as a card's data sheet was not made by that card: clocks exceed it by less."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What one number of ranks reaches; sums over all ranks but where it says otherwise."""
+
+    ranks: int
+    passes: int
+    """Of a step on one rank."""
+    rows: int
+    """Of a pass."""
+    tokens_per_second: float
+    step_seconds: float
+    """The median step."""
+    parts: dict[str, float]
+    """Seconds of that step on the first rank, by PARTS."""
+    checkpoint_seconds: float
+    """For one, of which training writes about one a minute."""
+    compile_seconds: float
+    """What the first step took beyond the median; less where the compiler remembers an earlier process. 0: not compiled."""
+    flops_per_second: float
+    """Of the model, by our count."""
+    product_flops: float
+    """FLOP/s of products of matrices: the ceiling."""
+    ceiling_share: float
+    peak_flops: float | None
+    """Of the cards, by their data sheet; None: unknown, and so is MFU."""
+    mfu_share: float | None
+    nanochat_mfu_share: float | None
+    peak_memory_bytes: int
+    """The most that a rank held. On a CPU all of its process."""
+    before_bytes: int
+    """Of it, before there was a model: Python and torch."""
+    law_bytes: int
+    """What train/memory.py says that a rank needs, its whole optimizer included."""
+
+
+def main(config: TrainBench) -> int:
+    """Print the table, or JSON."""
+    counts = rank_counts(config)
+    if ranks.count() > 1 or counts == [1]:
+        found = report(config)
+    elif len(counts) == 1:
+        return ranks.launch(["bench", "train", *words_of(asdict(config))], counts[0])
+    else:
+        found = {"rows": []}
+        for count in counts:
+            words = words_of(asdict(replace(config, ranks=str(count), json=True)))
+            done = subprocess.run([sys.executable, "-m", "fledge", "bench", "train", *words], stdout=subprocess.PIPE)
+            if done.returncode:  # what was wrong it has said
+                return done.returncode
+            one = json.loads(done.stdout)
+            found = one | {"rows": [*found["rows"], *one["rows"]]}
+    if ranks.is_first():
+        print(json.dumps(found)) if config.json else show(found)
+    return 0
+
+
+def rank_counts(config: TrainBench) -> list[int]:
+    """The numbers of ranks to measure.
+
+    Raises:
+        ValueError: they are no such numbers, or a step has fewer rows than ranks.
+    """
+    check(config)
+    words = config.ranks.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise ValueError(f"ranks={config.ranks!r} is not whole numbers of 1 or more with commas between, as in 1,2,4")
+    counts, rows = [int(word) for word in words], config.batch_tokens // config.model.context
+    if rows < max(counts):
+        raise ValueError(
+            f"batch_tokens={config.batch_tokens} are {rows} rows of {config.model.context}, fewer than {max(counts)} ranks; "
+            f"give --batch-tokens {max(counts) * config.model.context} or more, or fewer ranks"
+        )
+    return counts
+
+
+def words_of(settings: Mapping[str, Any], prefix: str = "--") -> list[str]:
+    """The command line that has these settings: `{"steps": 5, "json": True}` -> `["--steps", "5", "--json"]`."""
+    words = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            words += words_of(value, f"{prefix}{name}.")
+        elif value is True:
+            words.append(f"{prefix}{name.replace('_', '-')}")
+        elif value is not None and value is not False:  # which all are by default
+            words += [f"{prefix}{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def report(config: TrainBench) -> dict[str, Any]:
+    """What was measured by the ranks that are here, as JSON: model, machine, step, and a row."""
+    wanted = Pretrain(
+        run="",
+        model=config.model,
+        tokens=config.batch_tokens,
+        batch_tokens=config.batch_tokens,
+        device_tokens=config.device_tokens,
+        recompute=config.recompute,
+        dtype=config.dtype,
+        compile=config.compile,
+        device=config.device,
+        threads=config.threads,
+    )
+    check(wanted)
+    settings = resolved(wanted, vocab=config.vocab)
+    shape = Shape.of(settings, length=settings.model.context)
+    device = torch.device(settings.device)
+    before = machine.peak_memory_bytes(device)
+    model = Transformer(ModelConfig.of(settings.model, vocab=config.vocab)).init(seed=0).to(device)
+    row = measure(model, settings, shape, steps=config.steps, before=before)
+    return {
+        "model": asdict(model.config),
+        "machine": machine.describe_machine(device),
+        "parameters": model.parameter_counts()["total"],
+        "step": {"tokens": shape.tokens}
+        | {name: getattr(settings, name) for name in ("dtype", "compile", "recompute")},
+        "rows": [asdict(row)],
+    }
+
+
+def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int, before: int) -> Measured:
+    """Train for `steps` and one before, then time what cannot be seen from there. `before`: bytes held without the model."""
+    device = model.embedding.device
+    model.compute_dtype = machine.find_dtype(settings.dtype, device)
+    model.recompute = "no" if settings.recompute == "auto" else settings.recompute
+    optimizer = Waited(build(model, settings.optim).param_groups)
+    first, *later = timed_steps(model, optimizer, shape, steps, settings)
+    held = machine.peak_memory_bytes(device)
+    step = sorted(later, key=lambda one: one.seconds)[(len(later) - 1) // 2]
+    head_seconds = shape.micro * head_pass_seconds(model, shape, settings)
+    ranks.meet()  # all at once, as in a step
+    product = product_flops(device, model.compute_dtype)
+    ceiling, peak = sum(ranks.gather(product)), believable(machine.peak_flops(device), product)
+    speed, peak = shape.tokens / step.seconds, peak * ranks.count() if peak else None
+    ours, theirs = speed * model.flops_per_token(), speed * nanochat_flops_per_token(model)
+    is_compiled = settings.compile == "yes"
+    law = Memory.of(model.config, length=shape.length, rows=shape.rows, recompute=model.recompute, compiled=is_compiled)
+    return Measured(
+        ranks=ranks.count(),
+        passes=shape.micro,
+        rows=shape.rows,
+        tokens_per_second=speed,
+        step_seconds=step.seconds,
+        parts=parts_of(step, head_seconds),
+        checkpoint_seconds=checkpoint_seconds(model, optimizer),
+        compile_seconds=max(0.0, first.seconds - step.seconds) if is_compiled else 0.0,
+        flops_per_second=ours,
+        product_flops=ceiling,
+        ceiling_share=ours / ceiling,
+        peak_flops=peak,
+        mfu_share=ours / peak if peak else None,
+        nanochat_mfu_share=theirs / peak if peak else None,
+        peak_memory_bytes=max(ranks.gather(held)),
+        before_bytes=max(ranks.gather(before)),
+        law_bytes=law.peak,
+    )
+
+
+class Waited(MuonAdamW):
+    """The optimizer, waited for, so that what a GPU still does of it is not booked under what comes next."""
+
+    def step(self) -> None:
+        super().step()
+        machine.finish(self.param_groups[0]["params"][0].device)
+
+
+def timed_steps(
+    model: Transformer, optimizer: MuonAdamW, shape: Shape, steps: int, settings: Pretrain
+) -> Iterator[Step]:
+    """One step and `steps` more; their seconds are the clock's, a GPU waited for, and making a compiler ready is in the first."""
+    device, began = model.embedding.device, time.perf_counter()
+    loss = machine.compiled(Transformer.nll_sum, device, wanted=settings.compile)
+
+    def waited(*batch: Any) -> Tensor:
+        value = loss(*batch)
+        machine.finish(device)
+        return value
+
+    batches = batched(random_rows(model.config), rows=shape.rows, step_rows=shape.total, device=device)
+    plan = Plan(steps=1 + steps, micro=shape.micro, clip=settings.optim.clip)
+    for step in train(model, optimizer, batches, plan, loss=waited):
+        machine.finish(device)
+        now = time.perf_counter()
+        yield replace(step, seconds=now - began)
+        began = time.perf_counter()
+
+
+def random_rows(config: ModelConfig) -> Iterator[Row]:
+    """Rows of random tokens, without end."""
+    rng, learn = np.random.default_rng(0), np.ones(config.context + 1, dtype=np.bool_)
+    while True:
+        yield Row(rng.integers(config.vocab, size=config.context + 1, dtype=np.int32), learn, {})
+
+
+def parts_of(step: Step, head_seconds: float) -> dict[str, float]:
+    """Seconds by PARTS, which add up to the step's: the head's are taken out of forward, and optimizer has what nobody booked."""
+    booked = {name: step.parts.get(name, 0.0) for name in PARTS}
+    booked["loss head"] = min(head_seconds, booked["forward"])
+    booked["forward"] -= booked["loss head"]
+    booked["optimizer"] += max(0.0, step.seconds - sum(booked.values()))
+    return booked
+
+
+def head_pass_seconds(model: Transformer, shape: Shape, settings: Pretrain) -> float:
+    """Of the head in one pass: logits, loss and its gradient, which it makes at once."""
+    config, device, tokens = model.config, model.embedding.device, shape.rows * shape.length
+    x = torch.randn(tokens, config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
+    targets = torch.randint(config.vocab, (tokens,), device=device)
+    weights = torch.ones(tokens, device=device)
+    nll_sum = machine.compiled(head.nll_sum, device, wanted=settings.compile)
+
+    def once() -> None:
+        nll_sum(x, model.unembedding, targets, weights, vocab=config.vocab, softcap=config.softcap)
+
+    once()  # compiles
+    return median(seconds_of(once, device) for _ in range(3))
+
+
+def checkpoint_seconds(model: Transformer, optimizer: MuonAdamW) -> float:
+    """For one checkpoint of weights and optimizer, to the disk."""
+    with tempfile.TemporaryDirectory(prefix="fledge-bench-") as folder:
+
+        def save() -> None:
+            checkpoint.save(Path(folder), model, optimizer, checkpoint.Progress(1), keep=1)
+
+        return seconds_of(save, model.embedding.device)
+
+
+def seconds_of(function: Callable[[], object], device: torch.device) -> float:
+    machine.finish(device)
+    began = time.perf_counter()
+    function()
+    machine.finish(device)
+    return time.perf_counter() - began
+
+
+def nanochat_flops_per_token(model: Transformer) -> float:
+    """Forward and backward as nanochat counts (`estimate_flops` of its gpt.py): 6 per parameter but for embeddings, and
+    attention over the whole of a layer's window instead of its causal half."""
+    config, counts = model.config, model.parameter_counts()
+    seen = sum(min(config.window(layer) or config.context, config.context) for layer in range(config.layers))
+    return 6.0 * (counts["total"] - counts["embedding"]) + 12.0 * config.heads * config.channels * seen
+
+
+def believable(peak: float | None, product: float) -> float | None:
+    """A card's peak in FLOP/s, or None where nobody knows it or a product was faster, so that it is another card's."""
+    return peak if peak and product <= ABOVE_PEAK * peak else None
+
+
+CELLS: dict[str, Callable[[Measured], str]] = {
+    "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
+    "TFLOP/s": lambda row: f"{row.flops_per_second / 1e12:.3g}",
+    "products of matrices reach": lambda row: f"{row.product_flops / 1e12:.3g}",
+    "share of that": lambda row: f"{row.ceiling_share:.1%}",
+    "the cards' peak": lambda row: f"{row.peak_flops / 1e12:,.0f}" if row.peak_flops else "unknown",
+    "MFU": lambda row: f"{row.mfu_share:.1%}" if row.mfu_share else "",
+    "MFU as nanochat counts": lambda row: f"{row.nanochat_mfu_share:.1%}" if row.nanochat_mfu_share else "",
+    "most memory, GB": lambda row: f"{row.peak_memory_bytes / 1e9:.2f}",
+    "before the model": lambda row: f"{row.before_bytes / 1e9:.2f}",
+    "by the law": lambda row: f"{row.law_bytes / 1e9:.2f}",
+    "compiling, s": lambda row: f"{row.compile_seconds:.1f}",
+    "a checkpoint, s": lambda row: f"{row.checkpoint_seconds:.2f}",
+    "a step, s": lambda row: f"{row.step_seconds:.3f}",
+}
+"""Of the table: how a row is shown."""
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """The table: a column for each number of ranks."""
+    columns, step, config = [Measured(**row) for row in found["rows"]], found["step"], ModelConfig(**found["model"])
+    say(
+        f"{config.layers} layers of width {config.width}, context {config.context}, vocabulary {config.vocab:,}: "
+        f"{found['parameters'] / 1e6:,.2f}M parameters; {step['tokens']:,} tokens per step, {step['dtype']}, "
+        f"compiled: {step['compile']}, computed twice: {step['recompute']}"
+    )
+    lines = [[name, *map(cell, columns)] for name, cell in CELLS.items()]
+    for part in PARTS:
+        spent = [(column.parts[part], column.step_seconds) for column in columns]
+        lines.append([f"- {part}", *(f"{seconds:.3f} ({seconds / whole:.0%})" for seconds, whole in spent)])
+    names = [f"{column.ranks} x {column.passes} x {column.rows} rows" for column in columns]
+    table(f"training on {found['machine']['name']}", ["", *names], [line for line in lines if any(line[1:])])
