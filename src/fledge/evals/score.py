@@ -100,12 +100,10 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        ways: list[Sampling] = []
-        if free:
-            ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
-            if task.drawn:
-                chat = Sampling(max_tokens=task.max_tokens, seed=seed)
-                ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
+        ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
+        if task.drawn:
+            chat = Sampling(max_tokens=task.max_tokens, seed=seed)
+            ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
         records = self.ask(task, examples, ways)
         self._write(task.name, [records[index] for index in sorted(records)])
         grades = {index: judged(record["correct"]) for index, record in records.items()}
@@ -114,6 +112,7 @@ class Scorer:
             reasons = ", ".join({reason for record in records.values() for reason in record["not_judged"]})
             raise RuntimeError(f"task {task.name}: none of {len(records)} answers could be judged ({reasons})")
         accuracy, error = mean_and_error(means)
+        truncated = sum(records[index]["truncated"] for index in free)
         ks = [2**power for power in range(samples.bit_length())] if free else []
         counts = [(len(grades[index]), grades[index].count(1.0)) for index in free]
         chances = {k: [pass_at_k(many, right, k) for many, right in counts if many >= k] for k in ks}
@@ -124,9 +123,7 @@ class Scorer:
             examples=len(means),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
-            truncated_share=sum(records[index]["truncated"] for index in free) / (len(ways) * len(free))
-            if free
-            else 0.0,
+            truncated_share=truncated / max(1, len(ways) * len(free)),
             lenient=statistics.fmean(second) if second else None,
             not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
             pass_at={str(k): statistics.fmean(found) for k, found in chances.items() if found},
