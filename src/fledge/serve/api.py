@@ -106,22 +106,18 @@ def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
 # How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false")
+def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {said}")
     return value
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string")
-    return value
+_flag = partial(_typed, kind=bool, said="true or false")
+_text = partial(_typed, kind=str, said="a string")
 
 
 def _include_usage(name: str, value: Any) -> bool:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object")
-    usage = value.get("include_usage")
+    usage = _typed(name, value, kind=dict, said="an object").get("include_usage")
     return usage is not None and _flag("include_usage", usage)
 
 
