@@ -254,7 +254,8 @@ def stories(ask: RunRecipe) -> list[Item]:
 class Where:
     """What a recipe was made for. Dollars are of all cards together, as rented in 2025."""
 
-    card: str
+    card: str = ""
+    """Empty: the machine that asks."""
     ranks: int = 1
     dollars_per_hour: float | None = None
 
