@@ -52,7 +52,6 @@ class Scorer:
         model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
         tokenizer: a `Tokenizer`, or that of evals/hf.py.
         device_tokens: tokens per forward pass for likelihoods. Results do not change.
-        slots: answers generated at a time; None: the engine's choice. Results do not change.
         out: folder of the JSON lines; None: none are written.
         stage: first part of their names.
     """
@@ -63,13 +62,13 @@ class Scorer:
         tokenizer: Any,
         *,
         device_tokens: int = DEVICE_TOKENS,
-        slots: int | None = None,
         out: Path | None = None,
         stage: str = "model",
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.device_tokens, self.slots, self.out, self.stage = device_tokens, slots, out, stage
+        self.device_tokens, self.out, self.stage = device_tokens, out, stage
         self.engine: Engine | None = None  # made when a task needs answers
+        self.slots: int | None = None  # the engine's choice, or as many as fit in memory
 
     def score(
         self,
