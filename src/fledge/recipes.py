@@ -297,12 +297,12 @@ WHERE = {
 """Recipes for GPUs; the others run anywhere."""
 
 
-def main(ask: RunRecipe) -> int:
+def main(ask: RunRecipe) -> None:
     """`fledge run`: the stages of a recipe, one after the other."""
     if ask.list:
         for name in RECIPES:
             console.say(listed(name))
-        return 0
+        return
     items = choose(ask)
     run = Path(folder(ask))
     again = done_again(ask, items)
@@ -326,7 +326,6 @@ def main(ask: RunRecipe) -> int:
             put_back(run, aside)
         raise
     farewell(run, time.perf_counter() - started)
-    return 0
 
 
 def work(items: list[Item], run: Path, *, left: list[Item], again: set[str]) -> None:
