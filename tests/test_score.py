@@ -253,8 +253,7 @@ def sums() -> Task:
 def test_what_is_answered_does_not_depend_on_the_company(tmp_path) -> None:
     model = tiny()
     for slots in (1, 8):
-        scorer = Scorer(model, TOKENIZER, out=tmp_path, stage=f"slots{slots}")
-        scorer.slots = slots
+        scorer = Scorer(model, TOKENIZER, slots=slots, out=tmp_path, stage=f"slots{slots}")
         score = scorer.score(sums(), samples=4, temperature=1.0)
         assert set(score.pass_at) == {"1", "2", "4"}
         assert score.pass_at["1"] == pytest.approx(score.accuracy)

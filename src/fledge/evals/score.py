@@ -18,7 +18,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,30 +45,25 @@ Record = dict[str, Any]
 null where the answer could not be judged; "not_judged" then says why. "lenient" is the second grade, of tasks that have one."""
 
 
+@dataclass
 class Scorer:
-    """Scores one model on any number of tasks.
+    """Scores one model on any number of tasks."""
 
-    Args:
-        model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
-        tokenizer: a `Tokenizer`, or that of evals/hf.py.
-        device_tokens: tokens per forward pass for likelihoods. Results do not change.
-        out: folder of the JSON lines; None: none are written.
-        stage: first part of their names.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        device_tokens: int = DEVICE_TOKENS,
-        out: Path | None = None,
-        stage: str = "model",
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.device_tokens, self.out, self.stage = device_tokens, out, stage
-        self.engine: Engine | None = None  # made when a task needs answers
-        self.slots: int | None = None  # the engine's choice, or as many as fit in memory
+    model: Any
+    """A `Transformer`, or a model of evals/hf.py (likelihoods only)."""
+    tokenizer: Any
+    """A `Tokenizer`, or that of evals/hf.py."""
+    _: KW_ONLY
+    device_tokens: int = DEVICE_TOKENS
+    """Tokens per forward pass for likelihoods. Results do not change."""
+    out: Path | None = None
+    """Folder of the JSON lines; None: none are written."""
+    stage: str = "model"
+    """First part of their names."""
+    slots: int | None = None
+    """Answers generated at a time; None: the engine's choice, or as many as fit in memory. Results do not change."""
+    engine: Engine | None = field(default=None, init=False)
+    """Made when a task needs answers."""
 
     def score(
         self,
