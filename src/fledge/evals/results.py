@@ -125,12 +125,10 @@ def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
         found = {}
         for task, score in record["scores"].items():
             held = [Suggestion(**each) for each in score.get("suggestions", ())]
-            found[task] = Score(**score | {"suggestions": held})
-        numbers = [(s.accuracy, s.standard_error, s.chance, s.seconds, float(s.examples)) for s in found.values()]
-        if not all(isinstance(number, int | float) and math.isfinite(number) for row in numbers for number in row):
-            raise TypeError("a number was expected")
-        if any(score.chance >= 1 or not isinstance(score.settings, dict) for score in found.values()):
-            raise TypeError("chance or settings are none")
+            one = found[task] = Score(**score | {"suggestions": held})
+            numbers = (one.accuracy, one.standard_error, one.chance, one.seconds, one.examples)
+            if not all(map(math.isfinite, numbers)) or one.chance >= 1 or not isinstance(one.settings, dict):
+                raise TypeError("a number, a chance or settings are none")
         same = weights in (None, record["weights"])
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: holds scores in another form ({error!r}). {advice}") from None
