@@ -123,7 +123,7 @@ def run_hashes(text: list[str], words: int) -> npt.NDArray[np.int64]:
 
 def evaluation_sets(tasks: str) -> Iterator[tuple[str, list[str]]]:
     """Name and questions of every set."""
-    for name, task in find_tasks(part.strip() for part in tasks.split(",") if part.strip()).items():
+    for name, task in find_tasks(tasks).items():
         yield name, [question(example) for example in task.load("test")]
 
 

@@ -44,11 +44,14 @@ def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose chat model, of random weights, talks until it is stopped or its 8,000 tokens are full."""
     from fledge.checkpoint import Progress, save  # torch is not for every test
+    from fledge.config import OptimSettings
+    from fledge.train.optim import build
     from tiny_engine import BYTES, endless_model
 
     folder = tmp_path_factory.mktemp("run")
     BYTES.save(folder / "tokenizer")
-    save(folder / "sft", endless_model(0, context=8000), None, Progress(step=1), keep=1)
+    model = endless_model(0, context=8000)
+    save(folder / "sft", model, build(model, OptimSettings()), Progress(step=1), keep=1)
     return folder
 
 

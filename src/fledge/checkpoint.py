@@ -54,7 +54,7 @@ class Progress:
 def save(
     stage: Path,
     model: Transformer,
-    optimizer: MuonAdamW | None,
+    optimizer: MuonAdamW,
     progress: Progress,
     *,
     keep: int,
@@ -65,7 +65,7 @@ def save(
     Args:
         kept: the weights that others shall load, where they are not those of `model`, with which training goes on.
     """
-    state = optimizer.tensors() if optimizer is not None else None
+    state = optimizer.tensors()
     root = stage / "checkpoints"
     final = root / f"step-{progress.step:06d}"
     partial = partial_of(final)
@@ -89,16 +89,13 @@ def remove(stage: Path, step: int) -> None:
     shutil.rmtree(stage / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
 
 
-def _write(
-    folder: Path, model: Transformer, optimizer: dict[str, Tensor] | None, progress: Progress, kept: Weights | None
-) -> None:
+def _write(folder: Path, model: Transformer, optimizer: Weights, progress: Progress, kept: Weights | None) -> None:
     # Contiguous copies on the CPU: safetensors wants no shared or strided storage.
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(kept or weights, folder / "model.safetensors")
     if kept:
         save_file(weights, folder / TRAINING)
-    if optimizer is not None:
-        save_file({name: t.contiguous().cpu() for name, t in optimizer.items()}, folder / "optimizer.safetensors")
+    save_file({name: t.contiguous().cpu() for name, t in optimizer.items()}, folder / "optimizer.safetensors")
     (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
     hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
     state = asdict(progress) | {"fledge": __version__, "sha256": hashes}

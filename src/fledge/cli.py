@@ -140,10 +140,10 @@ def dispatch(command: str, words: list[str]) -> int:
                 f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
             )
         ranks.join(config.device)  # pyright: ignore[reportAttributeAccessIssue]
-    code = importlib.import_module(module_of(command)).main(config) or 0
+    importlib.import_module(module_of(command)).main(config)
     if ranks.count() > 1:
         ranks.leave()
-    return code
+    return 0
 
 
 def planned(config: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -45,7 +46,7 @@ def leave() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if number != signal.SIGINT and signal.getsignal(number) is _note:
-                signal.signal(number, _leave)
+                signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 @contextlib.contextmanager
@@ -56,10 +57,6 @@ def gently() -> Iterator[Flag]:
         yield _asked
     finally:
         _gentle.is_set = False
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def _note(number: int, frame: FrameType | None) -> None:

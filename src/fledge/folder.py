@@ -160,16 +160,14 @@ def begin_again(run: Path, names: Iterable[str]) -> None:
     Raises:
         ValueError: another process is at work in one of them, or one holds what fledge did not write. Nothing was touched.
     """
-    there = [name for name in names if (run / name).is_dir()]
-    with _all_locked(run, there):
+    with _all_locked(run, names) as there:
         for name in there:
             _set_aside(run / name)
 
 
 def put_back(run: Path, names: Iterable[str]) -> None:
     """Undo `begin_again` where it led to nothing: a mistake in the data shows only when it is read."""
-    there = [name for name in names if (run / name).is_dir()]
-    with _all_locked(run, there):
+    with _all_locked(run, names) as there:
         _put_back(run, there)
 
 
@@ -253,14 +251,15 @@ def _is_ours(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _all_locked(run: Path, names: list[str]) -> Iterator[None]:
-    """Hold stages of a run. Who holds the tokenizer holds all: nothing trains, or is measured, while it is replaced."""
-    others = [name for name in (*TRAINED, "eval") if (run / name).is_dir()] if "tokenizer" in names else []
-    check_ours(run, names)
+def _all_locked(run: Path, names: Iterable[str]) -> Iterator[list[str]]:
+    """Hold those stages of a run that are there. Who holds the tokenizer holds all: nothing trains, or is measured, meanwhile."""
+    there = [name for name in names if (run / name).is_dir()]
+    others = [name for name in (*TRAINED, "eval") if (run / name).is_dir()] if "tokenizer" in there else []
+    check_ours(run, there)
     with contextlib.ExitStack() as stack:
-        for name in dict.fromkeys([*names, *others]):
+        for name in dict.fromkeys([*there, *others]):
             stack.enter_context(locked(run / name))
-        yield
+        yield there
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from fledge.config import ModelSettings, PlanAhead, Pretrain, RowStage, RunRecip
 from fledge.model import device as machine
 from fledge.model.cards import CARDS, find_card
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.recipes import WHERE, Item, choose, derived
+from fledge.recipes import WHERE, Item, Where, choose, derived
 from fledge.settings import nearest
 from fledge.train.estimate import Site, Text, here, measure
 from fledge.train.memory import Memory, fitting
@@ -57,11 +57,9 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
     """
     check(ask)
     stages = _stages(ask)
-    known = WHERE.get(ask.recipe or "")
-    site = _site(
-        ask, ranks=ask.ranks or (known.ranks if known else 1), card=ask.card or (known.card if known else None)
-    )
-    price = known.dollars_per_hour if known and ask.price is None else ask.price
+    known = WHERE.get(ask.recipe or "", Where())
+    site = _site(ask, ranks=ask.ranks or known.ranks, card=ask.card or known.card)
+    price = known.dollars_per_hour if ask.price is None else ask.price
     base = next(item.config for item in stages if isinstance(item.config, Pretrain))
     config = ModelConfig.of(base.model, vocab=stages[0].config.vocab if ask.recipe else ask.vocab)  # type: ignore[attr-defined]
     with torch.device("meta"):
@@ -99,7 +97,7 @@ def _stages(ask: PlanAhead) -> list[Item]:
     return derived([Item("pretrain", config)], vocab=ask.vocab)
 
 
-def _site(ask: PlanAhead, *, ranks: int, card: str | None) -> Site:
+def _site(ask: PlanAhead, *, ranks: int, card: str) -> Site:
     if not card:
         device = machine.find_device(ask.device)
         machine.threads(ask.threads)

@@ -61,6 +61,10 @@ class Item:
         return self.name.split()[0]
 
 
+Recipe = Callable[[RunRecipe], list[Item]]
+"""Its docstring is its line of `--list`."""
+
+
 def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
     asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads, "ranks": ask.ranks}
@@ -210,14 +214,17 @@ def chat_model(
     )
 
 
-def dialled(
-    ask: RunRecipe, depth: int, *, ratio: float = 12.0, vocab: int = 32_768, tokens: int = 30_000_000
-) -> list[Item]:
-    """A recipe that leaves everything to the laws of depth."""
-    optim = OptimSettings(weight_decay=0.0 if ask.classic else 0.28)  # cautious, as nanochat's
-    model = ModelSettings(depth=depth, smear=not ask.classic)
-    base = Pretrain(data="climbmix", model=model, ratio=ratio, optim=optim)
-    return chat_model(ask, base, vocab=vocab, tokens=tokens)
+def dialled(depth: int, about: str, *, ratio: float = 12.0, vocab: int = 32_768, tokens: int = 30_000_000) -> Recipe:
+    """A recipe that leaves everything to the laws of depth, under its line of `--list`."""
+
+    def make(ask: RunRecipe) -> list[Item]:
+        optim = OptimSettings(weight_decay=0.0 if ask.classic else 0.28)  # cautious, as nanochat's
+        model = ModelSettings(depth=depth, smear=not ask.classic)
+        base = Pretrain(data="climbmix", model=model, ratio=ratio, optim=optim)
+        return chat_model(ask, base, vocab=vocab, tokens=tokens)
+
+    make.__doc__ = about
+    return make
 
 
 def classic_d20(ask: RunRecipe) -> list[Item]:
@@ -227,36 +234,6 @@ def classic_d20(ask: RunRecipe) -> list[Item]:
     base = Pretrain(data="fineweb-edu", model=model, tokens=11_200_000_000, batch_tokens=2**19, optim=optim)
     late = OptimSettings(batch_scale=1.0, rate_share=0.02, warmdown=1.0)
     return chat_model(ask, base, vocab=65_536, tokens=400_000_000, late=late)
-
-
-def speedrun(ask: RunRecipe) -> list[Item]:
-    """Towards GPT-2's CORE of .257 in the least time. Of the published extras smear and cautious decay are there: expect less."""
-    return dialled(ask, 24, ratio=8.0)
-
-
-def d26(ask: RunRecipe) -> list[Item]:
-    """A billion parameters, as many tokens as are best for them. Published with all extras: well above GPT-2."""
-    return dialled(ask, 26, tokens=100_000_000)
-
-
-def thousand(ask: RunRecipe) -> list[Item]:
-    """The most that $1,000 buys: 2.5 billion parameters, which every card must hold whole."""
-    return dialled(ask, 36, vocab=49_152, tokens=400_000_000)
-
-
-def d8(ask: RunRecipe) -> list[Item]:
-    """60M parameters on a small GPU: words and grammar, few facts."""
-    return dialled(ask, 8)
-
-
-def d12(ask: RunRecipe) -> list[Item]:
-    """135M parameters, the size of GPT-2 small, in a day of a small GPU or a quarter of an hour of eight large ones."""
-    return dialled(ask, 12)
-
-
-def d16(ask: RunRecipe) -> list[Item]:
-    """268M parameters on one large consumer GPU."""
-    return dialled(ask, 16)
 
 
 def stories(ask: RunRecipe) -> list[Item]:
@@ -277,42 +254,55 @@ def stories(ask: RunRecipe) -> list[Item]:
 class Where:
     """What a recipe was made for. Dollars are of all cards together, as rented in 2025."""
 
-    card: str
+    card: str = ""
+    """Empty: the machine that asks."""
     ranks: int = 1
     dollars_per_hour: float | None = None
 
 
-RECIPES: dict[str, Callable[[RunRecipe], list[Item]]] = {
+RECIPES: dict[str, Recipe] = {
     "demo": demo,
     "tiny": tiny,
     "toy": toy,
     "stories": stories,
-    "d8": d8,
-    "d12": d12,
-    "d16": d16,
+    "d8": dialled(8, "60M parameters on a small GPU: words and grammar, few facts."),
+    "d12": dialled(
+        12,
+        "135M parameters, the size of GPT-2 small, in a day of a small GPU or a quarter of an hour of eight large ones.",
+    ),
+    "d16": dialled(16, "268M parameters on one large consumer GPU."),
     "classic-d20": classic_d20,
-    "speedrun": speedrun,
-    "d26": d26,
-    "thousand": thousand,
+    "speedrun": dialled(
+        24,
+        "Towards GPT-2's CORE of .257 in the least time. Of the published extras smear and cautious decay are there: expect less.",
+        ratio=8.0,
+    ),
+    "d26": dialled(
+        26,
+        "A billion parameters, as many tokens as are best for them. Published with all extras: well above GPT-2.",
+        tokens=100_000_000,
+    ),
+    "thousand": dialled(
+        36,
+        "The most that $1,000 buys: 2.5 billion parameters, which every card must hold whole.",
+        vocab=49_152,
+        tokens=400_000_000,
+    ),
 }
 WHERE = {
-    "d8": Where(card="RTX 3060"),
-    "d12": Where(card="RTX 3060"),
+    **dict.fromkeys(("d8", "d12"), Where(card="RTX 3060")),
     "d16": Where(card="RTX 4090"),
-    "classic-d20": Where(card="H100", ranks=8, dollars_per_hour=24.0),
-    "speedrun": Where(card="H100", ranks=8, dollars_per_hour=24.0),
-    "d26": Where(card="H100", ranks=8, dollars_per_hour=24.0),
-    "thousand": Where(card="H100", ranks=8, dollars_per_hour=24.0),
+    **dict.fromkeys(("classic-d20", "speedrun", "d26", "thousand"), Where(card="H100", ranks=8, dollars_per_hour=24.0)),
 }
 """Recipes for GPUs; the others run anywhere."""
 
 
-def main(ask: RunRecipe) -> int:
+def main(ask: RunRecipe) -> None:
     """`fledge run`: the stages of a recipe, one after the other."""
     if ask.list:
         for name in RECIPES:
             console.say(listed(name))
-        return 0
+        return
     items = choose(ask)
     run = Path(folder(ask))
     again = done_again(ask, items)
@@ -336,7 +326,6 @@ def main(ask: RunRecipe) -> int:
             put_back(run, aside)
         raise
     farewell(run, time.perf_counter() - started)
-    return 0
 
 
 def work(items: list[Item], run: Path, *, left: list[Item], again: set[str]) -> None:
@@ -470,7 +459,7 @@ def listed(name: str) -> str:
     return f"{name:<12} {where:<14} {console.duration(seconds):>8} {cost:>6}  {basis}\n    {summary_of(RECIPES[name])}"
 
 
-def summary_of(make: Callable[[RunRecipe], list[Item]]) -> str:
+def summary_of(make: Recipe) -> str:
     return (make.__doc__ or "").splitlines()[0]
 
 

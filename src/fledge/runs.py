@@ -28,7 +28,6 @@ FREE = {
     "ranks",
     "device",
     "threads",
-    "local",
     "keep",
     "compile",
     "device_tokens",

@@ -277,47 +277,41 @@ def sentences(card: dict[str, Any]) -> list[str]:
     return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
 
 
-def kind_rows(card: dict[str, Any]) -> Table:
-    """Every task that reinforcement learning looked after, and of its kinds of problems those that lost, the worst first."""
-
-    def row(change: Change) -> list[str]:
-        numbers = (
-            f"{change.before:.3f}",
-            f"{change.after:.3f}",
-            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
-        )
-        name = f"{change.task}: {literal(change.kind)}" if change.kind else change.task
-        return [name, str(change.examples), *numbers, "fell" * change.fell]
-
-    found = [Change(**kind) for kind in card["stages"]["rl"]["kinds"]]
-    lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
-    lost.sort(key=lambda change: change.difference / change.standard_error)
-    rows = [row(change) for change in [*(change for change in found if not change.kind), *lost]]
-    return ["kind of problem", "problems", "before", "after", "difference", ""], rows
-
-
 def kind_lines(card: dict[str, Any]) -> list[str]:
-    """The table of what reinforcement learning did to every kind of problem, and which weights remain."""
+    """What reinforcement learning did to every task that it looked after, and to those of their kinds of problems that lost.
+
+    The worst come first; then which weights remain.
+    """
     done = card["stages"].get("rl", {})
     if "kinds" not in done:  # a run of before kinds were measured
         return []
+    found = [Change(**kind) for kind in done["kinds"]]
+    lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
+    lost.sort(key=lambda change: change.difference / change.standard_error)
+    rows = [
+        [
+            f"{change.task}: {literal(change.kind)}" if change.kind else change.task,
+            str(change.examples),
+            f"{change.before:.3f}",
+            f"{change.after:.3f}",
+            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
+            "fell" * change.fell,
+        ]
+        for change in [*(change for change in found if not change.kind), *lost]
+    ]
+    columns = ["kind of problem", "problems", "before", "after", "difference", ""]
     kept, shown = done["kept_step"], done["shown_step"]
     remain = (
         f"The weights of step {kept} remain." if kept else f"The weights of the start remain; shown is step {shown}."
     )
-    lines = ["## What reinforcement learning did to every kind of problem", "", *table(*kind_rows(card)), ""]
-    lines += [
-        f"Held-out problems of training, the same before and after; ± standard error of the paired difference. {remain}"
-    ]
+    about = "Held-out problems of training, the same before and after; ± standard error of the paired difference."
+    lines = ["## What reinforcement learning did to every kind of problem", "", *table(columns, rows), ""]
+    lines += [f"{about} {remain}"]
     for step, fallen in done["fallen"].items():
-        lost = literal("; ".join(str(Change(**kind)) for kind in fallen))
-        lines += [f"After step {step} more than chance was lost, so its weights were left: {lost}."]
-    others = len(done["kinds"]) - len(kind_rows(card)[1])
-    return [
-        *lines,
-        f"{others} other kinds lost less than their standard error, nothing, or gained: rl/done.json has all.",
-        "",
-    ]
+        losses = literal("; ".join(str(Change(**kind)) for kind in fallen))
+        lines += [f"After step {step} more than chance was lost, so its weights were left: {losses}."]
+    others = f"{len(found) - len(rows)} other kinds lost less than their standard error, nothing, or gained"
+    return [*lines, f"{others}: rl/done.json has all.", ""]
 
 
 def remarks(card: dict[str, Any]) -> list[str]:

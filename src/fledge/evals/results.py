@@ -122,21 +122,17 @@ def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
     advice = "Move it away, and `fledge evaluate` makes it anew."
     record = read_record(path, advice=advice)
     try:
-        found = {task: _score(**score) for task, score in record["scores"].items()}
-        numbers = [(s.accuracy, s.standard_error, s.chance, s.seconds, float(s.examples)) for s in found.values()]
-        if not all(isinstance(number, int | float) and math.isfinite(number) for row in numbers for number in row):
-            raise TypeError("a number was expected")
-        if any(score.chance >= 1 or not isinstance(score.settings, dict) for score in found.values()):
-            raise TypeError("chance or settings are none")
+        found = {}
+        for task, score in record["scores"].items():
+            held = [Suggestion(**each) for each in score.get("suggestions", ())]
+            one = found[task] = Score(**score | {"suggestions": held})
+            numbers = (one.accuracy, one.standard_error, one.chance, one.seconds, one.examples)
+            if not all(map(math.isfinite, numbers)) or one.chance >= 1 or not isinstance(one.settings, dict):
+                raise TypeError("a number, a chance or settings are none")
         same = weights in (None, record["weights"])
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: holds scores in another form ({error!r}). {advice}") from None
     return found if same else {}
-
-
-def _score(*, suggestions: Sequence[Mapping[str, Any]] = (), **fields: Any) -> Score:
-    """A score as it stands in a file."""
-    return Score(suggestions=[Suggestion(**each) for each in suggestions], **fields)
 
 
 def proposed(path: Path, *, weights: str) -> list[Sequence[str]]:

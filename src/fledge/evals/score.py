@@ -18,7 +18,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,31 +45,25 @@ Record = dict[str, Any]
 null where the answer could not be judged; "not_judged" then says why. "lenient" is the second grade, of tasks that have one."""
 
 
+@dataclass
 class Scorer:
-    """Scores one model on any number of tasks.
+    """Scores one model on any number of tasks."""
 
-    Args:
-        model: a `Transformer`, or a model of evals/hf.py (likelihoods only).
-        tokenizer: a `Tokenizer`, or that of evals/hf.py.
-        device_tokens: tokens per forward pass for likelihoods. Results do not change.
-        slots: answers generated at a time; None: the engine's choice. Results do not change.
-        out: folder of the JSON lines; None: none are written.
-        stage: first part of their names.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        *,
-        device_tokens: int = DEVICE_TOKENS,
-        slots: int | None = None,
-        out: Path | None = None,
-        stage: str = "model",
-    ) -> None:
-        self.model, self.tokenizer = model, tokenizer
-        self.device_tokens, self.slots, self.out, self.stage = device_tokens, slots, out, stage
-        self.engine: Engine | None = None  # made when a task needs answers
+    model: Any
+    """A `Transformer`, or a model of evals/hf.py (likelihoods only)."""
+    tokenizer: Any
+    """A `Tokenizer`, or that of evals/hf.py."""
+    _: KW_ONLY
+    device_tokens: int = DEVICE_TOKENS
+    """Tokens per forward pass for likelihoods. Results do not change."""
+    out: Path | None = None
+    """Folder of the JSON lines; None: none are written."""
+    stage: str = "model"
+    """First part of their names."""
+    slots: int | None = None
+    """Answers generated at a time; None: the engine's choice, or as many as fit in memory. Results do not change."""
+    engine: Engine | None = field(default=None, init=False)
+    """Made when a task needs answers."""
 
     def score(
         self,
@@ -100,12 +94,10 @@ class Scorer:
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
         free = {index: example for index, example in examples.items() if example.form == "chat"}
-        ways: list[Sampling] = []
-        if free:
-            ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
-            if task.drawn:
-                chat = Sampling(max_tokens=task.max_tokens, seed=seed)
-                ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
+        ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
+        if task.drawn:
+            chat = Sampling(max_tokens=task.max_tokens, seed=seed)
+            ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
         records = self.ask(task, examples, ways)
         self._write(task.name, [records[index] for index in sorted(records)])
         grades = {index: judged(record["correct"]) for index, record in records.items()}
@@ -114,6 +106,7 @@ class Scorer:
             reasons = ", ".join({reason for record in records.values() for reason in record["not_judged"]})
             raise RuntimeError(f"task {task.name}: none of {len(records)} answers could be judged ({reasons})")
         accuracy, error = mean_and_error(means)
+        truncated = sum(records[index]["truncated"] for index in free)
         ks = [2**power for power in range(samples.bit_length())] if free else []
         counts = [(len(grades[index]), grades[index].count(1.0)) for index in free]
         chances = {k: [pass_at_k(many, right, k) for many, right in counts if many >= k] for k in ks}
@@ -124,9 +117,7 @@ class Scorer:
             examples=len(means),
             chance=task.chance,
             seconds=time.perf_counter() - begin,
-            truncated_share=sum(records[index]["truncated"] for index in free) / (len(ways) * len(free))
-            if free
-            else 0.0,
+            truncated_share=truncated / max(1, len(ways) * len(free)),
             lenient=statistics.fmean(second) if second else None,
             not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
             pass_at={str(k): statistics.fmean(found) for k, found in chances.items() if found},

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import struct
 import sys
 
@@ -80,10 +81,7 @@ class Jail:
     """The native calls, looked up before the walls stand: afterwards no library can be loaded."""
 
     def __init__(self) -> None:
-        import resource  # absent on Windows, where this module must still import
-
         self.walls: list[str] = []
-        self._resource = resource
         self._libc = ctypes.CDLL(None, use_errno=True)
         machine = os.uname().machine
         self._filter = None
@@ -120,10 +118,10 @@ class Jail:
         }
         for name, value in wanted.items():
             with contextlib.suppress(ValueError, OSError):
-                kind = getattr(self._resource, f"RLIMIT_{name}")
-                hard = self._resource.getrlimit(kind)[1]
-                value = value if hard == self._resource.RLIM_INFINITY else min(value, hard)
-                self._resource.setrlimit(kind, (value, value))
+                kind = getattr(resource, f"RLIMIT_{name}")
+                hard = resource.getrlimit(kind)[1]
+                value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+                resource.setrlimit(kind, (value, value))
 
     def close(self, parent: int) -> None:
         """In a child, last: lock the door. `parent` is the zygote, with which the child shall die."""

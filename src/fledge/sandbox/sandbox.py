@@ -258,11 +258,10 @@ class _Zygote:
                 timed_out, codes, killed = receive(self._replies)
             except (OSError, EOFError) as problem:
                 raise _Died(str(problem) or "end of file") from problem
-            for code, ours in zip(codes, killed, strict=True):
-                if code in _FROM_OUTSIDE and not ours:
-                    raise _Died(f"killed by signal {-code}")
             results = []
             for (_, stdout, result), code, ours in zip(children, codes, killed, strict=True):
+                if code in _FROM_OUTSIDE and not ours:
+                    raise _Died(f"killed by signal {-code}")
                 printed = os.pread(stdout.fileno(), MAX_OUTPUT_BYTES, 0)
                 if timed_out:
                     status, error = "timeout", STOPPED if stop and stop.is_set() else "time ran out"

@@ -179,15 +179,11 @@ def _power(a: Decimal, b: Decimal) -> Decimal:
     return Decimal(str(root))
 
 
-def _floor_divide(a: Decimal, b: Decimal) -> Decimal:
+def _divmod(a: Decimal, b: Decimal) -> tuple[Decimal, Decimal]:
     """Rounds down as Python's integers do; Decimal itself rounds towards zero."""
     quotient, rest = _CONTEXT.divmod(a, b)
-    return _CONTEXT.subtract(quotient, Decimal(1)) if rest and (rest < 0) != (b < 0) else quotient
-
-
-def _modulo(a: Decimal, b: Decimal) -> Decimal:
-    rest = _CONTEXT.remainder(a, b)
-    return _CONTEXT.add(rest, b) if rest and (rest < 0) != (b < 0) else rest
+    down = rest and (rest < 0) != (b < 0)
+    return (_CONTEXT.subtract(quotient, Decimal(1)), _CONTEXT.add(rest, b)) if down else (quotient, rest)
 
 
 _BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
@@ -195,7 +191,7 @@ _BINARY: dict[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] = {
     ast.Sub: _CONTEXT.subtract,
     ast.Mult: _CONTEXT.multiply,
     ast.Div: _CONTEXT.divide,
-    ast.FloorDiv: _floor_divide,
-    ast.Mod: _modulo,
+    ast.FloorDiv: lambda a, b: _divmod(a, b)[0],
+    ast.Mod: lambda a, b: _divmod(a, b)[1],
     ast.Pow: _power,
 }

@@ -10,7 +10,7 @@ clients skip.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,25 +26,21 @@ STOPS, STOP_CHARS = 4, 200
 Json = dict[str, Any]
 
 
+@dataclass(eq=False)
 class ApiError(Exception):
     """Answered in OpenAI's format."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        status: int = 400,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code, self.retry_after = status, param, code, retry_after
+    message: str
+    _: KW_ONLY
+    status: int = 400
+    param: str | None = None
+    code: str | None = None
+    retry_after: int | None = None
 
     def to_json(self) -> Json:
         kind = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}.get(self.status)
         kind = kind or ("invalid_request_error" if self.status < 500 else "server_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,22 +102,18 @@ def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
 # How a value is read: (name of the field, value) -> value; ValueError says what is allowed.
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false")
+def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {said}")
     return value
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} must be a string")
-    return value
+_flag = partial(_typed, kind=bool, said="true or false")
+_text = partial(_typed, kind=str, said="a string")
 
 
 def _include_usage(name: str, value: Any) -> bool:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object")
-    usage = value.get("include_usage")
+    usage = _typed(name, value, kind=dict, said="an object").get("include_usage")
     return usage is not None and _flag("include_usage", usage)
 
 

@@ -118,9 +118,7 @@ class ModelPool:
     """Least recently used first."""
     retired: Counter[str] = field(default_factory=Counter)
     """Counts of engines that were unloaded."""
-
-    def __post_init__(self) -> None:
-        self.lock = asyncio.Lock()
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def entry(self, name: str | None) -> Entry:
         """The entry of that name; None: the last stage's.

@@ -70,7 +70,7 @@ class Terminal:
         self.tries = 0
         """How often the last question was retried: every try has a seed of its own."""
 
-    def once(self, prompt: str, out: TextIO) -> int:
+    def once(self, prompt: str, out: TextIO) -> None:
         """Answer one prompt as plain text; for scripts."""
         if not prompt.strip():
             raise ValueError("nothing was asked: -p and standard input are empty")
@@ -79,7 +79,6 @@ class Terminal:
                 out.write(visible(text))
                 out.flush()
         out.write("\n")
-        return 0
 
     def suggest(self) -> None:
         """The first screen: some questions that this model was measured to answer right, where there are any."""

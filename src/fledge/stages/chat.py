@@ -18,7 +18,7 @@ from fledge.serve.client import Client, LocalModel, RemoteServer
 from fledge.serve.terminal import Terminal, remember_lines
 
 
-def main(config: Chat) -> int:
+def main(config: Chat) -> None:
     """Chat until the user leaves, or answer one prompt: the text on standard input and below it that of -p."""
     check(config)
     endings.leave()
@@ -26,13 +26,13 @@ def main(config: Chat) -> int:
         chat = Terminal(client, Sampling.of(config), system=config.system, console=Console(highlight=False))
         if config.prompt is not None or not sys.stdin.isatty():
             text = "" if sys.stdin.isatty() else sys.stdin.read().strip()
-            return chat.once("\n".join(filter(None, (text, config.prompt))), sys.stdout)
+            chat.once("\n".join(filter(None, (text, config.prompt))), sys.stdout)
+            return
         remember_lines()
         about = ("  /help shows the commands, Ctrl-C stops an answer", "dim")
         chat.console.print(Text.assemble((visible(client.name), "bold"), about))
         chat.suggest()
         chat.loop(input)
-    return 0
 
 
 def open_client(config: Chat) -> Client:

@@ -16,8 +16,8 @@ from fledge.evals.results import Results, folder_hash, mean_score
 from fledge.folder import locked
 from fledge.origin import data_of, hash_of
 from fledge.runs import choose_stage
-from fledge.sandbox.sandbox import SandboxUnavailable, judge
-from fledge.tasks import find_tasks, tasks_of
+from fledge.sandbox.sandbox import judge
+from fledge.tasks import find_tasks, gradable, tasks_of
 from fledge.tasks.base import Task
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights import check_tokenizer, weights_hash
@@ -39,7 +39,7 @@ def main(config: Evaluate) -> None:
 
         path = Path(config.run.removeprefix(FOREIGN))
         hf.check(path)
-        tasks = named or find_tasks(["core"])
+        tasks = named or find_tasks("core")
         measure(tasks, config, Path("runs") / f"hf-{path.name}", "model", weights=folder_hash(path), title=config.run)
         return
     run = Path(config.run)
@@ -65,27 +65,17 @@ def prepare(config: Evaluate) -> None:
 def find_named(config: Evaluate) -> dict[str, Task]:
     """The tasks asked for by name; blanks around a comma say nothing. Raises as `prepare` does, but for files."""
     check(config)
-    tasks = find_tasks(name for part in (config.tasks or "").split(",") if (name := part.strip()))
+    tasks = find_tasks(config.tasks or "")
     if any(task.judged for task in tasks.values()):
         judge(unsafe_exec=config.unsafe_exec)
     return tasks
 
 
 def default_tasks(run: Path, stage: str, config: Evaluate) -> dict[str, Task]:
-    """The tasks that suit a stage and the data it was trained on: a base model ranks continuations.
-
-    Where the sandbox does not hold, those that need it are left out: nobody named them.
-    """
+    """The tasks that suit a stage and the data it was trained on: a base model ranks continuations."""
     kind = "base" if stage == "pretrain" else "chat"
-    tasks = {name: task for name, task in tasks_of(data_of(run / stage)).items() if kind in task.default_for}
-    judged = [name for name, task in tasks.items() if task.judged]
-    try:
-        if judged:
-            judge(unsafe_exec=config.unsafe_exec)
-    except SandboxUnavailable as error:
-        console.say(f"left out: {', '.join(judged)} ({error})")
-        return {name: task for name, task in tasks.items() if not task.judged}
-    return tasks
+    tasks = (task for task in tasks_of(data_of(run / stage)).values() if kind in task.default_for)
+    return gradable(tasks, otherwise="left out", unsafe_exec=config.unsafe_exec)
 
 
 def asked(config: Evaluate) -> dict[str, int | float | str | None]:

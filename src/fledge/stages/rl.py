@@ -23,8 +23,7 @@ from fledge.evals.kinds import Change, Checks, Grades, choose, compare
 from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of, origin_of
 from fledge.runs import metrics
-from fledge.sandbox.sandbox import SandboxUnavailable, judge
-from fledge.tasks import find_task, find_tasks
+from fledge.tasks import find_task, find_tasks, gradable
 from fledge.tasks.base import Task
 from fledge.tasks.mixture import open_chats
 
@@ -42,7 +41,7 @@ def prepare(config: Rl) -> list[Task]:
     """The task, and those beside it; what is misspelt, missing or too small is found here, before torch is loaded."""
     check(config)
     found = {config.task: find_task(config.task)}
-    found |= {task.name: task for task in beside(config, found[config.task])}
+    found |= beside(config, found[config.task])
     task, *others = (
         replace(each, load=cache(each.load)) for each in found.values()
     )  # read once: to be hashed and asked
@@ -59,19 +58,11 @@ def prepare(config: Rl) -> list[Task]:
     return [task, *others]
 
 
-def beside(config: Rl, task: Task) -> list[Task]:
+def beside(config: Rl, task: Task) -> dict[str, Task]:
     """The tasks that must not suffer; where the sandbox does not hold, of those that nobody named without those that need it."""
     if config.beside is not None:
-        return list(find_tasks(name for part in config.beside.split(",") if (name := part.strip())).values())
-    others = [find_task(name) for name in task.beside]
-    judged = [each.name for each in others if each.judged]
-    try:
-        if judged:
-            judge()
-    except SandboxUnavailable as error:
-        console.say(f"not looked after: {', '.join(judged)} ({error})")
-        return [each for each in others if not each.judged]
-    return others
+        return find_tasks(config.beside)
+    return gradable(map(find_task, task.beside), otherwise="not looked after")
 
 
 def main(config: Rl) -> None:

@@ -2,7 +2,7 @@
 
 find_task("gsm8k").load("train")
 find_task("my/identity.txt")                      # the user's own identity file
-find_tasks(["core", "gsm8k"])                     # a name before the slash stands for all behind it: core/hellaswag, ...
+find_tasks("core, gsm8k")                         # a name before the slash stands for all behind it: core/hellaswag, ...
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from fledge import console
+from fledge.sandbox.sandbox import SandboxUnavailable, judge
 from fledge.settings import nearest
 from fledge.tasks.base import Task
 from fledge.text.datasets import MODULES, find_generated
@@ -37,12 +39,25 @@ def all_tasks() -> dict[str, Task]:
     return found
 
 
-def find_tasks(names: Iterable[str]) -> dict[str, Task]:
-    """Tasks by their own names, for names of tasks, of groups of them, or of files; raises as `find_task`."""
+def find_tasks(names: str) -> dict[str, Task]:
+    """Tasks by their own names, for names with commas: of tasks, of groups of them, or of files; raises as `find_task`."""
     found = {}
-    for name in names:
+    for name in filter(None, map(str.strip, names.split(","))):
         group = [task for task in all_tasks().values() if task.name.startswith(f"{name}/")]
         found |= {task.name: task for task in group or [find_task(name)]}
+    return found
+
+
+def gradable(tasks: Iterable[Task], *, otherwise: str, unsafe_exec: bool = False) -> dict[str, Task]:
+    """Those of tasks nobody named that can be graded here: where the sandbox does not hold, `otherwise` says which cannot."""
+    found = {task.name: task for task in tasks}
+    judged = [name for name, task in found.items() if task.judged]
+    try:
+        if judged:
+            judge(unsafe_exec=unsafe_exec)
+    except SandboxUnavailable as error:
+        console.say(f"{otherwise}: {', '.join(judged)} ({error})")
+        return {name: task for name, task in found.items() if not task.judged}
     return found
 
 
