@@ -123,10 +123,7 @@ class MuonAdamW:
     def _adamw(self, group: dict[str, Any]) -> None:
         """Loshchilov and Hutter 2019, arXiv:1711.05101."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-        state = {
-            key: [self._tensor(each, key) for each in parameters]
-            for key in ("mean", "square", "steps")
-        }
+        state = {key: [self._tensor(each, key) for each in parameters] for key in ("mean", "square", "steps")}
         torch._foreach_add_(state["steps"], 1)
         beta1, beta2 = group["betas"]
         # One pass over memory for all of them.
@@ -185,7 +182,9 @@ def even(updates: Float[Tensor, "N R C"], neurons: list[Tensor]) -> None:
     squares = updates.norm(dim=along, dtype=torch.float32).square()
     torch._foreach_lerp_(neurons, list(squares / updates.size(along)), 1 - NEURON_BETA)
     scales = torch.stack(neurons).clamp_min(1e-10).rsqrt()
-    scales *= (squares.sum(-1, keepdim=True) / (scales.square() * squares).sum(-1, keepdim=True).clamp_min(1e-10)).sqrt()
+    scales *= (
+        squares.sum(-1, keepdim=True) / (scales.square() * squares).sum(-1, keepdim=True).clamp_min(1e-10)
+    ).sqrt()
     updates.mul_(scales.unsqueeze(along).to(updates.dtype))
 
 
