@@ -89,6 +89,15 @@ def test_a_checkpoint_of_the_version_before_still_loads(stage: Path) -> None:
     assert progress.step == 3
 
 
+def test_a_shape_written_before_an_extra_was_there_is_a_model_without_it(stage: Path) -> None:
+    wanted = load_model(stage)
+    later = ("residual_scales", "backout", "qk_scale", "embedding_std", "unembedding_std", "up_scale")
+    rewritten(checkpoints(stage)[-1] / "model.json", lambda shape: [shape.pop(name) for name in later])
+    found = load_model(stage)
+    assert found.config == wanted.config
+    assert same(dict(found.state_dict()), dict(wanted.state_dict()))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -24,6 +24,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "grouped": {"heads": 4, "kv_heads": 2},
     "windows": {"windows": "SSL", "layers": 4},
+    "stream": {"residual_scales": True, "backout": True, "layers": 3},
+    "sharper": {"qk_scale": 1.2, "rope_base": 100_000.0},
     "narrow heads": {"heads": 8, "kv_heads": 8, "width": 32, "smear": True},
     "all": {**EXTRAS, "heads": 4, "kv_heads": 1, "windows": "SL", "layers": 3},
 }

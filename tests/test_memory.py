@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +17,13 @@ LENGTH = 37
 """Tokens of a row: a prime that divides no width, so what is kept per token is told apart from copies of weights."""
 
 
-def small(depth: int, *, recompute: Recompute = "no") -> tuple[Transformer, list[Tensor]]:
+EXTRAS: dict[str, Any] = {"residual_scales": True, "backout": True, "qk_scale": 1.2}
+"""Those of the speedrun, of which the first keeps another 2 bytes in every layer, and the second 2 in all."""
+
+
+def small(depth: int, *, recompute: Recompute = "no", **extras: Any) -> tuple[Transformer, list[Tensor]]:
     """A model of a small vocabulary, and a row as `nll_sum` takes it."""
-    model = Transformer(ModelConfig.of(ModelSettings(depth=depth, context=LENGTH), vocab=512))
+    model = Transformer(ModelConfig.of(ModelSettings(depth=depth, context=LENGTH, **extras), vocab=512))
     model.compute_dtype, model.recompute = torch.bfloat16, recompute
     ids = torch.zeros(1, LENGTH, dtype=torch.long)
     return model, [ids, ids, torch.zeros(1, LENGTH)]
@@ -28,8 +34,8 @@ def per_token(kept: dict[int, int]) -> float:
     return sum(size for size in kept.values() if size % LENGTH == 0) / LENGTH
 
 
-@pytest.mark.parametrize("recompute", BODY)
-def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute) -> None:
+@pytest.mark.parametrize(("recompute", "extras"), [*((policy, {}) for policy in BODY), ("no", EXTRAS)])
+def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute, extras: dict[str, Any]) -> None:
     from torch._dynamo.backends.common import aot_autograd
     from torch._functorch.partitioners import min_cut_rematerialization_partition
     from torch._inductor.decomposition import select_decomp_table
@@ -50,16 +56,17 @@ def test_the_compiled_graph_keeps_what_the_law_says(recompute: Recompute) -> Non
         partition_fn=min_cut_rematerialization_partition,
         decompositions=select_decomp_table(),
     )
-    model, row = small(2, recompute=recompute)
+    model, row = small(2, recompute=recompute, **extras)
     torch.compile(Transformer.nll_sum, backend=backend, dynamic=False)(model, *row)
     config = model.config
     body = per_token(kept) / config.width
-    once = body - BODY[recompute][0] * config.layers
+    once = body - (BODY[recompute][0] + 2 * bool(extras)) * config.layers
     assert -2 <= once <= 15  # embedding, last norm and its gradient
 
 
+@pytest.mark.parametrize("extras", [{}, EXTRAS])
 @pytest.mark.parametrize("depth", [4, 26])
-def test_the_eager_graph_keeps_what_the_law_says_at_every_depth(depth: int) -> None:
+def test_the_eager_graph_keeps_what_the_law_says_at_every_depth(depth: int, extras: dict[str, Any]) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     kept: dict[int, int] = {}
@@ -69,11 +76,11 @@ def test_the_eager_graph_keeps_what_the_law_says_at_every_depth(depth: int) -> N
         return tensor
 
     with FakeTensorMode(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model, row = small(depth)
+        model, row = small(depth, **extras)
         model.nll_sum(*row)
     layer, once = EAGER_BODY["no"]
     body = per_token(kept) / model.config.width
-    assert body == pytest.approx(layer * depth + once, rel=0.02)
+    assert body == pytest.approx((layer + 2 * bool(extras)) * depth + once, rel=0.02)
 
 
 CARDS = (8, 12, 16, 24, 32, 40, 48, 80, 141)
@@ -125,6 +132,16 @@ def test_what_does_not_fit_is_told_with_figures() -> None:
         fitting(shape(32), length=2048, free_bytes=free(8))
 
 
+def test_the_extras_of_the_stream_are_counted() -> None:
+    def held(**extras: Any) -> int:
+        config = ModelConfig.of(ModelSettings(depth=12, **extras), vocab=32_768)
+        return Memory.of(config, length=2048, rows=1).activations
+
+    unit = 2 * 2048 * 768
+    assert held(residual_scales=True) - held() == 12 * unit
+    assert held(backout=True) - held() == unit
+
+
 def test_parts_add_up_and_rows_cost_the_same_each_but_for_the_chunk_of_logits() -> None:
     one, two = (Memory.of(shape(12), length=2048, rows=rows) for rows in (8, 16))
     assert one.states == two.states == one.weights + one.gradients + one.optimizer
@@ -159,7 +176,7 @@ def test_computing_twice_changes_no_gradient(recompute: Recompute) -> None:
     ids = torch.randint(64, (2, 16), generator=torch.Generator().manual_seed(0))
     gradients = []
     for policy in ("no", recompute):
-        settings = ModelSettings(depth=2, width=32, head_channels=16, context=16, smear=True, key_filter=True)
+        settings = ModelSettings(depth=2, width=32, head_channels=16, context=16, smear=True, key_filter=True, **EXTRAS)
         model = Transformer(ModelConfig.of(settings, vocab=64)).init(seed=1)
         with torch.no_grad():
             for parameter in model.parameters():  # some begin at 0, and their neighbours' gradients with them

@@ -26,7 +26,19 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "windows": {"windows": "SSL"},
     "grouped": {"kv_heads": 2},
     "multi_query": {"kv_heads": 1},
-    "all": {"smear": True, "key_filter": True, "value_embeddings": True, "windows": "SL", "kv_heads": 2},
+    "residual_scales": {"residual_scales": True},
+    "backout": {"backout": True},
+    "qk_scale": {"qk_scale": 1.2, "rope_base": 100_000.0},
+    "all": {
+        "smear": True,
+        "key_filter": True,
+        "value_embeddings": True,
+        "residual_scales": True,
+        "backout": True,
+        "qk_scale": 1.2,
+        "windows": "SL",
+        "kv_heads": 2,
+    },
 }
 
 
@@ -112,6 +124,71 @@ def test_the_key_filter_begins_as_it_says_and_adds_the_key_before() -> None:
     filtered = 1 * now + 3 * before
     assert filtered[:, 0::2].eq(1.0).all()
     assert filtered[:, 1::2].eq(0.5 + 1.5).all()
+
+
+NEUTRAL = {"stream_scale": 1.0, "start_scale": 0.0, "backout_scale": 0.0}
+"""Values at which the extras of the stream do nothing."""
+
+
+def test_extras_of_the_stream_at_their_neutral_values_are_the_classic_model_to_the_bit() -> None:
+    classic = random_model()
+    extended = Transformer(ModelConfig(**SHAPE, residual_scales=True, backout=True))
+    missing, unexpected = extended.load_state_dict(classic.state_dict(), strict=False)
+    assert not unexpected
+    assert {name.rpartition(".")[2] for name in missing} == NEUTRAL.keys()
+    with torch.no_grad():
+        for name, parameter in extended.named_parameters():
+            if (value := NEUTRAL.get(name.rpartition(".")[2])) is not None:
+                parameter.fill_(value)
+        assert torch.equal(extended(tokens()), classic(tokens()))
+
+
+@pytest.mark.parametrize("extra", ["residual_scales", "backout"])
+def test_an_extra_leaves_the_other_weights_of_a_fresh_model_as_they_were(extra: str) -> None:
+    with_it = Transformer(ModelConfig(**SHAPE, **{extra: True})).init(seed=0).state_dict()
+    for name, weight in Transformer(ModelConfig(**SHAPE)).init(seed=0).state_dict().items():
+        assert torch.equal(weight, with_it[name]), name
+
+
+def test_residual_scales_begin_between_the_published_ends() -> None:
+    blocks = Transformer(ModelConfig(**SHAPE, residual_scales=True)).init(seed=0).blocks
+    found = [(block.stream_scale.item(), block.start_scale.item()) for block in blocks]  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(torch.tensor(found), torch.tensor([[1.15, 0.2], [1.1, 0.125], [1.05, 0.05]]))
+
+
+def test_the_stream_is_scaled_and_its_middle_taken_out_as_the_formulas_say() -> None:
+    """Blocks that add nothing leave the formulas alone: x <- a x + b x0, and the head reads x - c x(L/2)."""
+    model = Transformer(ModelConfig(**SHAPE, residual_scales=True, backout=True)).init(seed=0)
+    with torch.no_grad():
+        start = torch.nn.functional.rms_norm(model.embedding[tokens()], (32,))
+        seen: list[torch.Tensor] = [start]
+        for a, b in ((1.15, 0.2), (1.1, 0.125), (1.05, 0.05)):
+            seen.append(a * seen[-1] + b * start)
+        expected = torch.nn.functional.rms_norm(seen[3] - 0.2 * seen[1], (32,))  # the middle of 3: after the first
+        torch.testing.assert_close(model.hidden(tokens()), expected)
+
+
+def test_the_scale_of_queries_and_keys_is_that_of_either_twice() -> None:
+    plain, scaled = random_model(layers=1), random_model(layers=1, qk_scale=1.2)
+    seen = []
+
+    class Spy:
+        def attend(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.einsum("bthc,bshc->bhts", q, k))
+            return q
+
+    for model in (plain, scaled):
+        model.past = Spy()  # type: ignore[assignment]
+        model(tokens())
+    torch.testing.assert_close(seen[1], seen[0] * 1.2 * 1.2)
+
+
+def test_initial_scales_are_those_asked_for() -> None:
+    shape = SHAPE | {"width": 128, "layers": 1}
+    model = Transformer(ModelConfig(**shape, embedding_std=0.8, unembedding_std=0.001, up_scale=0.4)).init(seed=0)
+    assert model.embedding.std().item() == pytest.approx(0.8, rel=0.05)
+    assert model.unembedding.std().item() == pytest.approx(0.001, rel=0.05)
+    assert model.blocks[0].mlp.up.std().item() == pytest.approx(0.4 * 128**-0.5, rel=0.05)  # type: ignore[union-attr]
 
 
 def test_equal_seeds_give_equal_weights_and_other_seeds_others() -> None:

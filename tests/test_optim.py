@@ -11,7 +11,7 @@ import torch
 from fledge.config import OptimSettings
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.train.loop import Plan, train
-from fledge.train.optim import MuonAdamW, build, decay_where_agreed, orthogonal
+from fledge.train.optim import MuonAdamW, build, decay_where_agreed, even, orthogonal
 from test_loop import rows, tiny
 
 
@@ -102,6 +102,49 @@ def test_muon_moves_along_the_orthogonal_factor_of_nesterov_momentum() -> None:
         assert moved.norm() == pytest.approx(exact.norm().item(), rel=0.15)
 
 
+@pytest.mark.parametrize("shape", [(24, 6), (6, 24)])
+def test_normuon_makes_every_neuron_move_equally_far_and_all_of_them_as_far_as_before(shape: tuple[int, int]) -> None:
+    updates = orthogonal(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+    before, along = updates.clone(), -1 if shape[0] > shape[1] else -2
+    even(updates, [torch.zeros(24) for _ in range(2)])
+    lengths = updates.norm(dim=along)
+    torch.testing.assert_close(lengths, lengths[:, :1].expand(2, 24))
+    torch.testing.assert_close(updates.norm(dim=(-2, -1)), before.norm(dim=(-2, -1)))
+    assert before.norm(dim=along).std() > 0.1 * lengths.mean()  # which they did not do
+
+
+def test_normuon_divides_by_a_mean_over_steps_as_its_paper_says() -> None:
+    generator, neurons, running = torch.Generator().manual_seed(0), [torch.zeros(5)], torch.zeros(5)
+    for _ in range(3):
+        given = torch.randn(1, 5, 3, generator=generator)
+        running = 0.9 * running + 0.1 * given[0].square().mean(-1)
+        expected = given[0] / running.sqrt()[:, None]
+        expected *= given.norm() / expected.norm()
+        even(given, neurons)
+        torch.testing.assert_close(given[0], expected)
+
+
+def test_normuon_keeps_0() -> None:
+    updates = torch.zeros(1, 4, 2)
+    even(updates, [torch.zeros(4)])
+    assert updates.eq(0).all()
+
+
+def test_normuon_is_muon_where_neurons_move_equally_far_anyway() -> None:
+    """Those of a matrix with as many rows as columns do, but for what five polynomials leave."""
+    generator, start = torch.Generator().manual_seed(0), torch.zeros(16, 16)
+    gradient = torch.randn(16, 16, generator=generator)
+    moved = []
+    for kind in ("muon", "normuon"):
+        weight = torch.nn.Parameter(start.clone())
+        weight.grad = gradient
+        one_group(weight, kind=kind).step()
+        moved.append(weight.detach())
+    cosine = (moved[0] * moved[1]).sum() / (moved[0].norm() * moved[1].norm())
+    assert 0.99 < cosine < 1
+    assert moved[0].norm() == pytest.approx(moved[1].norm().item())
+
+
 def test_cautious_decay_shrinks_only_what_the_update_shrinks() -> None:
     weight = torch.nn.Parameter(torch.tensor([[1.0, -1.0, 2.0, -2.0]]))
     with torch.no_grad():
@@ -111,9 +154,24 @@ def test_cautious_decay_shrinks_only_what_the_update_shrinks() -> None:
 
 def test_every_parameter_is_moved_by_the_rule_of_its_tag() -> None:
     model = Transformer(
-        ModelConfig(vocab=20, layers=1, width=32, heads=2, kv_heads=2, context=8, smear=True, key_filter=True)
+        ModelConfig(
+            vocab=20,
+            layers=1,
+            width=32,
+            heads=2,
+            kv_heads=2,
+            context=8,
+            smear=True,
+            key_filter=True,
+            residual_scales=True,
+            backout=True,
+        )
     ).init(seed=0)
     optimizer = build(model, OptimSettings(weight_decay=0.1))
+    rates = {name: (group["lr"], group["betas"]) for group in optimizer.param_groups for name in group["names"]}
+    assert rates["blocks.0.stream_scale"] == (0.005, (0.8, 0.95))
+    assert rates["blocks.0.start_scale"] == (0.5, (0.96, 0.95))
+    assert rates["backout_scale"] == (0.02, (0.8, 0.95))
     kinds = {name: group["kind"] for group in optimizer.param_groups for name in group["names"]}
     assert set(kinds) == {name for name, _ in model.named_parameters()}
     muon = {name for name, kind in kinds.items() if kind == "muon"}
@@ -123,22 +181,21 @@ def test_every_parameter_is_moved_by_the_rule_of_its_tag() -> None:
     assert {group["weight_decay"] for group in optimizer.param_groups if group["kind"] == "adamw"} == {0.0}
 
 
-@pytest.mark.parametrize("matrices", ["muon", "adamw"])
-def test_both_rules_train(matrices: Literal["muon", "adamw"]) -> None:
+@pytest.mark.parametrize("matrices", ["muon", "adamw", "normuon"])
+def test_every_rule_trains(matrices: Literal["muon", "adamw", "normuon"]) -> None:
     model = tiny()
     optimizer = build(model, OptimSettings(matrices=matrices))
-    assert {group["kind"] for group in optimizer.param_groups} == (
-        {"muon", "adamw"} if matrices == "muon" else {"adamw"}
-    )
+    assert {group["kind"] for group in optimizer.param_groups} == ({"adamw", matrices})
     before = model.blocks[0].mlp.up.detach().clone()  # type: ignore[union-attr]
     losses = [step.loss_nats for step in train(model, optimizer, itertools.repeat(rows(0, 8)), Plan(steps=25))]
     assert losses[-1] < 0.5 * losses[0]
     assert not torch.equal(before, model.blocks[0].mlp.up)  # type: ignore[union-attr]
 
 
-def test_the_state_goes_through_its_names_and_back() -> None:
+@pytest.mark.parametrize("matrices", ["muon", "adamw", "normuon"])
+def test_the_state_goes_through_its_names_and_back(matrices: Literal["muon", "adamw", "normuon"]) -> None:
     one, two = tiny(), tiny()
-    first, second = build(one, OptimSettings()), build(two, OptimSettings())
+    first, second = (build(model, OptimSettings(matrices=matrices)) for model in (one, two))
     list(train(one, first, itertools.repeat(rows(0, 8)), Plan(steps=3)))
     two.load_state_dict(one.state_dict())
     second.load_tensors({name: tensor.clone() for name, tensor in first.tensors().items()})

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import RunRecipe, check
+from fledge.config import ModelSettings, Pretrain, RunRecipe, check
 from fledge.recipes import RECIPES, choose, main
 from fledge.runs import checkpoints, is_done, metrics
 from fledge.storage import read_json
@@ -300,6 +300,23 @@ def test_the_classic_recipe_has_no_extras() -> None:
     [pretrain] = [item.config for item in choose(RunRecipe(classic=True)) if item.name == "pretrain"]
     assert pretrain.run == "runs/demo-classic"
     assert (pretrain.model.smear, pretrain.model.key_filter) == (False, False)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_classic_is_the_plain_model_of_every_recipe(name: str) -> None:
+    [pretrain] = [item.config for item in choose(RunRecipe(recipe=name, classic=True)) if item.name == "pretrain"]
+    assert isinstance(pretrain, Pretrain)
+    kept = {part: getattr(pretrain.model, part) for part in ("depth", "width", "head_channels", "context")}
+    assert pretrain.model == ModelSettings(**kept)
+    assert (pretrain.optim.matrices, pretrain.optim.weight_decay) == ("muon", 0.0)
+
+
+def test_the_speedrun_has_the_published_extras_that_there_are() -> None:
+    [pretrain] = [item.config for item in choose(RunRecipe(recipe="speedrun")) if item.name == "pretrain"]
+    assert isinstance(pretrain, Pretrain)
+    model = pretrain.model
+    assert (model.smear, model.residual_scales, model.backout) == (True, True, True)
+    assert (model.qk_scale, model.rope_base, pretrain.optim.matrices) == (1.2, 100_000.0, "normuon")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,12 @@ def family(seed: int) -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    "extras", [{}, {"smear": True, "value_embeddings": True}, {"windows": "SL", "key_filter": True}]
+    "extras",
+    [
+        {},
+        {"smear": True, "value_embeddings": True, "residual_scales": True},
+        {"windows": "SL", "key_filter": True, "backout": True, "qk_scale": 1.2},
+    ],
 )
 @pytest.mark.parametrize("device_tokens", [40, 300, 100_000])
 def test_rows_judged_together_are_judged_as_if_alone(extras, device_tokens) -> None:

@@ -40,7 +40,16 @@ from fledge.folder import begin_again
 from fledge.train import batches
 
 TINY = ModelSettings(
-    depth=1, width=32, head_channels=16, context=32, smear=True, key_filter=True, value_embeddings=True, windows="SL"
+    depth=1,
+    width=32,
+    head_channels=16,
+    context=32,
+    smear=True,
+    key_filter=True,
+    value_embeddings=True,
+    residual_scales=True,
+    backout=True,
+    windows="SL",
 )
 COMMON: dict[str, Any] = {"run": "run", "threads": 1}
 FAST: dict[str, Any] = {

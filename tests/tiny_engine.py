@@ -12,7 +12,14 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 
 BYTES = Tokenizer([])
-EXTRAS: dict[str, Any] = {"smear": True, "key_filter": True, "value_embeddings": True}
+EXTRAS: dict[str, Any] = {
+    "smear": True,
+    "key_filter": True,
+    "value_embeddings": True,
+    "residual_scales": True,
+    "backout": True,
+    "qk_scale": 1.2,
+}
 """Everything that the classic model leaves off."""
 
 

@@ -80,6 +80,20 @@ class ModelSettings:
     """Keys are a learned two-tap filter over time."""
     value_embeddings: bool = False
     """Each layer adds a learned vector of the token itself to its value."""
+    residual_scales: bool = False
+    """Each layer reads a x + b x0: the stream and the embedding, by two numbers that it learns."""
+    backout: bool = False
+    """A learned share of the stream at half the depth is subtracted before the head."""
+    qk_scale: float = 1.0
+    """Multiplies queries and keys after their norm: more is sharper attention (nanochat: 1.2)."""
+    rope_base: float = bounded(10_000.0, 1.0)
+    """Base of the rotary positions' frequencies: more sees further (nanochat: 100,000)."""
+    embedding_std: float = 1.0
+    """What the embedding is drawn with; its rate stays (nanochat: .8)."""
+    unembedding_std: float = 0.0
+    """What the unembedding is drawn with (nanochat: .001)."""
+    up_scale: float = 1.0
+    """Multiplies what the first matrix of every MLP is drawn with (nanochat: .4)."""
     windows: str = "L"
     """Attention windows by layer, tiled: L whole context, S a quarter."""
 
@@ -94,8 +108,8 @@ class ModelSettings:
 class OptimSettings:
     """Rates and rules of the optimizer."""
 
-    matrices: Literal["muon", "adamw"] = "muon"
-    """Rule for the matrices of the blocks; the rest always uses AdamW."""
+    matrices: Literal["muon", "adamw", "normuon"] = "muon"
+    """Rule for the matrices of the blocks; the rest always uses AdamW. normuon: Muon whose neurons move equally far."""
     matrix_rate: float = 0.02
     """Rate of Muon."""
     adamw_matrix_rate: float = 1e-3
@@ -108,6 +122,10 @@ class OptimSettings:
     """Rate of gates and scales."""
     filter_rate: float = 0.02
     """Rate of the key filter's taps."""
+    residual_rate: float = 0.005
+    """Rate of what multiplies a layer's stream (residual_scales)."""
+    start_rate: float = 0.5
+    """Rate of what multiplies the embedding that a layer adds (residual_scales); its average of gradients is .96."""
     momentum: float = bounded(0.95, 0.0, 1.0)
     """Momentum of Muon."""
     beta1: float = bounded(0.8, 0.0, 1.0)

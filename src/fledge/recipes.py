@@ -215,11 +215,17 @@ def chat_model(
 
 
 def dialled(depth: int, about: str, *, ratio: float = 12.0, vocab: int = 32_768, tokens: int = 30_000_000) -> Recipe:
-    """A recipe that leaves everything to the laws of depth, under its line of `--list`."""
+    """A recipe that leaves everything to the laws of depth, under its line of `--list`.
+
+    But for `--classic` with the extras and initial scales of nanochat's speedrun of 2026.
+    """
 
     def make(ask: RunRecipe) -> list[Item]:
-        optim = OptimSettings(weight_decay=0.0 if ask.classic else 0.28)  # cautious, as nanochat's
-        model = ModelSettings(depth=depth, smear=not ask.classic)
+        model, optim = ModelSettings(depth=depth), OptimSettings()
+        if not ask.classic:
+            optim = replace(optim, matrices="normuon", weight_decay=0.28)  # cautious
+            model = replace(model, smear=True, residual_scales=True, backout=True, qk_scale=1.2, rope_base=100_000.0)
+            model = replace(model, embedding_std=0.8, unembedding_std=0.001, up_scale=0.4)
         base = Pretrain(data="climbmix", model=model, ratio=ratio, optim=optim)
         return chat_model(ask, base, vocab=vocab, tokens=tokens)
 
@@ -274,7 +280,7 @@ RECIPES: dict[str, Recipe] = {
     "classic-d20": classic_d20,
     "speedrun": dialled(
         24,
-        "Towards GPT-2's CORE of .257 in the least time. Of the published extras smear and cautious decay are there: expect less.",
+        "Towards GPT-2's CORE of .257 in the least time. Of the published one value embeddings, windows, fp8 are left out.",
         ratio=8.0,
     ),
     "d26": dialled(

@@ -46,6 +46,8 @@ class Layer:
     down: Tensor
     taps: Tensor | None
     values: Tensor | None
+    scales: Tensor | None
+    """Of the stream and of its start."""
 
 
 class InferenceModel:
@@ -67,6 +69,7 @@ class InferenceModel:
         if model.config.smear:
             gate = torch.sigmoid(F.linear(self.table[:, :SMEAR_CHANNELS], model.smear_gate.to(dtype)))
             self.gate = model.smear_scale.to(dtype) * gate
+        self.backout = model.backout_scale.detach().to(dtype) if model.config.backout else None
         self.unembedding = model.unembedding.detach().to(dtype)[: model.config.vocab].t()
         self.layers = [_layer(block, dtype) for block in model.blocks]
 
@@ -86,7 +89,12 @@ class InferenceModel:
         if config.smear:
             seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
             x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
+        start = middle = x
         for index, layer in enumerate(self.layers):
+            if index == config.layers // 2:
+                middle = x
+            if layer.scales is not None:
+                x = torch.addcmul(layer.scales[0] * x, layer.scales[1], start)
             # Attention: the twin of `Attention.forward` in model/transformer.py.
             qkv = (norm(x) @ layer.qkv).view(-1, heads + 2 * keys, channels)
             qk, v = qkv[:, : heads + keys], qkv[:, heads + keys :]
@@ -98,17 +106,24 @@ class InferenceModel:
                 v = v + layer.values[flat.tokens_N].view(v.shape)
             left, right = qk.chunk(2, -1)
             qk = norm(torch.addcmul(qk * cos, torch.cat((right, left), -1), sin))
-            y = past.attend(index, qk[:, :heads], qk[:, heads:], v)
+            q, k = qk[:, :heads], qk[:, heads:]
+            if config.qk_scale != 1:
+                q = config.qk_scale**2 * q
+            y = past.attend(index, q, k, v)
             x = torch.addmm(x, y.reshape(x.shape), layer.out)
             # MLP: the twin of `Mlp.forward`.
             hidden = (norm(x) @ layer.up).relu_()
             x = torch.addmm(x, hidden.mul_(hidden), layer.down)
-        z = (norm(x[flat.last_R]) @ self.unembedding).float()
+        x = x[flat.last_R]
+        if self.backout is not None:
+            x = torch.addcmul(x, self.backout, middle[flat.last_R], value=-1)
+        z = (norm(x) @ self.unembedding).float()
         return z.div_(config.softcap).tanh_().mul_(config.softcap)
 
 
 def _layer(block: torch.nn.Module, dtype: torch.dtype) -> Layer:
     attention, mlp = block.attention, block.mlp
+    scaled = hasattr(block, "stream_scale")
 
     def transposed(*matrices: Tensor) -> Tensor:
         return torch.cat([matrix.detach().to(dtype) for matrix in matrices]).t()  # pyright: ignore
@@ -122,4 +137,5 @@ def _layer(block: torch.nn.Module, dtype: torch.dtype) -> Layer:
         down=transposed(mlp.down),  # pyright: ignore
         taps=taps,
         values=(attention.value_scale * attention.value_embedding).to(dtype) if own else None,  # pyright: ignore
+        scales=torch.cat((block.stream_scale, block.start_scale)).detach().to(dtype) if scaled else None,  # pyright: ignore
     )

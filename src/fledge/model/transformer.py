@@ -8,12 +8,17 @@ Inference goes through a copy with fused matrices (model/forward.py), which must
 
 Architecture: rotary positions and no other position code, normalised queries and keys, untied embedding and unembedding,
 RMSNorm without parameters (also right after the embedding), relu squared MLP, no biases, grouped-query attention, logits
-softly capped. Three extras are fields that `classic` leaves off:
+softly capped. Extras are fields that `classic` leaves off:
     smear              a token's embedding takes in a gated share of the previous token's
     key_filter         keys are a learned two-tap filter over time (k_t <- a k_t + b k_(t-1)): the answer "shell" finds "shell=A"
                        in one layer instead of two
     value_embeddings   each layer adds a learned vector of the token itself to its value (after Zhou et al. 2024,
                        arXiv:2410.17897): what a token is need not be carried through the stream to be handed on
+    residual_scales    each layer reads a x + b x0, x0 the embedding and a, b two learned numbers of its own (after Jordan 2024,
+                       modded-nanogpt): what came first need not be carried through the stream either
+    backout            the head reads x minus a learned share of the stream at half the depth: what served later layers alone
+    qk_scale           what sharpens attention, whose queries and keys have length 1 per channel: scores times its square
+The last three, and what they begin at, as nanochat runs them (2026); they cost no matrix and next to no memory.
 
 Every parameter states its initialisation and its optimizer group where it is created (`weight(...)`).
 """
@@ -35,7 +40,7 @@ from fledge.config import ModelSettings, Recompute
 from fledge.model import head
 from fledge.model.attention import Past, Rows
 
-Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter"]
+Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter", "residual", "start"]
 SMEAR_CHANNELS = 24  # the gate reads this many channels: enough to know the kind of token
 
 
@@ -56,6 +61,12 @@ class ModelConfig:
     smear: bool = False
     key_filter: bool = False
     value_embeddings: bool = False
+    residual_scales: bool = False
+    backout: bool = False
+    qk_scale: float = 1.0
+    embedding_std: float = 1.0
+    unembedding_std: float = 0.0
+    up_scale: float = 1.0
     windows: str = "L"
     """Attention windows, tiled over the layers: L sees the whole context, S a quarter of it. The last layer is always L."""
 
@@ -152,7 +163,10 @@ class Attention(nn.Module):
             k = now * k + before * past.shift_keys(self.layer, k)
         if self.config.value_embeddings:
             v = v + (self.value_scale * F.embedding(tokens, self.value_embedding)).to(v.dtype).view(v.shape)
-        y = past.attend(self.layer, norm(rotate(q, table)), norm(rotate(k, table)), v)
+        q, k = norm(rotate(q, table)), norm(rotate(k, table))
+        if self.config.qk_scale != 1:
+            q = self.config.qk_scale**2 * q  # scores see the product alone
+        y = past.attend(self.layer, q, k, v)
         return linear(y.reshape(x.shape), self.out)
 
 
@@ -170,7 +184,7 @@ class Mlp(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up = weight(4 * config.width, config.width, group="matrix", std=config.width**-0.5)
+        self.up = weight(4 * config.width, config.width, group="matrix", std=config.up_scale * config.width**-0.5)
         self.down = weight(config.width, 4 * config.width, group="matrix")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,17 +192,33 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then MLP, each on a normalised copy of the stream. The last matrices begin at 0: a new block is the identity."""
+    """Attention, then MLP, each on a normalised copy of the stream. The last matrices begin at 0: a new block adds nothing."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.config = config
         self.attention, self.mlp = Attention(config, layer), Mlp(config)
+        if config.residual_scales:
+            # From the first layer to the last; more of the stream and of its start early on (nanochat, 2026).
+            depth = layer / max(1, config.layers - 1)
+            self.stream_scale = weight(1, group="residual", fill=torch.tensor([1.15 - 0.10 * depth]))
+            self.start_scale = weight(1, group="start", fill=torch.tensor([0.20 - 0.15 * depth]))
 
     def forward(
-        self, x: Tensor, tokens: Tensor, table: tuple[Tensor, Tensor], past: Past, *, recompute: Recompute = "no"
+        self,
+        x: Tensor,
+        start: Tensor,
+        tokens: Tensor,
+        table: tuple[Tensor, Tensor],
+        past: Past,
+        *,
+        recompute: Recompute = "no",
     ) -> Tensor:
+        """x, start: (..., D), the stream and what it began with. Its twin is in model/forward.py."""
         if recompute == "block":
-            return again(self, x, tokens, table, past)
+            return again(self, x, start, tokens, table, past)
+        if self.config.residual_scales:
+            x = self.stream_scale.to(x.dtype) * x + self.start_scale.to(x.dtype) * start
         x = x + self.attention(norm(x), tokens, table, past)
         return x + (again(self._mlp, x) if recompute == "mlp" else self._mlp(x))
 
@@ -207,12 +237,14 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = weight(config.rows, config.width, group="embedding", std=1.0)
+        self.embedding = weight(config.rows, config.width, group="embedding", std=config.embedding_std)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
-        self.unembedding = weight(config.rows, config.width, group="unembedding")
+        self.unembedding = weight(config.rows, config.width, group="unembedding", std=config.unembedding_std)
         if config.smear:
             self.smear_gate = weight(1, SMEAR_CHANNELS, group="scalar", std=0.02)
             self.smear_scale = weight(1, group="scalar")
+        if config.backout:
+            self.backout_scale = weight(1, group="scalar", fill=torch.tensor([0.2]))
         self.past = Rows([config.window(layer) for layer in range(config.layers)])
         self.compute_dtype = torch.float32
         """Type of the activations; weights are float32 until `infer` makes its copy."""
@@ -248,8 +280,13 @@ class Transformer(nn.Module):
         x = self._embed(tokens_BT)
         if self.config.smear:
             x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
-        for block in self.blocks:
-            x = block(x, tokens_BT, table, self.past, recompute=self.recompute)
+        start = middle = x
+        for layer, block in enumerate(self.blocks):
+            if layer == self.config.layers // 2:
+                middle = x
+            x = block(x, start, tokens_BT, table, self.past, recompute=self.recompute)
+        if self.config.backout:
+            x = x - self.backout_scale.to(x.dtype) * middle
         return norm(x)
 
     def _embed(self, tokens: Tensor) -> Tensor:

@@ -53,7 +53,8 @@ class Memory:
             counts = Transformer(config).parameter_counts()
         matrix, total = counts["matrix"], counts["total"]
         layer, once = (BODY if compiled else EAGER_BODY)[recompute]
-        layer += 2 * config.key_filter
+        layer += 2 * (config.key_filter + config.residual_scales)
+        once += 2 * config.backout
         tokens = rows * length
         return cls(
             weights=4 * total,

@@ -4,7 +4,8 @@
 
 Muon (Jordan et al. 2024) replaces the momentum of a matrix by the nearest orthogonal matrix, so that every direction of
 the weight moves equally far. The orthogonal factor comes from Polar Express (Amsel et al. 2025, arXiv:2505.16932), a few
-matrix products instead of an SVD. Matrices of one shape are stacked and go through it together.
+matrix products instead of an SVD. Matrices of one shape are stacked and go through it together. NorMuon (Li et al. 2025,
+arXiv:2510.05491) divides each neuron's part of the update by how far it has moved of late.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from fledge.config import OptimSettings
 from fledge.ranks import number
-from fledge.train.shared import deal, gather_state, owner
+from fledge.train.shared import blank, deal, gather_state, owner
 
 # Five steps of the optimal odd polynomials for singular values from 1e-3 to 1 (Amsel et al. 2025, table of the paper's code).
 POLAR_EXPRESS = (
@@ -31,6 +32,12 @@ POLAR_EXPRESS = (
 # The norm divides by the root of the sum of squared singular values, of which none is larger; in bfloat16 it may come out a
 # little too small, and the polynomials diverge above 1.
 SAFETY = 1.01
+# As nanochat has them (2026). Published together with the rate of .5: that step is large for what one gradient says.
+START_BETA1 = 0.96
+NEURON_BETA = 0.9
+
+STATE = {"muon": ("momentum",), "normuon": ("momentum", "neurons"), "adamw": ("mean", "square", "steps")}
+"""What the state of a parameter has, by the rule that moves it."""
 
 
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
@@ -40,29 +47,30 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     # AdamW's rates were tuned at width 768 and shrink with the root of the width (Yang et al. 2022, arXiv:2203.03466).
     wide = (width / 768) ** -0.5
     rates = {
-        "matrix": settings.matrix_rate if settings.matrices == "muon" else settings.adamw_matrix_rate * wide,
+        "matrix": settings.adamw_matrix_rate * wide if settings.matrices == "adamw" else settings.matrix_rate,
         "embedding": settings.embedding_rate * wide,
         "unembedding": settings.unembedding_rate * wide,
         "scalar": settings.scalar_rate,
         "filter": settings.filter_rate,
+        "residual": settings.residual_rate,
+        "start": settings.start_rate,
     }
     decay = settings.weight_decay * (1.0 if settings.decay_scale is None else settings.decay_scale)
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         tag = parameter.group  # pyright: ignore[reportAttributeAccessIssue]
-        muon = tag == "matrix" and settings.matrices == "muon"
         rate = settings.rate_share * (1.0 if settings.batch_scale is None else settings.batch_scale) * rates[tag]
         group = groups.setdefault(
             tag,
             {
                 "params": [],
                 "names": [],
-                "kind": "muon" if muon else "adamw",
+                "kind": settings.matrices if tag == "matrix" else "adamw",
                 "dtype": dtype,
                 "base_rate": rate,
                 "lr": rate,
                 "momentum": settings.momentum,
-                "betas": (settings.beta1, settings.beta2),
+                "betas": (START_BETA1 if tag == "start" else settings.beta1, settings.beta2),
                 "weight_decay": decay if tag == "matrix" else 0.0,
             },
         )
@@ -87,10 +95,10 @@ class MuonAdamW:
     def step(self) -> None:
         """Move every parameter that has a gradient, by the rate `lr` of its group."""
         for group in self.param_groups:
-            if group["kind"] == "muon":
-                self._muon(group)
-            else:
+            if group["kind"] == "adamw":
                 self._adamw(group)
+            else:
+                self._muon(group)
 
     def _muon(self, group: dict[str, Any]) -> None:
         shapes: dict[torch.Size, list[nn.Parameter]] = {}
@@ -104,6 +112,8 @@ class MuonAdamW:
             ahead = torch._foreach_lerp(grads, momenta, group["momentum"])  # Nesterov: look one step ahead
             # One pass through the matrix units for all layers, in the precision of the activations.
             updates = orthogonal(torch.stack(ahead).to(group["dtype"]))
+            if group["kind"] == "normuon":
+                even(updates, [self._tensor(p, "neurons") for p in parameters])
             # A tall matrix has more outputs than inputs: without this its outputs would move less (Bernstein 2025).
             rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
             if group["weight_decay"]:
@@ -115,10 +125,7 @@ class MuonAdamW:
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         if not parameters:  # of several ranks another owns all of them
             return
-        state = {
-            key: [self._tensor(each, key, scalar=key == "steps") for each in parameters]
-            for key in ("mean", "square", "steps")
-        }
+        state = {key: [self._tensor(each, key) for each in parameters] for key in ("mean", "square", "steps")}
         torch._foreach_add_(state["steps"], 1)
         beta1, beta2 = group["betas"]
         # One pass over memory for all of them.
@@ -138,17 +145,17 @@ class MuonAdamW:
             maximize=False,
         )
 
-    def _tensor(self, parameter: nn.Parameter, key: str, *, scalar: bool = False) -> Tensor:
+    def _tensor(self, parameter: nn.Parameter, key: str) -> Tensor:
         state = self.state[parameter]
         if key not in state:
-            state[key] = torch.zeros((), device=parameter.device) if scalar else torch.zeros_like(parameter)
+            state[key] = blank(parameter, key)
         return state[key]
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state by parameter name, for a checkpoint: `blocks.0.mlp.up/momentum`. Of several ranks the first has it."""
         found = {}
         for group in self.param_groups:
-            keys = ("momentum",) if group["kind"] == "muon" else ("mean", "square", "steps")
+            keys = STATE[group["kind"]]
             for name, parameter in zip(group["names"], group["params"], strict=True):
                 for key, value in gather_state(parameter, self.state[parameter], keys).items():
                     found[f"{name}/{key}"] = value
@@ -158,9 +165,29 @@ class MuonAdamW:
         """The inverse of `tensors`; each rank takes what it owns."""
         for group in self.param_groups:
             for name, parameter in zip(group["names"], group["params"], strict=True):
-                for key in ("momentum", "mean", "square", "steps"):
+                for key in STATE[group["kind"]]:
                     if (value := tensors.get(f"{name}/{key}")) is not None and owner(parameter) == number():
                         self.state[parameter][key] = value.to(parameter.device)
+
+
+def even(updates: Float[Tensor, "N R C"], neurons: list[Tensor]) -> None:
+    """Divide each line of each update, in place, by the root of the running mean of its squares; its size stays as it was.
+
+    Lines are rows (a neuron's weights), but columns of a wide matrix: its rows are orthogonal and so have equal lengths anyway.
+
+    Args:
+        neurons: of each matrix the running mean, (R) or (C), which is moved on. Its bias cancels: all lines have it.
+
+    Source: NorMuon, Li et al. 2025, arXiv:2510.05491; lines along the longer side as in nanochat.
+    """
+    along = -1 if updates.size(-2) >= updates.size(-1) else -2
+    squares = updates.norm(dim=along, dtype=torch.float32).square()
+    torch._foreach_lerp_(neurons, list(squares / updates.size(along)), 1 - NEURON_BETA)
+    scales = torch.stack(neurons).clamp_min(1e-10).rsqrt()
+    scales *= (
+        squares.sum(-1, keepdim=True) / (scales.square() * squares).sum(-1, keepdim=True).clamp_min(1e-10)
+    ).sqrt()
+    updates.mul_(scales.unsqueeze(along).to(updates.dtype))
 
 
 def decay_where_agreed(parameters: list[nn.Parameter], updates: Tensor, amount: float) -> None:

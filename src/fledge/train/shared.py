@@ -53,13 +53,19 @@ def send_weights(parameters: Sequence[nn.Parameter]) -> None:
             work.wait()  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def blank(parameter: nn.Parameter, key: str) -> Tensor:
+    """What the optimizer's state of a parameter begins with, under a name of its own: zeros of the shape of `key`."""
+    shapes = {"steps": (), "neurons": (max(parameter.shape, default=1),)}
+    return torch.zeros(shapes.get(key, parameter.shape), device=parameter.device)
+
+
 def gather_state(parameter: nn.Parameter, state: dict[str, Tensor], keys: Sequence[str]) -> dict[str, Tensor]:
     """The optimizer's state of a parameter, on the CPU of rank 0; the others get nothing. Called by all together."""
     if ranks.count() == 1:
         return state
     found = {}
     for key in keys:
-        empty = torch.zeros((), device=parameter.device) if key == "steps" else torch.empty_like(parameter)
+        empty = blank(parameter, key)
         value = state.get(key, empty) if owner(parameter) == ranks.number() else empty
         with ranks.together():
             dist.broadcast(value.detach(), owner(parameter))
