@@ -43,7 +43,6 @@ STATE = {"muon": ("momentum",), "normuon": ("momentum", "neurons"), "adamw": ("m
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     """The optimizer for a model whose parameters carry their group, with the rates of `settings`."""
     width: int = model.config.width  # pyright: ignore
-    dtype: torch.dtype = model.compute_dtype  # pyright: ignore
     # AdamW's rates were tuned at width 768 and shrink with the root of the width (Yang et al. 2022, arXiv:2203.03466).
     wide = (width / 768) ** -0.5
     rates = {
@@ -66,7 +65,7 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
                 "params": [],
                 "names": [],
                 "kind": settings.matrices if tag == "matrix" else "adamw",
-                "dtype": dtype,
+                "dtype": model.compute_dtype,
                 "base_rate": rate,
                 "lr": rate,
                 "momentum": settings.momentum,
@@ -127,7 +126,6 @@ class MuonAdamW:
             return
         state = {key: [self._tensor(each, key) for each in parameters] for key in ("mean", "square", "steps")}
         torch._foreach_add_(state["steps"], 1)
-        beta1, beta2 = group["betas"]
         # One pass over memory for all of them.
         torch._fused_adamw_(
             parameters,
@@ -138,8 +136,8 @@ class MuonAdamW:
             state["steps"],
             amsgrad=False,
             lr=group["lr"],
-            beta1=beta1,
-            beta2=beta2,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
             weight_decay=group["weight_decay"],
             eps=1e-10,  # against 0 / 0 alone
             maximize=False,
@@ -155,9 +153,8 @@ class MuonAdamW:
         """The whole state by parameter name, for a checkpoint: `blocks.0.mlp.up/momentum`. Of several ranks the first has it."""
         found = {}
         for group in self.param_groups:
-            keys = STATE[group["kind"]]
             for name, parameter in zip(group["names"], group["params"], strict=True):
-                for key, value in gather_state(parameter, self.state[parameter], keys).items():
+                for key, value in gather_state(parameter, self.state[parameter], STATE[group["kind"]]).items():
                     found[f"{name}/{key}"] = value
         return found
 
@@ -184,9 +181,8 @@ def even(updates: Float[Tensor, "N R C"], neurons: list[Tensor]) -> None:
     squares = updates.norm(dim=along, dtype=torch.float32).square()
     torch._foreach_lerp_(neurons, list(squares / updates.size(along)), 1 - NEURON_BETA)
     scales = torch.stack(neurons).clamp_min(1e-10).rsqrt()
-    scales *= (
-        squares.sum(-1, keepdim=True) / (scales.square() * squares).sum(-1, keepdim=True).clamp_min(1e-10)
-    ).sqrt()
+    after = (scales.square() * squares).sum(-1, keepdim=True).clamp_min(1e-10)
+    scales *= (squares.sum(-1, keepdim=True) / after).sqrt()
     updates.mul_(scales.unsqueeze(along).to(updates.dtype))
 
 
