@@ -145,7 +145,8 @@ def test_extras_of_the_stream_at_their_neutral_values_are_the_classic_model_to_t
 
 @pytest.mark.parametrize("extra", ["residual_scales", "backout"])
 def test_an_extra_leaves_the_other_weights_of_a_fresh_model_as_they_were(extra: str) -> None:
-    with_it = Transformer(ModelConfig(**SHAPE, **{extra: True})).init(seed=0).state_dict()
+    shape: dict[str, Any] = SHAPE | {extra: True}
+    with_it = Transformer(ModelConfig(**shape)).init(seed=0).state_dict()
     for name, weight in Transformer(ModelConfig(**SHAPE)).init(seed=0).state_dict().items():
         assert torch.equal(weight, with_it[name]), name
 
@@ -184,8 +185,9 @@ def test_the_scale_of_queries_and_keys_is_that_of_either_twice() -> None:
 
 
 def test_initial_scales_are_those_asked_for() -> None:
-    shape = SHAPE | {"width": 128, "layers": 1}
-    model = Transformer(ModelConfig(**shape, embedding_std=0.8, unembedding_std=0.001, up_scale=0.4)).init(seed=0)
+    scales: dict[str, Any] = {"embedding_std": 0.8, "unembedding_std": 0.001, "up_scale": 0.4}
+    shape: dict[str, Any] = SHAPE | {"width": 128, "layers": 1} | scales
+    model = Transformer(ModelConfig(**shape)).init(seed=0)
     assert model.embedding.std().item() == pytest.approx(0.8, rel=0.05)
     assert model.unembedding.std().item() == pytest.approx(0.001, rel=0.05)
     assert model.blocks[0].mlp.up.std().item() == pytest.approx(0.4 * 128**-0.5, rel=0.05)  # type: ignore[union-attr]
