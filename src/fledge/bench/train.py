@@ -99,7 +99,10 @@ def main(config: TrainBench) -> int:
             one = json.loads(done.stdout)
             found = one | {"rows": [*found["rows"], *one["rows"]]}
     if ranks.is_first():
-        print(json.dumps(found)) if config.json else show(found)
+        if config.json:
+            print(json.dumps(found))
+        else:
+            show(found)
     return 0
 
 
@@ -325,5 +328,9 @@ def show(found: Mapping[str, Any]) -> None:
     for part in PARTS:
         spent = [(column.parts[part], column.step_seconds) for column in columns]
         lines.append([f"- {part}", *(f"{seconds:.3f} ({seconds / whole:.0%})" for seconds, whole in spent)])
-    names = [f"{column.ranks} x {column.passes} x {column.rows} rows" for column in columns]
-    table(f"training on {found['machine']['name']}", ["", *names], [line for line in lines if any(line[1:])])
+    names = [f"{column.ranks} x {column.passes} x {column.rows}" for column in columns]
+    table(
+        f"training on {found['machine']['name']}",
+        ["ranks x passes x rows", *names],
+        [line for line in lines if any(line[1:])],
+    )
