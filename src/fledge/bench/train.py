@@ -6,7 +6,7 @@
 It runs the loop of the stages (train/loop.py) on rows of random tokens, and shows the step of median time: its parts add up to it.
 Speed is also given as a share of what products of matrices reach in the same process right after (the ceiling), and, for a card in
 the table of model/cards.py, of its data sheet (MFU): by our count of FLOPs, which has attention's causal half, and by nanochat's,
-which has the whole context. The loss head is timed alone and taken out of the forward pass. `data` is making and moving
+which has the whole context. The loss head's share of the forward pass is timed apart. `data` is making and moving
 tensors, not reading text; a checkpoint is written to the folder for temporary files. With several numbers of ranks each
 has processes of its own, which its peak of memory needs.
 """
@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,7 @@ from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.train.batches import Row, batched
 from fledge.train.estimate import product_flops
-from fledge.train.loop import Plan, Step, train
+from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
 from fledge.train.optim import MuonAdamW, build
 from fledge.train.session import Shape, resolved
@@ -175,10 +174,12 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     model.compute_dtype = machine.find_dtype(settings.dtype, device)
     model.recompute = "no" if settings.recompute == "auto" else settings.recompute
     optimizer = Waited(build(model, settings.optim).param_groups)
-    first, *later = timed_steps(model, optimizer, shape, steps, settings)
+    began = time.perf_counter()
+    loss = machine.compiled(Transformer.nll_sum, device, wanted=settings.compile)
+    preparing = time.perf_counter() - began
+    first, *later = timed_steps(model, optimizer, shape, Plan(steps=1 + steps, micro=shape.micro), loss)
     held = machine.peak_memory_bytes(device)
     step = sorted(later, key=lambda one: one.seconds)[(len(later) - 1) // 2]
-    head_seconds = shape.micro * head_pass_seconds(model, shape, settings)
     ranks.meet()  # all at once, as in a step
     product = product_flops(device, model.compute_dtype)
     ceiling, peak = sum(ranks.gather(product)), believable(machine.peak_flops(device), product)
@@ -192,9 +193,9 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
         rows=shape.rows,
         tokens_per_second=speed,
         step_seconds=step.seconds,
-        parts=parts_of(step, head_seconds),
+        parts=parts_of(step, head_share(loss, model, shape, settings)),
         checkpoint_seconds=checkpoint_seconds(model, optimizer),
-        compile_seconds=max(0.0, first.seconds - step.seconds) if is_compiled else 0.0,
+        compile_seconds=max(0.0, preparing + first.seconds - step.seconds) if is_compiled else 0.0,
         flops_per_second=ours,
         product_flops=ceiling,
         ceiling_share=ours / ceiling,
@@ -215,12 +216,9 @@ class Waited(MuonAdamW):
         machine.finish(self.param_groups[0]["params"][0].device)
 
 
-def timed_steps(
-    model: Transformer, optimizer: MuonAdamW, shape: Shape, steps: int, settings: Pretrain
-) -> Iterator[Step]:
-    """One step and `steps` more; their seconds are the clock's, a GPU waited for, and making a compiler ready is in the first."""
+def timed_steps(model: Transformer, optimizer: MuonAdamW, shape: Shape, plan: Plan, loss: Loss) -> Iterator[Step]:
+    """The steps of a plan; their seconds are the clock's, a GPU waited for."""
     device, began = model.embedding.device, time.perf_counter()
-    loss = machine.compiled(Transformer.nll_sum, device, wanted=settings.compile)
 
     def waited(*batch: Any) -> Tensor:
         value = loss(*batch)
@@ -228,7 +226,6 @@ def timed_steps(
         return value
 
     batches = batched(random_rows(model.config), rows=shape.rows, step_rows=shape.total, device=device)
-    plan = Plan(steps=1 + steps, micro=shape.micro, clip=settings.optim.clip)
     for step in train(model, optimizer, batches, plan, loss=waited):
         machine.finish(device)
         now = time.perf_counter()
@@ -243,28 +240,38 @@ def random_rows(config: ModelConfig) -> Iterator[Row]:
         yield Row(rng.integers(config.vocab, size=config.context + 1, dtype=np.int32), learn, {})
 
 
-def parts_of(step: Step, head_seconds: float) -> dict[str, float]:
-    """Seconds by PARTS, which add up to the step's: the head's are taken out of forward, and optimizer has what nobody booked."""
+def parts_of(step: Step, head_share: float) -> dict[str, float]:
+    """Seconds by PARTS, which add up to the step's: the head has its share of forward, the optimizer what nobody booked."""
     booked = {name: step.parts.get(name, 0.0) for name in PARTS}
-    booked["loss head"] = min(head_seconds, booked["forward"])
+    booked["loss head"] = head_share * booked["forward"]
     booked["forward"] -= booked["loss head"]
     booked["optimizer"] += max(0.0, step.seconds - sum(booked.values()))
     return booked
 
 
-def head_pass_seconds(model: Transformer, shape: Shape, settings: Pretrain) -> float:
-    """Of the head in one pass: logits, loss and its gradient, which it makes at once."""
-    config, device, tokens = model.config, model.embedding.device, shape.rows * shape.length
-    x = torch.randn(tokens, config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
-    targets = torch.randint(config.vocab, (tokens,), device=device)
-    weights = torch.ones(tokens, device=device)
-    nll_sum = machine.compiled(head.nll_sum, device, wanted=settings.compile)
+def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain) -> float:
+    """Of a forward pass, what the head takes: logits, loss and its gradient, which it makes at once.
 
-    def once() -> None:
-        nll_sum(x, model.unembedding, targets, weights, vocab=config.vocab, softcap=config.softcap)
+    A ratio of best times, each from turns with the other, since what else the machine does would slow one and not the other.
+    """
+    config, device = model.config, model.embedding.device
+    ids_BT = torch.randint(config.vocab, (shape.rows, shape.length), device=device)
+    weights_BT = torch.ones(ids_BT.shape, device=device)
+    x_ND = torch.randn(ids_BT.numel(), config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
+    nll_sum, rows = (
+        machine.compiled(head.nll_sum, device, wanted=settings.compile),
+        (ids_BT.flatten(), weights_BT.flatten()),
+    )
 
-    once()  # compiles
-    return median(seconds_of(once, device) for _ in range(3))
+    def part() -> None:
+        nll_sum(x_ND, model.unembedding, *rows, vocab=config.vocab, softcap=config.softcap)
+
+    def whole() -> None:
+        loss(model, ids_BT, ids_BT, weights_BT)
+
+    part()  # compiles
+    turns = [(seconds_of(part, device), seconds_of(whole, device)) for _ in range(3)]
+    return min(1.0, min(one for one, _ in turns) / min(other for _, other in turns))
 
 
 def checkpoint_seconds(model: Transformer, optimizer: MuonAdamW) -> float:
