@@ -291,8 +291,8 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
     assert {name: digest(found) for name, found in texts.items()} == {
         "train": "b68d1067b801074e",
         "validation": "2a3d41c032e6d847",
-        "conversations": "1199731d1ea12b57",
-        "examples": "a999b3d78b85843c",
+        "conversations": "9260a92707bf2f40",
+        "examples": "c5a1d66933577765",
     }
 
 
