@@ -81,20 +81,20 @@ class Measured:
     """What train/memory.py says that a rank needs, its whole optimizer included."""
 
 
-def main(config: TrainBench) -> int:
+def main(config: TrainBench) -> None:
     """Print the table, or JSON."""
     counts = rank_counts(config)
     if ranks.count() > 1 or counts == [1]:
         found = report(config)
     elif len(counts) == 1:
-        return ranks.launch(["bench", "train", *words_of(asdict(config))], counts[0])
+        sys.exit(ranks.launch(["bench", "train", *words_of(asdict(config))], counts[0]))
     else:
         found = {"rows": []}
         for count in counts:
             words = words_of(asdict(replace(config, ranks=str(count), json=True)))
             done = subprocess.run([sys.executable, "-m", "fledge", "bench", "train", *words], stdout=subprocess.PIPE)
             if done.returncode:  # what was wrong it has said
-                return done.returncode
+                sys.exit(done.returncode)
             one = json.loads(done.stdout)
             found = one | {"rows": [*found["rows"], *one["rows"]]}
     if ranks.is_first():
@@ -102,7 +102,6 @@ def main(config: TrainBench) -> int:
             print(json.dumps(found))
         else:
             show(found)
-    return 0
 
 
 def rank_counts(config: TrainBench) -> list[int]:
