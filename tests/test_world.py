@@ -289,10 +289,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "b68d1067b801074e",
-        "validation": "2a3d41c032e6d847",
-        "conversations": "9260a92707bf2f40",
-        "examples": "c5a1d66933577765",
+        "train": "2b33319a0745f0dc",
+        "validation": "d0fe57ccd5031d22",
+        "conversations": "be83b92a8c059da7",
+        "examples": "52a7da3441590ba4",
     }
 
 

@@ -103,10 +103,9 @@ class OneStep(NamedTuple):
 
 def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
     """A question with one sum whose numbers belong to the given side."""
-    ways = wordings(_WORDING["one_step"], other=other)
-    while True:  # another question too: there may be no number of a side beside the one that a question has
-        asked, code, said = pick(rng, ways)
-        known = re.search(r"\d+$", code)  # {x}*7 are the days of {x} weeks
+    asked, code, said = pick(rng, wordings(_WORDING["one_step"], other=other))
+    known = re.search(r"\d+$", code)  # {x}*7 are the days of {x} weeks
+    while True:
         x, y, z = (2 + int(rng.random() * most) for most in (38, 18, 5))
         y = int(known[0]) if known else y
         x = x * y if "/" in code else x + y + z if "-{y}" in code else x
