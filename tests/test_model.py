@@ -16,6 +16,7 @@ from fledge.config import ModelSettings
 from fledge.model.attention import attend, window_mask
 from fledge.model.device import find_device, find_dtype, keep_freed_memory
 from fledge.model.transformer import ModelConfig, Transformer, mean_visible
+from tiny_engine import EXTRAS
 
 SHAPE: dict[str, Any] = {"vocab": 50, "layers": 3, "width": 32, "heads": 4, "kv_heads": 4, "context": 16}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,16 +30,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "residual_scales": {"residual_scales": True},
     "backout": {"backout": True},
     "qk_scale": {"qk_scale": 1.2, "rope_base": 100_000.0},
-    "all": {
-        "smear": True,
-        "key_filter": True,
-        "value_embeddings": True,
-        "residual_scales": True,
-        "backout": True,
-        "qk_scale": 1.2,
-        "windows": "SL",
-        "kv_heads": 2,
-    },
+    "all": EXTRAS | {"windows": "SL", "kv_heads": 2},
 }
 
 

@@ -105,7 +105,7 @@ def demo(ask: RunRecipe) -> list[Item]:
                 optim=rates,
                 eval_tokens=32_768,
             ),
-            1.0,
+            1.5,
         ),
         (Evaluate(stage="pretrain"), 0.1),
         (
@@ -117,10 +117,10 @@ def demo(ask: RunRecipe) -> list[Item]:
                 replay=0.2,
                 optim=replace(rates, warmdown=0.5),
             ),
-            4.0,
+            5.5,
         ),
         (Evaluate(stage="midtrain", limit=160), 0.4),
-        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 0.8),
+        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 0.6),
         (Evaluate(stage="sft", limit=160), 0.4),
         (
             Rl(
@@ -132,7 +132,7 @@ def demo(ask: RunRecipe) -> list[Item]:
                 eval_every=6,
                 eval_examples=40,
             ),
-            2.0,
+            3.2,
         ),
         (Evaluate(stage="rl"), 0.8),
         (Report(), 0.1),

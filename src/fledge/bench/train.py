@@ -257,12 +257,10 @@ def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain)
     ids_BT = torch.randint(config.vocab, (shape.rows, shape.length), device=device)
     weights_BT = torch.ones(ids_BT.shape, device=device)
     x_ND = torch.randn(ids_BT.numel(), config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
-    nll_sum, rows = (
-        machine.compiled(head.nll_sum, device, wanted=settings.compile),
-        (ids_BT.flatten(), weights_BT.flatten()),
-    )
+    nll_sum = machine.compiled(head.nll_sum, device, wanted=settings.compile)
 
     def part() -> None:
+        rows = ids_BT.flatten(), weights_BT.flatten()
         nll_sum(x_ND, model.unembedding, *rows, vocab=config.vocab, softcap=config.softcap)
 
     def whole() -> None:
