@@ -66,11 +66,12 @@ def ends(children: list[Child]) -> list[int]:
 def assert_alike(run: Path, other: Path, stage: str) -> None:
     """Metrics but for times: sums of several ranks are rounded elsewhere than those of one.
 
-    AdamW makes much of a rounding where a gradient is almost 0. The loss hardly hears of it, the gradient's norm a little.
+    AdamW makes a whole step of a rounding where a gradient is almost 0, and how often that happens is the processor's: one
+    such step moved a loss by 3e-6 of it. A row weighted wrongly moves it by more than a thousandth.
     """
     for line, expected in zip(metrics(run / stage), metrics(other / stage), strict=True):
         for name in (name for name in expected if "second" not in name and name != "samples"):
-            near = pytest.approx(expected[name], rel=1e-4 if name == "gradient_norm" else 1e-6, abs=2e-6)
+            near = pytest.approx(expected[name], rel=2e-4 if name == "gradient_norm" else 2e-5, abs=2e-6)
             assert line[name] == near, f"{stage}: {name}"
 
 
