@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from fledge import __version__
-from fledge.cli import long_form, run
+from fledge.cli import ENDS, code_of, long_form, run
 from fledge.config import SETTINGS
+from fledge.evals.results import read_scores
+from fledge.runs import summary
+from fledge.settings import DoesNotFit
 from processes import Processes
 
 
@@ -127,6 +130,56 @@ def test_a_setting_that_does_not_exist_ends_with_2_and_the_nearest_one(
 ) -> None:
     assert run(words) == 2
     assert answer in said(capsys)
+
+
+def test_each_kind_of_end_has_its_code() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as too_large:
+        torch.empty(1 << 60)
+    kinds = {
+        1: RuntimeError("a kernel failed"),
+        2: ValueError("depth=0"),
+        3: DoesNotFit("one row does not fit"),
+        4: FloatingPointError("loss nan"),
+    }
+    assert {code_of(error): error for error in kinds.values()} == kinds
+    assert [code_of(error) for error in (torch.OutOfMemoryError(), too_large.value, MemoryError())] == [3, 3, 3]
+    assert kinds.keys() < ENDS.keys()
+
+
+def test_json_ends_a_command_with_one_line_however_it_ends(
+    toy_run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import shutil
+
+    assert run(["pretrain", "runs/x", "--batch-tokens", "1000", "--json"]) == 2
+    assert run(["pretrain", "runs/x", "--batch-token", "1000", "--json"]) == 2
+    wrong, unknown = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (wrong["exit_code"], unknown["exit_code"]) == (2, 2)
+    assert "not a multiple of context=2048" in wrong["error"]
+    shutil.copytree(toy_run / "tokenizer", "run/tokenizer")
+    shape = [
+        "--model.depth",
+        "1",
+        "--model.width",
+        "32",
+        "--model.heads",
+        "1",
+        "--model.context",
+        "32",
+        "--threads",
+        "1",
+    ]
+    words = ["pretrain", "run", *shape, "--batch-tokens", "64", "--tokens", "128", "--compile", "no", "--json"]
+    assert run([*words, "--eval-tokens", "100"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found == {"command": "pretrain", "exit_code": 0, "run": "run", **summary(Path("run/pretrain"))}
+    shutil.copytree(toy_run, "toy")
+    words = ["evaluate", "toy", "--stage", "pretrain", "--tasks", "world/choice", "--limit", "4", "--json"]
+    assert run(words) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["pretrain"]["world/choice"] == read_scores(Path("toy/eval/pretrain.json"))["world/choice"].accuracy
 
 
 def test_short_forms_stand_for_the_settings() -> None:

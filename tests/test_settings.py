@@ -100,18 +100,22 @@ OTHER: dict[str, Any] = {
     "stage": "pretrain",
     "tasks": "world/counting",
     "hourly_cost": 3.0,
+    "minutes": 0.001,
 }
 """Values that are not simply another number, another choice or the opposite: of a setting everywhere, or in one command."""
 NEEDS: dict[str, dict[str, Any]] = {
     "optim.adamw_matrix_rate": {"optim.matrices": "adamw"},
     "keep": {"save_every": 1},
     "ratio": {"tokens": None, "ratio": 0.1},
+    "flops": {"tokens": None, "ratio": 0.1},
+    "minutes": {"tokens": None, "ratio": 0.1},
     "evaluate.samples": {"temperature": 1.0},
     "evaluate.seed": {"temperature": 1.0},
 }
 """What else must be set for a setting to matter."""
 ELSEWHERE = {
     "compile": "the compiled step equals the eager one (tests/test_loop.py): only time differs",
+    "clock": "what it times: tests/test_budget.py",
     "fresh": "what is set aside: tests/test_runs.py",
     "eval_each": "of every kind some are chosen: tests/test_kinds.py",
     "unsafe_exec": "walls of the sandbox: tests/test_sandbox.py",

@@ -7,6 +7,7 @@ their docstrings as help. Nothing heavy is imported before it is needed, so help
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -14,27 +15,41 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fledge import __version__, endings, ranks
 from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, TrainBench, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
+from fledge.runs import summary as summary_of
 from fledge.settings import nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 GO_ON = (*TRAINED, "run", "evaluate")
 """Commands that find what they had done when they were interrupted; the others begin anew."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
+IN_JSON = (*TRAINED, "evaluate")
+"""Commands whose `--json` ends them with a line for programs, however they end."""
+ENDS = {
+    0: "done; a result that is worse is no error",
+    1: "a crash",
+    2: "wrong settings, paths or data",
+    3: "out of memory",
+    4: "diverged: the loss is not finite, or worse than guessing",
+    130: "interrupted",
+}
+"""Exit codes."""
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
     "--local": "folder of data sets already downloaded, or set FLEDGE_LOCAL; nothing is fetched for what lies there",
     "--debug": "show where an error came from",
+    "--json": f"end with one line of JSON: {', '.join(IN_JSON)}",
 }
 
 
 def main() -> None:
-    """Entry point of the console script; exits with 0, 1 (a failure), 2 (a mistake of the user) or 130 (interrupted)."""
+    """Entry point of the console script; exits with one of `ENDS`."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed before it began, as by >&-
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -63,23 +78,45 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = dispatch(command, rest)
         sys.stdout.flush()
-        return code
+        return ended(command, rest, code)
     except SystemExit as stop:
-        return int(stop.code or 0)
+        return ended(command, rest, int(stop.code or 0))
     except BrokenPipeError:
         return 0  # nobody reads any more, as with `| head`
     except KeyboardInterrupt as interrupt:
         again = "" if BEGINS_AGAIN.isdisjoint(rest) else f", without {', '.join(sorted(BEGINS_AGAIN))}"
         hope = f" The same command{again} goes on from there." if command in GO_ON else ""
         notice(f"interrupted{f': {interrupt}' if str(interrupt) else ''}.{hope}")
-        return 130
-    except (ValueError, OSError, FloatingPointError, RuntimeError) as error:
+        return ended(command, rest, 130)
+    except (ValueError, OSError, FloatingPointError, RuntimeError, MemoryError) as error:
         if "--debug" in rest:
             raise
-        of_the_user = isinstance(error, ValueError | OSError)
+        code = code_of(error)
         if not ranks.record(error):
-            notice(f"{error}{'' if of_the_user else ' (--debug shows where)'}", everywhere=True)
-        return 2 if of_the_user else 1
+            notice(f"{error}{' (--debug shows where)' * (code == 1)}", everywhere=True)
+        return ended(command, rest, code, str(error))
+    except Exception as error:  # a defect: Python shows where
+        ended(command, rest, 1, repr(error))
+        raise
+
+
+def code_of(error: Exception) -> int:
+    """The exit code that an error ends a command with."""
+    # torch is not imported for its class, and has none of its own where the memory is the CPU's.
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "DefaultCPUAllocator" in str(error):
+        return 3
+    if isinstance(error, FloatingPointError):
+        return 4
+    return 2 if isinstance(error, ValueError | OSError) else 1
+
+
+def ended(command: str, words: Sequence[str], code: int, error: str = "") -> int:
+    """The exit code, and where it was asked for a line of JSON that says it and why."""
+    if code and command in IN_JSON and "--json" in words and ranks.is_first():
+        line = {"command": command, "exit_code": code, "ended": ENDS.get(code, ""), "error": error}
+        with contextlib.suppress(OSError):
+            print(json.dumps(line), flush=True)
+    return code
 
 
 def overview() -> str:
@@ -93,6 +130,7 @@ def overview() -> str:
     for title, commands in COMMANDS.items():
         lines += [f"{title}:", *(f"  {name:<12}{summary(kind)}" for name, kind in commands.items()), ""]
     lines += ["With every command:", *(f"  {flag:<12}{text}" for flag, text in ANYWHERE.items()), ""]
+    lines += ["Exit codes:", *(f"  {code:<12}{text}" for code, text in ENDS.items()), ""]
     lines += ["`fledge COMMAND --help` lists the settings. First steps: `fledge run`, then `fledge chat`."]
     return "\n".join(lines)
 
@@ -125,6 +163,9 @@ def dispatch(command: str, words: list[str]) -> int:
     parser.add_argument("--local", metavar="DIR")
     parser.add_argument("--debug", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
+    parser.set_defaults(json=False)
+    if command in IN_JSON:
+        parser.add_argument("--json", action="store_true")
     flags, words = parser.parse_known_args([part for word in words for part in long_form(word)])
     if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
         os.environ["FLEDGE_LOCAL"] = flags.local
@@ -133,16 +174,19 @@ def dispatch(command: str, words: list[str]) -> int:
         print(json.dumps(planned(config), indent=1))
         return 0
     if isinstance(config, Ranked) and config.ranks > 1 and ranks.count() == 1:
-        return ranks.launch([command, *words, *["--debug"] * flags.debug], config.ranks)
+        return ranks.launch([command, *words, *["--debug"] * flags.debug, *["--json"] * flags.json], config.ranks)
     if ranks.count() > 1:
         if not isinstance(config, Ranked | TrainBench):
             raise ValueError(
                 f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
             )
         ranks.join(config.device)  # pyright: ignore[reportAttributeAccessIssue]
-    importlib.import_module(module_of(command)).main(config)
+    found = importlib.import_module(module_of(command)).main(config)
     if ranks.count() > 1:
         ranks.leave()
+    if flags.json and ranks.is_first():
+        run = vars(config).get("run", "")
+        print(json.dumps({"command": command, "exit_code": 0, "run": run} | (found or summary_of(Path(run) / command))))
     return 0
 
 

@@ -252,6 +252,12 @@ class Pretrain(RowStage):
     """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""
     ratio: float = 12.0
     """Tokens per parameter where tokens is None."""
+    flops: float | None = bounded(None, 1.0)
+    """Tokens for so many FLOPs instead, by what the model takes for one."""
+    minutes: float | None = bounded(None, 0.001)
+    """Train for so long instead: minutes of steps alone, without compilation, measurements and checkpoints."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """What times the steps: wall, or cpu: processor time of all threads, for a machine that does other work too."""
     eval_every: int | None = None
     """Steps between measurements of held-out bits per byte. None: about ten in the run; 0: only at the end."""
     sample_every: int = 0
@@ -535,6 +541,11 @@ def check(config: Any) -> None:
     if isinstance(config, Midtrain) and not config.replay < 1:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
+        )
+    ends = [name for name in ("tokens", "flops", "minutes") if getattr(config, name, None) is not None]
+    if isinstance(config, Pretrain) and len(ends) > 1:
+        raise ValueError(
+            f"{', '.join(f'{name}={getattr(config, name)}' for name in ends)}: each says when to end; give one"
         )
     if isinstance(config, RowStage) and config.batch_tokens:
         check_multiple(config.batch_tokens, "context", getattr(getattr(config, "model", config), "context", None))

@@ -17,6 +17,10 @@ from reprlib import repr as short
 from typing import Any
 
 
+class DoesNotFit(ValueError, MemoryError):
+    """What is asked for takes more memory than there is."""
+
+
 def bounded(default: Any, low: float, high: float = math.inf) -> Any:
     """A field from `low` to `high`; where `low` is an int, whole numbers alone."""
     return field(default=default, metadata={"low": low, "high": high})

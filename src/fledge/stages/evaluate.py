@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 FOREIGN = "hf:"
 
 
-def main(config: Evaluate) -> None:
+def main(config: Evaluate) -> dict[str, dict[str, float]]:
     """Score one or several stages of a run; tasks scored with these weights, examples and settings are not scored again.
+
+    Returns the accuracies, by stage and task.
 
     `hf:PATH` in place of a run is a Hugging Face model; its results stand under runs/hf-<folder>/eval/.
     """
@@ -40,14 +42,15 @@ def main(config: Evaluate) -> None:
         path = Path(config.run.removeprefix(FOREIGN))
         hf.check(path)
         tasks = named or find_tasks("core")
-        measure(tasks, config, Path("runs") / f"hf-{path.name}", "model", weights=folder_hash(path), title=config.run)
-        return
-    run = Path(config.run)
+        run, weights = Path("runs") / f"hf-{path.name}", folder_hash(path)
+        return {"model": measure(tasks, config, run, "model", weights=weights, title=config.run)}
+    run, found = Path(config.run), {}
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
         check_tokenizer(run / stage, Tokenizer.load(run / "tokenizer"))
         tasks = named or default_tasks(run, stage, config)
-        measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
+        found[stage] = measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
+    return found
 
 
 def prepare(config: Evaluate) -> None:
@@ -83,7 +86,9 @@ def asked(config: Evaluate) -> dict[str, int | float | str | None]:
     return {name: getattr(config, name) for name in ("split", "limit", "samples", "temperature", "seed")}
 
 
-def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str) -> None:
+def measure(
+    tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str
+) -> dict[str, float]:
     """Score what has no result yet, or all with `fresh`, and print all. One process at a time: a score is added to a file."""
     path = run / "eval" / f"{stage}.json"
     results = Results(path, weights=weights, settings=asked(config))
@@ -103,6 +108,7 @@ def measure(tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, 
                     results.add(name, score, examples=examples[name] or "")
                     live.show(count + 1, name)
     show(tasks, results, title=f"{title} on the {config.split} split")
+    return {name: score.accuracy for name, score in results.scores.items() if name in tasks or name == "core"}
 
 
 def examples_of(task: Task, results: Results, config: Evaluate) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,6 @@ def main(config: Pretrain) -> None:
     from fledge.model.transformer import ModelConfig, Transformer
     from fledge.train.batches import batched, document_rows, validation_batches
     from fledge.train.estimate import measure
-    from fledge.train.loop import due
     from fledge.train.session import Session, Shape, resolved
 
     tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")
@@ -58,7 +58,8 @@ def main(config: Pretrain) -> None:
             rows = document_rows(documents, tokenizer, length=shape.length, cursor=cursor)
             return batched(rows, step_rows=shape.total, **cut)
 
-        def bits_per_byte() -> float:
+        @cache
+        def bits_per_byte(done: int) -> float:
             return validation_bits_per_byte(
                 model, validation_batches(pinned.documents, tokenizer, length=shape.length, **cut)
             )
@@ -71,17 +72,17 @@ def main(config: Pretrain) -> None:
             return samples(model, tokenizer, prompts=prompts, seed=config.seed)
 
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
-            if due(done, config.eval_every or 0, shape.steps):
-                session.log(done, val_bits_per_byte=bits_per_byte())
-            if config.sample_every and due(done, config.sample_every, shape.steps):
+            if session.due(done, config.eval_every):
+                session.log(done, val_bits_per_byte=bits_per_byte(done))
+            if config.sample_every and session.due(done, config.sample_every):
                 stage.log(step=done, samples=write())
         session.finish(
-            val_bits_per_byte=bits_per_byte(),
+            val_bits_per_byte=bits_per_byte(session.done),
             held_out=pinned.hash,
             held_out_bytes=pinned.bytes,
             tokenizer_hash=tokenizer.hash,
-            tokens=shape.steps * shape.tokens,
-            steps=shape.steps,
+            tokens=session.done * shape.tokens,
+            steps=session.done,
             flops_per_token=model.flops_per_token(),
             samples=write(),
         )

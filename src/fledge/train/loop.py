@@ -69,7 +69,7 @@ class Batch:
 class Plan:
     """How many steps, how large, and how the rates move.
 
-    `warmup` and `warmdown` are shares of `steps`; the rates fall to `final_share` of their base.
+    `warmup` and `warmdown` are shares of `steps`; the rates fall to `final_share` of their base. `clock` times the steps.
     """
 
     steps: int
@@ -78,8 +78,9 @@ class Plan:
     warmdown: float = 0.0
     final_share: float = 0.0
     clip: float = math.inf
+    clock: Callable[[], float] = time.perf_counter
 
-    def rate_share(self, step: int) -> float:
+    def rate_share(self, step: int, seconds: float = 0.0) -> float:
         """Share of the base rates in force at a step (0-based): linear rise, flat, linear fall; always in [0, 1]."""
         rise = max(1, round(self.warmup * self.steps))
         fall = max(1, round(self.warmdown * self.steps))
@@ -135,13 +136,11 @@ def train(
     """
     parameters = list(model.parameters())
     for index in range(start, plan.steps):
-        clock = Stopwatch()
+        clock = Stopwatch(plan.clock)
         model.train()
         group = list(itertools.islice(batches, plan.micro))
         if len(group) < plan.micro:
-            raise ValueError(
-                f"step {index}: the data ended, {plan.steps - index} steps are left. Give more, or plan fewer."
-            )
+            raise ValueError(f"step {index}: the data ended, {plan.steps - index} steps are left. Give more data.")
         clock.lap("data")
         tokens = max(1, sum(batch.tokens for batch in group))
         total = 0.0
@@ -161,7 +160,7 @@ def train(
             clock.lap("communication")
         nn.utils.clip_grads_with_norm_(parameters, plan.clip, norm)
         gradient_norm = norm.item()
-        share = plan.rate_share(index)
+        share = plan.rate_share(index, clock.total())
         if not (math.isfinite(total) and math.isfinite(gradient_norm)):
             model.zero_grad()
             raise FloatingPointError(
@@ -192,17 +191,18 @@ def train(
 class Stopwatch:
     """Adds up where the time goes: `lap(name)` books the time since the last lap under a name."""
 
-    def __init__(self) -> None:
-        self.began = self.last = time.perf_counter()
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.began = self.last = clock()
         self.laps: dict[str, float] = {}
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         self.laps[name] = self.laps.get(name, 0.0) + now - self.last
         self.last = now
 
     def total(self) -> float:
-        return time.perf_counter() - self.began
+        return self.clock() - self.began
 
 
 def due(done: int, every: int, steps: int) -> bool:

@@ -18,6 +18,7 @@ import torch
 from fledge.config import Recompute
 from fledge.model.head import CHUNK
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.settings import DoesNotFit
 
 FREE_SHARE = 0.9
 """Of what is free: the allocator's pieces do not fit together without a gap."""
@@ -93,7 +94,7 @@ def fitting(
         recompute: wanted instead of the least.
 
     Raises:
-        ValueError: not one row fits; says what it takes.
+        DoesNotFit: not one row does; says what it takes.
     """
     most = 0
     policy: Recompute = recompute or "no"
@@ -103,7 +104,7 @@ def fitting(
             break
     if not most:
         need = Memory.of(config, length=length, rows=1, recompute=policy, compiled=compiled)
-        raise ValueError(
+        raise DoesNotFit(
             f"depth {config.layers}, width {config.width}: weights, gradients and optimizer take {need.states / 1e9:.1f} GB, "
             f"{need.peak / 1e9:.1f} with a single row of {length} tokens (--recompute {policy}); {free_bytes / 1e9:.1f} GB "
             f"are free, of which {FREE_SHARE:.0%} can be used. Lower --model.depth or --model.context, or take a larger device"

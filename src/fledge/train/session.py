@@ -3,7 +3,7 @@
     config = resolved(config)                        # nothing is None that can be derived
     session, shape = Session(stage, config, model), Shape.of(config, length=config.context)
     for done in session.train(batches, steps=shape.steps, micro=shape.micro):      # batches: cursor or None -> iterator of Batch
-        if due(done, every, shape.steps):
+        if session.due(done, every):
             session.log(done, val_bits_per_byte=...)
     session.finish()
 
@@ -15,6 +15,7 @@ resumes at. So where checkpoints fall, and what stops a run between them, change
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -30,13 +31,14 @@ from fledge.folder import StageFolder
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, metrics
-from fledge.settings import check_multiple
+from fledge.settings import DoesNotFit, check_multiple
 from fledge.tasks import find_task
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
 from fledge.train import scaling
+from fledge.train.budget import CLOCKS, Budget, TimePlan
 from fledge.train.estimate import here
-from fledge.train.loop import REMEDY, Batch, Plan, Step, train
+from fledge.train.loop import REMEDY, Batch, Plan, Step, due, train
 from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
 from fledge.train.shared import checksum
@@ -74,9 +76,10 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     if (shape := _model_of(config, vocab, base)) is None:
         return replace(config, **given)
     with torch.device("meta"):  # counts without memory
-        counts = Transformer(shape).parameter_counts()
+        model = Transformer(shape)
     if isinstance(config, Pretrain):
-        given |= dialled(config, parameters=counts["matrix"] + counts["unembedding"], rows=shape.rows)
+        counts, flops = model.parameter_counts(), model.flops_per_token()
+        given |= dialled(config, parameters=counts["matrix"] + counts["unembedding"], rows=shape.rows, flops=flops)
     else:
         given["optim"] = later_rates(replace(config, **given), base)
     if isinstance(config, Midtrain):
@@ -101,14 +104,18 @@ def _cut(
     return {"device_tokens": tokens, "recompute": wanted or "no"}
 
 
-def dialled(config: Pretrain, *, parameters: int, rows: int) -> dict[str, Any]:
+def dialled(config: Pretrain, *, parameters: int, rows: int, flops: float) -> dict[str, Any]:
     """Settings of a pretraining that follow from its depth: tokens, batch, rates, decay and schedule (scaling.py).
 
     Args:
         parameters: of the matrices and the unembedding.
         rows: of the unembedding.
+        flops: of a token.
     """
-    tokens = config.tokens or round(config.ratio * parameters)
+    asked = max(1, round(config.flops / flops)) if config.flops else config.tokens
+    tokens = asked or round(
+        config.ratio * parameters
+    )  # of a training by the clock too: its batch must not depend on its speed
     reference = scaling.reference_tokens(ratio=config.ratio, rows=rows)
     batch = config.batch_tokens or scaling.batch_tokens(tokens, reference=reference, context=config.model.context)
     steps = max(1, round(tokens / batch))
@@ -119,8 +126,13 @@ def dialled(config: Pretrain, *, parameters: int, rows: int) -> dict[str, Any]:
         "warmdown": scaling.WARMDOWN,
         "final_share": scaling.FINAL_SHARE,
     }
-    tenth = max(1, steps // 10) if config.eval_every is None else config.eval_every
-    return {"tokens": tokens, "batch_tokens": batch, "eval_every": tenth, "optim": _where_none(config.optim, laws)}
+    found = {"batch_tokens": batch, "optim": _where_none(config.optim, laws)}
+    if config.minutes is None:
+        found |= {
+            "tokens": tokens,
+            "eval_every": max(1, steps // 10) if config.eval_every is None else config.eval_every,
+        }
+    return found
 
 
 def later_rates(config: TrainStage, base: Pretrain | None) -> OptimSettings:
@@ -163,6 +175,7 @@ class Shape:
     total: int
     """Rows per step, of all ranks."""
     steps: int
+    """0: as many as a time holds."""
 
     @classmethod
     def of(cls, config: Pretrain | Midtrain, *, length: int) -> Shape:
@@ -183,7 +196,7 @@ class Shape:
         rows = max(1, min(config.device_tokens or batch_tokens, each * length) // length)
         while each % rows:  # every pass has the same shape: it is compiled once
             rows -= 1
-        steps = max(1, round((config.tokens or 0) / batch_tokens))
+        steps = max(1, round(config.tokens / batch_tokens)) if config.tokens else 0
         return cls(length=length, rows=rows, micro=each // rows, total=total, steps=steps)
 
     def halved(self) -> Shape:
@@ -199,14 +212,15 @@ class Shape:
 
     def __str__(self) -> str:
         many = f"{ranks.count()} ranks x " * (ranks.count() > 1)
-        return f"{self.steps} steps of {self.tokens:,} tokens ({many}{self.micro} x {self.rows} rows of {self.length})"
+        cut = f"{many}{self.micro} x {self.rows} rows of {self.length}"
+        return f"{self.steps or 'as many'} steps of {self.tokens:,} tokens ({cut})"
 
 
 def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
     """The shape where a pass of it succeeds, on all ranks, else that of half the rows; says so.
 
     Raises:
-        ValueError: neither does.
+        DoesNotFit: neither does.
     """
     for one in (shape, shape.halved()):
         why = ""
@@ -218,7 +232,7 @@ def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
             return one
         told = why or "another rank has less"
         console.say(f"{one.rows} rows of {one.length} tokens per pass do not fit into memory after all: {told}")
-    raise ValueError(
+    raise DoesNotFit(
         f"{shape.rows} and {shape.halved().rows} rows of {shape.length} tokens do not fit into memory. Is another program on "
         "this device? Else lower --device-tokens or --model.depth, or give --recompute block"
     )
@@ -244,6 +258,10 @@ class Session:
         self.optimizer = build(self.model, config.optim)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
+        self.done = self.steps = 0
+        """Steps taken so far, and in all; where a budget of time ends the training they are not known before."""
+        self.clock, minutes = CLOCKS[getattr(config, "clock", "wall")], getattr(config, "minutes", None)
+        self.budget = Budget(seconds=60 * minutes, clock=self.clock) if minutes else None
         self.cursor: dict[str, Any] = {}
         """Where the data stands after the last step."""
         self.kept: checkpoint.Weights | None = None
@@ -253,11 +271,17 @@ class Session:
 
     def foretell(self, tokens: int, known: str = "") -> None:
         """Say about how long so many tokens will take, behind what else is known."""
+        if self.budget:
+            console.say(f"{self.stage.name}: {known}{console.duration(self.budget.seconds)} of steps")
+            return
         site = here(self.device, self.model.compute_dtype, ranks=ranks.count())
         console.say(f"{self.stage.name}: {known}{site.told(tokens * self.model.flops_per_token())}")
 
     def tried(self, shape: Shape) -> Shape:
-        """The shape once a pass of it was seen to fit on the GPU, or one of half the rows. Weights and data stay as they are."""
+        """The shape once a pass of it was seen to fit on the GPU, or one of half the rows; what is compiled is compiled by it.
+
+        Weights and data stay as they are.
+        """
 
         def attempt(shape: Shape) -> None:
             held = torch.empty(
@@ -267,22 +291,22 @@ class Session:
             self.loss(self.model.train(), ids, ids, torch.zeros_like(ids, dtype=torch.float32)).backward()
             del held
 
-        averages = Memory.of(self.model.config, length=1, rows=1).optimizer
+        averages, began = Memory.of(self.model.config, length=1, rows=1).optimizer, time.perf_counter()
         try:
-            return that_fits(shape, attempt) if self.device.type == "cuda" else shape
+            return that_fits(shape, attempt) if self.device.type == "cuda" or self.compile != "no" else shape
         finally:
             self.model.zero_grad()
+            if self.compile != "no":
+                self.seconds["compile"] += time.perf_counter() - began
 
     def train(
         self, batches: Batches, *, steps: int, micro: int, also: Callable[[], dict[str, float]] = dict
     ) -> Iterator[int]:
-        """Steps done so far, from the last checkpoint on: `steps` in all, of `micro` batches each.
+        """Steps done so far, from the last checkpoint on: `steps` in all, of `micro` batches each, or as many as the budget holds.
 
         also: more numbers of the step just done, for its line of the metrics.
         """
-        optim = vars(self.config.optim)
-        given = {one.name: optim[one.name] for one in fields(Plan) if optim.get(one.name) is not None}
-        plan = Plan(steps=steps, micro=micro, **given)
+        self.steps = steps = sys.maxsize if self.budget else steps
         with ranks.first_alone():  # who renames what is damaged
             found = checkpoint.resume(
                 self.stage.path, self.model, self.optimizer, steps=steps, keeps=self.kept is not None
@@ -291,39 +315,72 @@ class Session:
         if progress.step and self.kept is not None:
             self.kept = checkpoint.load_model(self.stage.path).state_dict()
         self.notes = dict(progress.notes)
-        self.seconds |= self.notes.get("seconds", {})
+        for name, seconds in self.notes.get("seconds", {}).items():
+            self.seconds[name] += seconds
+        plan, end = self._plan(micro)
         self.stage.rewind(progress.step)
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
-        with endings.gently() as asked, console.Live(self.stage.name, total=steps, done=progress.step) as live:
-            if progress.step:
-                console.say(f"{self.stage.name}: goes on from step {progress.step} of {steps}")
-                yield from self._body(progress.step)
-            saved, done = time.perf_counter(), progress.step
+        self.done = done = progress.step
+        total = 100 if self.budget else steps
+        with endings.gently() as asked, console.Live(self.stage.name, total=total, done=self._shown()) as live:
+            if done:
+                console.say(f"{self.stage.name}: goes on from step {done} of {end}")
+                yield from self._body(done)
+            saved = time.perf_counter()
 
             def votes() -> tuple[bool, bool]:
                 return asked.is_set, time.perf_counter() - saved > SAVE_SECONDS
 
-            steps_taken = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss, votes=votes)
+            left = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss, votes=votes)
+            steps_taken = iter(()) if self.is_last(done) else left
             for step in self._sound(steps_taken, reached=done):
-                self.cursor, done, more = step.cursor, step.index + 1, also()
-                stops, is_late = step.votes
+                self.cursor, self.done, more = step.cursor, step.index + 1, also()
+                done, (stops, is_late) = self.done, step.votes
                 self._count(step)
                 self.stage.log(step=done, **self._numbers(step), **more)
                 learns = f"reward {more['reward']:.3f}" if "reward" in more else f"loss {step.loss_nats:.3f}"
-                live.show(done, f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
+                live.show(self._shown(), f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
-                if done == steps or (done % every == 0 if every else is_late):
+                last = self.is_last(done)
+                if last or (done % every == 0 if every else is_late):
                     self.save(done)
                     saved = time.perf_counter()
                 if not stops:
                     yield from self._body(done)
                     # What a signal says during the body all ranks hear after the next step, or after the last.
-                    stops = (done == steps or ranks.count() == 1) and ranks.any_of(asked.is_set)
+                    stops = (last or ranks.count() == 1) and ranks.any_of(asked.is_set)
                 if stops:  # a body that did not run does so after the resume
                     self.save(done)
-                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {steps}")
+                    raise KeyboardInterrupt(f"{self.stage.name} is saved at step {done} of {end}")
+                if last:
+                    break
         self.model.eval()
+
+    def _plan(self, micro: int) -> tuple[Plan, str]:
+        """The plan of all steps, and what ends it, in words; a resumed budget has spent what its checkpoint says."""
+        optim = vars(self.config.optim)
+        given = {one.name: optim[one.name] for one in fields(Plan) if optim.get(one.name) is not None}
+        given |= {"steps": self.steps, "micro": micro, "clock": self.clock}
+        if self.budget is None:
+            return Plan(**given), str(self.steps)
+        self.budget = replace(self.budget, **self.notes.get("budget", {}))
+        return TimePlan(**given, budget=self.budget), console.duration(self.budget.seconds)
+
+    def is_last(self, done: int) -> bool:
+        """Whether the training ends with this step."""
+        return self.budget.is_over() if self.budget else done == self.steps
+
+    def due(self, done: int, every: int | None) -> bool:
+        """Whether what happens every `every` steps, and after the last, happens now. None: after each tenth of the budget."""
+        tenth = every is None and self.budget is not None and self.budget.passed(10)
+        return tenth or due(done, every or 0, done if self.is_last(done) else 0)
+
+    def _shown(self) -> int:
+        """How far the training is: steps, or of a budget of time percent."""
+        if self.budget is None:
+            return self.done
+        return 100 if self.budget.is_over() else int(100 * self.budget.spent / self.budget.seconds)
 
     def _sound(self, steps: Iterator[Step], *, reached: int) -> Iterator[Step]:
         """The steps, as long as the model is no worse than one that guesses, or than it was when the stage began.
@@ -364,7 +421,7 @@ class Session:
         began = time.perf_counter()
         if ranks.count() > 1:  # a broken card must not go unnoticed into the weights
             ranks.check_alike({f"weights after step {done}, by their checksum,": checksum(self.model.parameters())})
-        notes = self.notes | {"seconds": dict(self.seconds)}
+        notes = self.notes | {"seconds": dict(self.seconds)} | ({"budget": self.budget.state()} if self.budget else {})
         progress = checkpoint.Progress(done, self.cursor, notes, self.stage.made_from)
         checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep, kept=self.kept)
         self.seconds["save"] += time.perf_counter() - began
@@ -389,9 +446,9 @@ class Session:
 
     def _count(self, step: Step) -> None:
         for name, value in step.parts.items():
-            # The first pass through a compiled function is compilation, not work.
-            first = self.compile != "no" and name in ("forward", "backward") and not self.seconds.get(name)
-            self.seconds["compile" if first and value > 5.0 else name] += value
+            self.seconds[name] += value
+        if self.budget:
+            self.budget.book(step.seconds)
 
     def _numbers(self, step: Step) -> dict[str, float]:
         peak = machine.peak_flops(self.device)
