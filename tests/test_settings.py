@@ -37,6 +37,7 @@ from fledge.config import (
     Tokenizer,
 )
 from fledge.folder import begin_again
+from fledge.research import points
 from fledge.train import batches
 
 TINY = ModelSettings(
@@ -258,11 +259,14 @@ def test_every_setting_changes_something(
 def test_every_setting_of_a_command_that_is_not_a_stage_of_a_run_is_read(command: str) -> None:
     """Of those that serve, chat or chain stages: here the source shows it; what sampling does, tests/test_sampling_settings.py."""
     module = importlib.import_module(cli.module_of(command))
-    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    files = [Path(str(module.__file__)), *[Path(str(points.__file__))] * (command == "sweep")]
+    tree = ast.parse("".join(path.read_text(encoding="utf-8").partition("annotations\n")[2] for path in files))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     through = [field.name for field in dataclasses.fields(Sampling)] if issubclass(SETTINGS[command], Sampling) else []
     assert not through or "Sampling.of(config" in ast.unparse(tree)
     if "model=config.model" in ast.unparse(tree):  # the shape as a whole, as pretrain has it
         through += [name for name, _ in settings(ModelSettings, "model.")]
+    if command == "sweep":  # those of its points, which are pretrainings
+        through += [name for name, _ in settings(Pretrain, "base.")]
     inert = {name for name, _ in settings(SETTINGS[command])} - used - set(through)
     assert not inert, f"{command}: nothing reads {sorted(inert)}"

@@ -19,17 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__, endings, ranks
-from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, TrainBench, TrainStage
+from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, Sweep, TrainBench, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.runs import summary as summary_of
 from fledge.settings import nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
-GO_ON = (*TRAINED, "run", "evaluate")
+GO_ON = (*TRAINED, "run", "evaluate", "sweep")
 """Commands that find what they had done when they were interrupted; the others begin anew."""
+APART = {"run": "recipes", "plan": "plan", "sweep": "research.sweep", "compare": "research.compare"}
+"""Modules of commands that are neither stages nor benches."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
-IN_JSON = (*TRAINED, "evaluate")
+IN_JSON = (*TRAINED, "evaluate", "sweep", "compare")
 """Commands whose `--json` ends them with a line for programs, however they end."""
 ENDS = {
     0: "done; a result that is worse is no error",
@@ -37,6 +39,7 @@ ENDS = {
     2: "wrong settings, paths or data",
     3: "out of memory",
     4: "diverged: the loss is not finite, or worse than guessing",
+    5: "a sweep is done but for points that failed",
     130: "interrupted",
 }
 """Exit codes."""
@@ -112,7 +115,7 @@ def code_of(error: Exception) -> int:
 
 def ended(command: str, words: Sequence[str], code: int, error: str = "") -> int:
     """The exit code, and where it was asked for a line of JSON that says it and why."""
-    if code and command in IN_JSON and "--json" in words and ranks.is_first():
+    if code not in (0, 5) and command in IN_JSON and "--json" in words and ranks.is_first():
         line = {"command": command, "exit_code": code, "ended": ENDS.get(code, ""), "error": error}
         with contextlib.suppress(OSError):
             print(json.dumps(line), flush=True)
@@ -187,7 +190,7 @@ def dispatch(command: str, words: list[str]) -> int:
     if flags.json and ranks.is_first():
         run = vars(config).get("run", "")
         print(json.dumps({"command": command, "exit_code": 0, "run": run} | (found or summary_of(Path(run) / command))))
-    return 0
+    return found["exit_code"] if command == "sweep" else 0
 
 
 def planned(config: Any) -> dict[str, Any]:
@@ -196,6 +199,10 @@ def planned(config: Any) -> dict[str, Any]:
         from fledge.recipes import choose, derived
 
         return {item.name: dataclasses.asdict(item.config) for item in derived(choose(config))}
+    if isinstance(config, Sweep):
+        from fledge.research.sweep import plan
+
+        return plan(config)
     if isinstance(config, TrainStage):
         from fledge.train.session import resolved
 
@@ -205,8 +212,8 @@ def planned(config: Any) -> dict[str, Any]:
 
 def module_of(command: str) -> str:
     """Where the `main(config)` of a command is."""
-    if command in ("run", "plan"):
-        return {"run": "fledge.recipes", "plan": "fledge.plan"}[command]
+    if command in APART:
+        return f"fledge.{APART[command]}"
     return f"fledge.{command.replace(' ', '.')}" if " " in command else f"fledge.stages.{command}"
 
 
@@ -217,7 +224,22 @@ def long_form(word: str) -> list[str]:
 
 
 def with_folder(command: str, words: list[str]) -> list[str]:
-    """A first word without a dash is the run's folder (the recipe's name for `run`); without any, the newest run is meant."""
+    """A first word without a dash is the run's folder (the recipe's name for `run`); without any, the newest run is meant.
+
+    Those of `compare` are runs; what `sweep` does not know as its own is of the stage behind it: --minutes -> --base.minutes.
+    """
+    if command == "sweep":
+        stage, *words = words or [""]
+        if stage != "pretrain" and stage != "--help":
+            raise ValueError(
+                f"sweep {stage!r} is not a sweep of a stage; allowed is: fledge sweep pretrain --out DIR ..."
+            )
+        own = {*(name.replace("_", "-") for name in vars(Sweep)["__dataclass_fields__"]), "help"}
+        is_own = [not word.startswith("--") or word[2:].partition("=")[0] in own for word in words]
+        words = [word if mine else f"--base.{word[2:]}" for word, mine in zip(words, is_own, strict=True)]
+        return [*words, *["--help"] * (stage == "--help")]
+    if command == "compare" and words and not words[0].startswith("-"):
+        return ["--runs", *words]
     if words and not words[0].startswith("-"):
         return ["--recipe" if command in ("run", "plan") else "--run", *words]
     talks_of_a_run = command in ("chat", "serve", "evaluate", "report") and not {"--run", "--help"} & set(words)

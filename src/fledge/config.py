@@ -523,10 +523,42 @@ class TrainBench(Machine):
     """Print JSON."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Pretrain a model for each point of a grid, and compare them. Settings that are not listed here are those of pretrain."""
+
+    out: str = "runs/sweeps/sweep"
+    """Folder of the sweep."""
+    over: tuple[str, ...] = ()
+    """Settings and their values, as in model.heads=2,4 seed=0,1,2: a point for each combination; the first is the baseline."""
+    variant: tuple[str, ...] = ()
+    """Settings under a name, as in wide:model.width=256,model.heads=4, or a .toml or .json file of some, beside a baseline."""
+    ablate: str | None = None
+    """Switches, as in smear,key_filter: all on and one off at a time, all off and one on at a time."""
+    vocab: int = bounded(32_768, 1)
+    """Entries of the tokenizer of all points; one that lies in the folder is used."""
+    at_once: int | None = bounded(None, 1)
+    """Points trained at the same time, which share GPUs or cores. None: one for each GPU, or for the CPU."""
+    price: float | None = None
+    """Dollars per hour of this machine, for the plan."""
+    base: Pretrain = field(default_factory=Pretrain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Say which trainings are better, at equal tokens, steps, FLOPs and seconds, and whether it is more than chance."""
+
+    runs: tuple[str, ...] = ()
+    """Runs, folders of runs that differ in their seed, or sweeps; the first is what the others are compared with."""
+    markdown: bool = False
+    """Print Markdown."""
+
+
 COMMANDS: dict[str, dict[str, type[Any]]] = {
     "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
     "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench, "bench train": TrainBench},
+    "Research": {"sweep": Sweep, "compare": Compare},
     "Talking": {"chat": Chat, "serve": Serve},
 }
 """Every command and its settings, as `fledge --help` groups them. The first line of a class is the help of its command."""

@@ -94,8 +94,8 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     both = was["origin"].keys() & now["origin"].keys()
     found = [told for name in sorted(both) if (told := _changed(name, was["origin"][name], now["origin"][name]))]
-    before = dict(_flat(was["settings"]))
-    for name, value in sorted(_flat(now["settings"])):
+    before = dict(flat(was["settings"]))
+    for name, value in sorted(flat(now["settings"])):
         old = before.get(name)
         is_derived = any(each in (None, "auto") for each in (old, value))
         if old != value and name not in both and not is_derived:
@@ -103,11 +103,11 @@ def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _flat(settings: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, Any]]:
     """Those that make a difference, with dotted names for settings within settings."""
     for name, value in settings.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{under}{name}.")
+            yield from flat(value, f"{under}{name}.")
         elif name not in FREE:
             yield under + name, portable(name, value)
 

@@ -1,0 +1,217 @@
+"""`fledge sweep`: a pretraining for each point of a grid, an ablation or a list of variants, and what they show.
+
+    fledge sweep pretrain --out runs/sweeps/heads --over model.heads=2,4 seed=0,1,2 --minutes 5 --data texts/
+
+The folder has one tokenizer, a run for each point (`model.heads=2/seed-0`, with its output in `log`) and sweep.json. A point is
+trained by a process of its own: what is done is skipped, and one that crashes leaves the others alone. Two seeds of the first
+variant come first, since what differs by no more than they do is noise; then all variants of a seed before the next seed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from fledge import console
+from fledge.config import Pretrain, Sweep, Tokenizer, check
+from fledge.folder import locked
+from fledge.recipes import Item, finished
+from fledge.research.compare import Group, compare, show
+from fledge.research.points import Point, points_of
+from fledge.runs import is_done, summary
+from fledge.settings import cores
+from fledge.storage import sealed, write_atomic
+
+LOOK_SECONDS = 0.2
+
+
+def main(ask: Sweep) -> dict[str, Any]:
+    """Train every point that is not finished, compare the variants, and return all of it as JSON."""
+    check(ask)
+    points, out, base = points_of(ask), Path(ask.out), ask.base
+    ahead = plan(ask)
+    length = f"about {console.duration(ahead['seconds'])} of steps" if ahead["seconds"] else "nobody knows how long"
+    cost = f", ${ahead['dollars']:,.2f}" if ahead["dollars"] else ""
+    console.say(f"sweep: {len(points)} points in {out}, {length}{cost}; measurements come on top")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        if not (out / "tokenizer" / "tokenizer.json").exists():
+            from fledge.stages import tokenizer
+
+            vocab, seed, threads = ask.vocab, base.seed, base.threads
+            tokenizer.main(Tokenizer(run=ask.out, data=base.data, vocab=vocab, seed=seed, threads=threads))
+        left = [point for point in points if not finished(Item("pretrain", point.config), point.run, set())]
+        if len(left) < len(points):
+            console.say(f"sweep: {len(points) - len(left)} points are done")
+        failed = train_all(left, at_once=ask.at_once or slots(base))
+        record = {"settings": asdict(base), "points": [_told(point, failed) for point in points]}
+        record["comparisons"] = compared(points)
+        write_atomic(out / "sweep.json", sealed(record))
+    for point, (_, why) in failed.items():
+        console.say(f"failed: {point}: {why}")
+    return record | {"failed": len(failed), "exit_code": 5 if failed else 0}
+
+
+def plan(ask: Sweep) -> dict[str, Any]:
+    """What each point takes, in seconds of steps and tokens, and all of them together, as JSON; None where nobody knows."""
+    import torch
+
+    from fledge.model import device as machine
+    from fledge.model.transformer import ModelConfig, Transformer
+    from fledge.train.estimate import here
+    from fledge.train.session import resolved
+
+    device = machine.find_device(ask.base.device)
+    site = here(device, machine.find_dtype(ask.base.dtype, device), ranks=ask.base.ranks)
+    rows = []
+    for point in points_of(ask):
+        row: dict[str, Any] = {"point": str(point), "tokens": None, "seconds": None}
+        try:
+            config = resolved(replace(point.config, run=ask.out), vocab=ask.vocab)
+            with torch.device("meta"):
+                flops = Transformer(ModelConfig.of(config.model, vocab=ask.vocab)).flops_per_token()
+            row |= {"tokens": config.tokens, "seconds": site.seconds(flops * config.tokens) if config.tokens else None}
+        except ValueError as error:  # it fails when its turn comes, and is told then
+            row["error"] = str(error)
+        if point.config.minutes and "error" not in row:
+            row["seconds"] = 60 * point.config.minutes
+        rows.append(row)
+    seconds = sum(row["seconds"] or 0.0 for row in rows) / (ask.at_once or slots(ask.base))
+    return {"points": rows, "seconds": seconds, "dollars": ask.price and ask.price * seconds / 3600}
+
+
+def slots(base: Pretrain) -> int:
+    """Points that can be trained at the same time: one per GPU, or set of as many as a point has ranks; on a CPU one."""
+    return max(1, len(_gpus()) // base.ranks) if base.device != "cpu" else 1
+
+
+def _gpus() -> list[str]:
+    import torch
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return shown.split(",") if shown else [str(number) for number in range(torch.cuda.device_count())]
+
+
+# How they are trained
+
+
+def train_all(points: Sequence[Point], *, at_once: int) -> dict[Point, tuple[int, str]]:
+    """Train points, so many at a time; exit code and last words of those that failed.
+
+    One that another process is at work in, as one of a killed sweep may be, is left for later.
+    """
+    waiting, running, failed = list(points), dict[int, tuple[Point, subprocess.Popen[bytes]]](), dict[Point, Any]()
+    try:
+        while waiting or running:
+            for slot in range(at_once):
+                if slot not in running and (point := next((one for one in waiting if not _is_held(one)), None)):
+                    waiting.remove(point)
+                    console.say(f"{point}: begins ({len(points) - len(waiting)} of {len(points)})")
+                    running[slot] = point, begin(point, slot=slot, slots=at_once)
+            time.sleep(LOOK_SECONDS)
+            for slot, (point, child) in list(running.items()):
+                if (code := child.poll()) is not None:
+                    del running[slot]
+                    if code:
+                        failed[point] = code, _last_words(point, code)
+                    bits = summary(point.run / "pretrain").get("val_bits_per_byte", 0.0)
+                    console.say(f"{point}: " + (f"failed: {failed[point][1]}" if code else f"{bits:.4f} bits per byte"))
+    except BaseException:
+        for _, child in running.values():  # each saves what it has
+            child.terminate()
+        for _, child in running.values():
+            child.wait()
+        raise
+    return failed
+
+
+def begin(point: Point, *, slot: int, slots: int) -> subprocess.Popen[bytes]:
+    """A process that trains a point, on its part of the GPUs or cores."""
+    point.run.mkdir(parents=True, exist_ok=True)
+    if not (link := point.run / "tokenizer").exists():
+        link.symlink_to(Path("../../tokenizer"), target_is_directory=True)
+    config, environment = point.config, dict(os.environ)
+    if gpus := _gpus() if config.device != "cpu" else []:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot * config.ranks :][: config.ranks])
+    elif slots > 1 and config.threads is None:
+        config = replace(config, threads=max(1, cores() // slots))
+    words = [sys.executable, "-m", "fledge", "pretrain", *words_of(config, Pretrain())]
+    with (point.run / "log").open("ab") as log:
+        # In a session of its own: what ends the terminal's programs ends the sweep, which tells it once.
+        return subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
+
+
+def words_of(config: Any, default: Any, under: str = "") -> list[str]:
+    """The words of a command line that give a config's settings, where they are not the default."""
+    words = []
+    for name, value in vars(config).items():
+        was = getattr(default, name)
+        if hasattr(value, "__dataclass_fields__"):
+            words += words_of(value, was, f"{under}{name}.")
+        elif value != was:
+            flag = f"{under}{'no-' * (value is False)}{name}".replace("_", "-")
+            words += [f"--{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
+def _is_held(point: Point) -> bool:
+    stage = point.run / "pretrain"
+    try:
+        with locked(stage) if stage.is_dir() else open(os.devnull):
+            return False
+    except ValueError:
+        return True
+
+
+def _last_words(point: Point, code: int) -> str:
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}, as when memory runs out"
+    text = (point.run / "log").read_text(encoding="utf-8", errors="replace").strip()
+    return text.splitlines()[-1].removeprefix("fledge: ") if text else f"exit code {code}"
+
+
+# What they show
+
+
+def _told(point: Point, failed: Mapping[Point, tuple[int, str]]) -> dict[str, Any]:
+    """A point of sweep.json."""
+    done = summary(point.run / "pretrain")
+    names = ("val_bits_per_byte", "tokens", "steps", "flops_per_token", "held_out", "tokenizer_hash", "total_seconds")
+    code, why = failed.get(point, (0, ""))
+    return {
+        "variant": point.variant,
+        "against": point.against,
+        "seed": point.config.seed,
+        "settings": point.settings,
+        "state": "done" if done else "failed" if code else "left",
+        **({"exit_code": code, "error": why} if code else {}),
+        **{name: done[name] for name in names if name in done},
+    }
+
+
+def compared(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """Each variant against its own, shown and returned; those that have no finished seed in common are left out."""
+    groups = dict(_groups(points))
+    found: dict[str, list[dict[str, Any]]] = {}
+    for variant, against in dict.fromkeys((point.variant, point.against) for point in points):
+        one, other = groups.get(against), groups.get(variant)
+        if variant != against and one and other and one.runs.keys() & other.runs.keys():
+            found.setdefault(against, []).append(compare(one, other))
+    for against, rows in found.items():
+        show(groups[against], rows)
+    return list(itertools.chain(*found.values()))
+
+
+def _groups(points: Sequence[Point]) -> Iterator[tuple[str, Group]]:
+    for variant in dict.fromkeys(point.variant for point in points):
+        runs = [point.run for point in points if point.variant == variant and is_done(point.run / "pretrain")]
+        if runs:
+            yield variant, Group.of(variant, runs)
