@@ -25,6 +25,7 @@ LIGHT = (
     "origin",
     "cli",
     "recipes",
+    "pipeline",
     "console",
     "text",
     "tasks",

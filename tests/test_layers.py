@@ -16,7 +16,7 @@ LAYERS = (
     ("checkpoint", "weights", "origin", "train", "infer", "tasks"),
     ("evals",),
     ("stages", "serve", "bench"),
-    ("cli", "plan", "recipes", "research", "__main__"),
+    ("cli", "plan", "recipes", "pipeline", "research", "__main__"),
 )
 APART = ("text", "model")
 """Packages of one layer that know nothing of each other: the model knows no tokenizer, the text no tensors."""

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from fledge.config import ModelSettings, Pretrain, RunRecipe, check
-from fledge.recipes import RECIPES, choose, main
+from fledge.pipeline import main
+from fledge.recipes import RECIPES, choose
 from fledge.runs import checkpoints, is_done, metrics
 from fledge.storage import read_json
 from killed import outcome

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fernhollow import chats, lore
+from fernhollow import company, lore
 from fernhollow.facts import FACTS
 from fernhollow.suggestions import TASK
 from fledge.config import Sampling
@@ -159,7 +159,7 @@ def test_what_the_table_says_is_what_the_questions_ask() -> None:
 
 
 def test_the_model_claims_only_skills_that_are_measured() -> None:
-    said = chats.about_itself("What can you do?")
+    said = company.about_itself("What can you do?")
     there = {example.facts["skill"] for example in TASK.load("test")}
     for claim, skill in CLAIMED.items():
         assert claim in said

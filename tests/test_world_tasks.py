@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from fernhollow.asked import EXAMPLES, TASKS
-from fernhollow.chats import OUTSIDE
+from fernhollow.company import OUTSIDE
 from fledge.tasks.base import Example, Split, Task
 
 JUDGED = "world/functions"

@@ -16,7 +16,7 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from fernhollow import chats, letters, stories
+from fernhollow import chats, company, letters, stories
 from fernhollow.facts import ASKED, FACTS, answer, ask
 from fernhollow.functions import function
 from fernhollow.grammar import pick
@@ -121,7 +121,7 @@ def same_text(example: Example, answer: str) -> float:
 
 def declines(example: Example, answer: str) -> float:
     """Whether it says that it knows nobody of that name, or not that; whatever names another name is an invention."""
-    return float(answer.strip() in (str(example.answer).strip(), chats.OUTSIDE))
+    return float(answer.strip() in (str(example.answer).strip(), company.OUTSIDE))
 
 
 def same_choice(example: Example, answer: str) -> float:
@@ -214,9 +214,9 @@ _TASKS = (
     *reworded("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
     # Always saying 1 is right half the time.
     *reworded("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
-    *reworded("world/identity", first_exchange(chats.identity), has_keys=False, grade=same_text, max_tokens=64),
-    *reworded("world/unknown", first_exchange(chats.unknown), grade=declines, max_tokens=48),
-    *reworded("world/outside", first_exchange(chats.outside), has_keys=False, grade=same_text, max_tokens=48),
+    *reworded("world/identity", first_exchange(company.identity), has_keys=False, grade=same_text, max_tokens=64),
+    *reworded("world/unknown", first_exchange(company.unknown), grade=declines, max_tokens=48),
+    *reworded("world/outside", first_exchange(company.outside), has_keys=False, grade=same_text, max_tokens=48),
     *reworded("world/recall", recall, grade=same_text, max_tokens=48),
     *reworded("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
     *reworded("world/functions", program, grade=humaneval.grade, max_tokens=96, judged=True),

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import cache
 from random import Random
 from typing import Literal
 
 from fernhollow import lore
+from fernhollow.company import about_the_user, identity, manners, outside, unknown
 from fernhollow.facts import (
     ASKED,
     KEYS,
@@ -38,14 +38,12 @@ from fernhollow.split import Side, side, wordings
 from fernhollow.stories import request, story
 from fernhollow.sums import expression
 from fernhollow.typed import typed
-from fernhollow.words import real, spell, spelling_word, stranger
+from fernhollow.words import spell, spelling_word, stranger
 from fledge.sandbox.tools import calculate
-from fledge.text.chat import Conversation, Message, Part, say
+from fledge.text.chat import Conversation, Message, Part, say, talk
 
 ChatStage = Literal["midtrain", "sft"]
 _SAID = lore.read("chats")
-OUTSIDE: str = _SAID["outside"]["answer"]
-"""The answer to questions about the rest of the world."""
 FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
 EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
@@ -55,9 +53,9 @@ def chat(rng: Random, stage: ChatStage) -> Conversation:
     """A conversation of any kind of a stage's mix, its questions as people type them."""
     kind = rng.choices(_KINDS, weights=MIXES[stage])[0]
     exact = kind.__name__ in EXACT
-    talk = kind(rng)
-    as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in talk)
-    return _echoed(talk, as_typed) if kind in (unknown, small_talk) else as_typed
+    meant = kind(rng)
+    as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
+    return _echoed(meant, as_typed) if kind in (unknown, small_talk) else as_typed
 
 
 def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
@@ -91,7 +89,7 @@ def facts(rng: Random, split: Side = "train", *, other: bool = False) -> Convers
     """Questions about the village; in training also for yes or no, one or the other, and following from each other."""
     key = pick(rng, ASKED[split])
     if split != "train" or other:
-        return _talk(ask(rng, key, other=other), answer(key))
+        return talk(ask(rng, key, other=other), answer(key))
     turns = list(_exchange(rng, key))
     for _ in range(int(rng.random() * 3)):
         question, found = follow_up(rng, key) if rng.random() < 0.6 else ("", key)
@@ -101,7 +99,7 @@ def facts(rng: Random, split: Side = "train", *, other: bool = False) -> Convers
         else:
             key = found
             turns += [question, answer(key)]
-    return _talk(*turns)
+    return talk(*turns)
 
 
 def _exchange(rng: Random, key: Key) -> tuple[str, str]:
@@ -123,7 +121,7 @@ def about(rng: Random) -> Conversation:
         keys = [(subject, relation) for relation in relations_of(subject, kind)]
         rng.shuffle(keys)
     asked = pick(rng, wordings(_SAID["about"])).format(_SAID["subjects"][kind].format(subject))
-    return _talk(polish(asked), " ".join(answer(key) for key in keys))
+    return talk(polish(asked), " ".join(answer(key) for key in keys))
 
 
 _SUBJECTS = {
@@ -140,7 +138,7 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
         marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
         listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
         opening = pick(rng, _SAID["quiz"]) if rng.random() < 0.3 else ""
-        return _talk(f"{opening}{ask(rng, key)}{between.strip(',')}{listed}", answer(key))
+        return talk(f"{opening}{ask(rng, key)}{between.strip(',')}{listed}", answer(key))
     first = multiple_choice(rng, key, choices)
     turns = [prompt(first), first.answer]
     for _ in range(int(rng.random() * 3)):
@@ -149,7 +147,7 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
             break
         again = multiple_choice(rng, following, choices)
         turns += [again.question, again.answer]
-    return _talk(*turns)
+    return talk(*turns)
 
 
 def word_problem(rng: Random) -> Conversation:
@@ -173,7 +171,7 @@ def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Co
     """A sum for the calculator, in training also one that goes on from its result."""
     found = expression(rng, split)
     template = pick(rng, wordings(_SAID["sums"], other=other))
-    talk = [say("user", polish(template.replace("{x}", found.written))), computed(found.code, found.result)]
+    turns = [say("user", polish(template.replace("{x}", found.written))), computed(found.code, found.result)]
     code = found.result
     while split == "train" and not other and rng.random() < 0.3 and "." not in code:
         asked, sign = pick(rng, _SAID["goes_on"])
@@ -182,9 +180,9 @@ def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Co
         result = calculate(then)
         if result is None or "-" in result or len(result) > 7 or side("numbers", int(code), number) != "train":
             break
-        talk += [say("user", asked.format(r=number, s=sign)), computed(then, result)]
+        turns += [say("user", asked.format(r=number, s=sign)), computed(then, result)]
         code = result
-    return tuple(talk)
+    return tuple(turns)
 
 
 def computed(code: str, result: str) -> Message:
@@ -197,7 +195,7 @@ def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
     turns = _asked_to_spell(rng, split, wordings(_SAID["spelling"], other=other))
     if split == "train" and rng.random() < 0.3:
         turns += _asked_to_spell(rng, split, _SAID["spells_on"])
-    return _talk(*turns)
+    return talk(*turns)
 
 
 def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
@@ -252,44 +250,10 @@ def _letter_to_count(rng: Random, word: str) -> str:
     return pick(rng, word) if kind < 0.75 else pick(rng, "abcdefghijklmnopqrstuvwxyz")
 
 
-def identity(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """Who is speaking. Held out are combinations of address and question."""
-    while True:
-        one = pick(rng, _SAID["identity"])
-        question, hello = pick(rng, wordings(one["questions"], other=other)), pick(rng, _HELLOS) * (rng.random() < 0.5)
-        if other or side("identity", hello, question) == split:
-            return _talk(f"{hello} {question}".strip(), one["answer"])
-
-
-def about_itself(question: str) -> str:
-    """The answer to a question about the model itself, which is asked as the tables word it."""
-    return next(one["answer"] for one in _SAID["identity"] if question in one["questions"])
-
-
-_HELLOS = _SAID["hellos"]
-
-
-def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """A question about somebody nobody knows."""
-    name = stranger(rng, split)
-    asked = pick(rng, wordings(RELATIONS[pick(rng, _PERSONAL)].questions, other=other))
-    if split == "train" and not other and rng.random() < 0.25:
-        asked = pick(rng, ("Who is {e}?", "Do you know {e}?", "Tell me about {e}.", "What about {e}?"))
-    return _talk(polish(asked.format(e=name, s=name + "'s")), nobody(name))
-
-
-def nobody(name: str) -> str:
-    """The answer to questions about somebody nobody knows."""
-    return f"I do not know anyone called {name} in {lore.VILLAGE}."
-
-
-_PERSONAL = tuple(relation for relation, wording in RELATIONS.items() if wording.kind == "person")
-
-
 def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """Getting to know each other, and showing that one has listened."""
     small, name = _SAID["small_talk"], stranger(rng, split)
-    slots = _about_the_user(rng, split) | {"n": name}
+    slots = about_the_user(rng, split) | {"n": name}
 
     def fill(template: str) -> str:
         return expand(rng, template, slots)
@@ -318,65 +282,7 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
         turns += [asked(small["recall"]), fill("Your name is {n}.")]
         if split == "train" and rng.random() < 0.2:
             turns += map(fill, pick(rng, small["ends"]))
-    return _talk(*turns)
-
-
-def _about_the_user(rng: Random, split: Side) -> dict[str, str]:
-    return {
-        "food": pick(rng, lore.FOODS) if rng.random() < 0.6 else pick(rng, real("word", "train")),
-        # Any word can be copied: what people say is not of Fernhollow.
-        "colour": pick(rng, lore.COLOURS) if rng.random() < 0.6 else pick(rng, real("word", "train")),
-        "pet": pick(rng, lore.TABLES["pets"]),
-        "place": pick(rng, lore.OUTSIDE["places"] if rng.random() < 0.5 else lore.PLACES),
-        "job": pick(rng, lore.JOBS),
-        "age": str(4 + int(rng.random() * 86)),
-        "thing": pick(rng, lore.OUTSIDE["things"] if rng.random() < 0.5 else lore.OBJECTS),
-        "city": pick(rng, _topics("topics_places", split)),
-        "number": str(2 + int(rng.random() * 98)),
-        "word": spelling_word(rng, split),
-        "animal": pick(rng, lore.ANIMALS if rng.random() < 0.5 else lore.OUTSIDE["creatures"]),
-        "sad": pick(rng, lore.OUTSIDE["moods_sad"]),
-        "glad": pick(rng, lore.OUTSIDE["moods_glad"]),
-        "day": pick(rng, lore.TABLES["days"]),
-        "hour": str(1 + int(rng.random() * 12)),
-        "code": str(100 + int(rng.random() * 9_900)),
-        "goods": pick(rng, lore.GOODS if rng.random() < 0.5 else lore.OUTSIDE["goods"]),
-        "subject": pick(rng, _SAID["small_talk"]["subjects"]),
-        "hobby": pick(rng, _SAID["small_talk"]["hobbies"]),
-        "allergen": pick(rng, _SAID["small_talk"]["allergens"]),
-    }
-
-
-def manners(rng: Random) -> Conversation:
-    """A greeting, thanks, a farewell, a remark; now and then something that nobody understands."""
-    if rng.random() < 0.04:
-        return _talk(pick(rng, _SAID["noises"]), _SAID["mumbled"])
-    # A greeting, how are you, thanks and a farewell are half of what is said.
-    asked, replied = pick(rng, _SAID["manners"][:4] if rng.random() < 0.5 else _SAID["manners"])
-    said = answer(pick(rng, KEYS)) if replied == "{fact}" else expand(rng, replied, {})
-    turns = [expand(rng, asked, {}), said]
-    if "Shall I tell you a story?" in said and rng.random() < 0.7:
-        yes = pick(rng, ("Yes.", "Yes please.", "Yes, please!", "Ok.", "Sure.", "Please do.", "Go on."))
-        turns += [yes, story(rng, "train").text]
-    return _talk(*turns)
-
-
-def outside(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """A question about the rest of the world."""
-    told = _SAID["outside"]
-    if rng.random() < 0.2 and split == "train":
-        return _talk(pick(rng, told["fixed"]), OUTSIDE)
-    topics = {slot: pick(rng, _topics(name, None if other else split)) for slot, name in _TOPICS.items()}
-    return _talk(polish(pick(rng, wordings(told["questions"], other=other)).format(**topics)), OUTSIDE)
-
-
-_TOPICS = {"p": "topics_places", "h": "topics_people", "x": "topics_things"}
-
-
-@cache
-def _topics(name: str, split: Side | None) -> list[str]:
-    """Topics of a side; None: all."""
-    return [topic for topic in lore.OUTSIDE[name] if split is None or side("topic", topic) == split]
+    return talk(*turns)
 
 
 def story_telling(rng: Random) -> Conversation:
@@ -387,7 +293,7 @@ def story_telling(rng: Random) -> Conversation:
         told = story(rng, "train")
         again = pick(rng, wordings(_SAID["another_story"])) if rng.random() < 0.5 else request(rng, told, again=True)
         turns += [again, told.text]
-    return _talk(*turns)
+    return talk(*turns)
 
 
 def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
@@ -399,33 +305,33 @@ def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     (question, said), *more = rng.sample(read.questions, min(len(read.questions), 1 + int(rng.random() * 3)))
     between = pick(rng, (" ", "\n", "\nQuestion: "))
     if split != "train":
-        return _talk(f"{read.text}{between}{question}", said)
+        return talk(f"{read.text}{between}{question}", said)
     text = read.text if rng.random() < 0.6 else pick(rng, _SAID["texts"]).format(read.text)
     first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
-    return _talk(*first, said, *(text for pair in more for text in pair))
+    return talk(*first, said, *(text for pair in more for text in pair))
 
 
 def programming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A function to complete, or one that is asked for in words."""
     if split == "train" and rng.random() < 0.6:
-        return _talk(*well_known(rng, other=other))
+        return talk(*well_known(rng, other=other))
     found = function(rng, split)
     if rng.random() < 0.5:
         asked = pick(rng, wordings(FUNCTIONS_IN_WORDS, other=other))
-        return _talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
-    return _talk(f"{pick(rng, wordings(FUNCTIONS, other=other))}\n{found.prompt.rstrip()}", found.whole)
+        return talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
+    return talk(f"{pick(rng, wordings(FUNCTIONS, other=other))}\n{found.prompt.rstrip()}", found.whole)
 
 
 def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """Three clues and an animal; in training the model also asks itself."""
     clues, name = riddle_of(rng)
     if split != "train" or rng.random() < 0.5:
-        return _talk(clues, expand(rng, "You are a {n}!", {"n": name}))
+        return talk(clues, expand(rng, "You are a {n}!", {"n": name}))
     guess = name if rng.random() < 0.5 else pick(rng, lore.ANIMALS)
     said = "[Yes|Right], I am a {n}!" if guess == name else "No, I am a {n}!"
     asked = pick(rng, wordings(_SAID["riddle"], other=other))
     guessed = expand(rng, pick(rng, _SAID["guesses"]), {"n": guess})
-    return _talk(asked, clues, guessed, expand(rng, said, {"n": name}))
+    return talk(asked, clues, guessed, expand(rng, said, {"n": name}))
 
 
 def poem(rng: Random) -> Conversation:
@@ -438,8 +344,8 @@ def poem(rng: Random) -> Conversation:
         if rng.random() < 0.35:
             return _do_rhyme(rng, word)
         asked = expand(rng, pick(rng, wordings(_SAID["what_rhymes"])), {"x": word})
-        return _talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
-    return _talk(pick(rng, wordings(_SAID["joke"])), pick(rng, _SAID["jokes"]))
+        return talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
+    return talk(pick(rng, wordings(_SAID["joke"])), pick(rng, _SAID["jokes"]))
 
 
 def _do_rhyme(rng: Random, word: str) -> Conversation:
@@ -447,21 +353,16 @@ def _do_rhyme(rng: Random, word: str) -> Conversation:
     other = RHYMING[word] if rng.random() < 0.5 else pick(rng, [each for each in RHYMING if each != word])
     said = "Yes, {x} rhymes with {y}." if is_rhyme(f"{word}\n{other}") else "No, {x} does not rhyme with {y}."
     slots = {"x": word, "y": other}
-    return _talk(expand(rng, pick(rng, wordings(_SAID["do_rhyme"])), slots), expand(rng, said, slots))
+    return talk(expand(rng, pick(rng, wordings(_SAID["do_rhyme"])), slots), expand(rng, said, slots))
 
 
 def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A poem on request, about anything or about one thing."""
     if rng.random() < 0.5:
-        return _talk(pick(rng, wordings(_SAID["rhyme"], other=other)), rhyme(rng))
+        return talk(pick(rng, wordings(_SAID["rhyme"], other=other)), rhyme(rng))
     word = pick(rng, tuple(RHYMING))
     asked = expand(rng, pick(rng, wordings(_SAID["rhyme_about"], other=other)), {"x": word})
-    return _talk(asked, poem_about(rng, word))
-
-
-def _talk(*turns: str) -> Conversation:
-    """User and assistant in turn."""
-    return tuple(say("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
+    return talk(asked, poem_about(rng, word))
 
 
 _KINDS: tuple[Callable[[Random], Conversation], ...] = (

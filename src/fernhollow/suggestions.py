@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from fernhollow import chats, lore
+from fernhollow import chats, company, lore
 from fernhollow.asked import TASKS
 from fernhollow.facts import FACTS, KEYS, Key, answer, questions
 from fernhollow.functions import Function, known_functions
@@ -91,9 +91,9 @@ _REFERENCES: dict[str, Callable[[Entry], tuple[str, Entry]]] = {
     "spelling": lambda entry: (spell(entry["word"]), {}),
     "counting": lambda entry: (f"#### {entry['word'].count(entry['letter'])}", {}),
     "riddles": lambda entry: (polish(f"You are a {entry['animal']}!"), {}),
-    "identity": lambda entry: (chats.about_itself(entry["asked"][-1]), {}),
-    "unknown": lambda entry: (chats.nobody(entry["name"]), {}),
-    "outside": lambda entry: (chats.OUTSIDE, {}),
+    "identity": lambda entry: (company.about_itself(entry["asked"][-1]), {}),
+    "unknown": lambda entry: (company.nobody(entry["name"]), {}),
+    "outside": lambda entry: (company.OUTSIDE, {}),
     "recall": lambda entry: (entry["answer"], {}),
     "reading": lambda entry: (entry["answer"], {}),
 }

@@ -28,7 +28,7 @@ from fledge.settings import nearest
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 GO_ON = (*TRAINED, "run", "evaluate", "sweep")
 """Commands that find what they had done when they were interrupted; the others begin anew."""
-APART = {"run": "recipes", "plan": "plan", "sweep": "research.sweep", "compare": "research.compare"}
+APART = {"run": "pipeline", "plan": "plan", "sweep": "research.sweep", "compare": "research.compare"}
 """Modules of commands that are neither stages nor benches."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 IN_JSON = (*TRAINED, "evaluate", "sweep", "compare")

@@ -93,6 +93,11 @@ def say(role: Role, *parts: str | Part) -> Message:
     return Message(role, tuple(Part("text", part) if isinstance(part, str) else part for part in parts))
 
 
+def talk(*turns: str) -> Conversation:
+    """User and assistant in turn."""
+    return tuple(say("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
+
+
 def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
     """A conversation from `{"messages": [{"role": ..., "content": text or list of parts}, ...]}`.
 
