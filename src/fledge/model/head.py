@@ -9,6 +9,7 @@ the distance from the largest, and no pass over the logits is needed to find tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 CHUNK = 4096
 """Tokens whose logits are there at a time."""
+Part = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tensor]]
 
 
 def logits(
@@ -36,9 +38,30 @@ def nll_sum(
     *,
     vocab: int,
     softcap: float,
+    part: Part | None = None,
 ) -> Float[Tensor, ""]:
-    """Weighted sum of -ln p(target) under `logits`; differentiable in `x_ND` and `unembedding`, not in the weights."""
-    return _NllSum.apply(x_ND, unembedding, targets_N, weights_N, vocab, softcap)  # pyright: ignore[reportReturnType]
+    """Weighted sum of -ln p(target) under `logits`; differentiable in `x_ND` and `unembedding`, not in the weights.
+
+    part: `nll_part`, or its compiled form.
+    """
+    return _NllSum.apply(x_ND, unembedding, targets_N, weights_N, vocab, softcap, part or nll_part)  # pyright: ignore[reportReturnType]
+
+
+def nll_part(
+    x_ND: Tensor, matrix: Tensor, targets_N: Tensor, weights_N: Tensor, vocab: int, softcap: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, "N D"], Float[Tensor, "R D"]]:
+    """The loss of a chunk, and its gradients for `x_ND` and `matrix`."""
+    z = F.linear(x_ND, matrix)[:, :vocab].float() * (2 / softcap)
+    log_sums = torch.exp(2 * softcap * (torch.sigmoid(z) - 1)).sum(-1).log()
+    # In other words than above, or the compiler would keep it in float32 in between, which takes longer than this.
+    below = torch.sigmoid(-z)
+    probabilities = torch.exp(-2 * softcap * below - log_sums[:, None])
+    own = torch.sigmoid(-z.gather(-1, targets_N[:, None])[:, 0])
+    hit = torch.arange(vocab, device=z.device) == targets_N[:, None]
+    d_logits = weights_N[:, None] * (probabilities - hit.float())
+    slopes = 4 * below * (1 - below)  # of tanh
+    d_z = F.pad((d_logits * slopes).to(x_ND.dtype), (0, len(matrix) - vocab))
+    return (weights_N * (log_sums + 2 * softcap * own)).sum(), d_z @ matrix, d_z.mT @ x_ND
 
 
 class _NllSum(torch.autograd.Function):
@@ -46,27 +69,44 @@ class _NllSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_ND: Tensor, unembedding: Tensor, targets_N: Tensor, weights_N: Tensor, vocab: int, softcap: float
+        ctx: Any, x_ND: Tensor, unembedding: Tensor, targets_N: Tensor, weights_N: Tensor, *rest: Any
     ) -> Tensor:
-        matrix = unembedding.to(x_ND.dtype)
-        total, d_x, d_z = x_ND.new_zeros((), dtype=torch.float32), [], []
-        for x, targets, weights in zip(*(part.split(CHUNK) for part in (x_ND, targets_N, weights_N)), strict=True):
-            z = F.linear(x, matrix)[:, :vocab].float() * (2 / softcap)
-            log_sums = torch.exp(2 * softcap * (torch.sigmoid(z) - 1)).sum(-1).log()
-            # In other words than above, or the compiler would keep it in float32 in between, which takes longer than this.
-            below = torch.sigmoid(-z)
-            probabilities = torch.exp(-2 * softcap * below - log_sums[:, None])
-            own = torch.sigmoid(-z.gather(-1, targets[:, None])[:, 0])
-            total = total + (weights * (log_sums + 2 * softcap * own)).sum()
-            hit = torch.arange(vocab, device=x.device) == targets[:, None]
-            d_logits = weights[:, None] * (probabilities - hit.float())
-            slopes = 4 * below * (1 - below)  # of tanh
-            d_z.append(F.pad((d_logits * slopes).to(x.dtype), (0, len(matrix) - vocab)))
-            d_x.append(d_z[-1] @ matrix)
-        ctx.save_for_backward(torch.cat(d_x), (torch.cat(d_z).mT @ x_ND).to(unembedding.dtype))
+        vocab, softcap, part = rest
+        matrix, rows, learned = unembedding.to(x_ND.dtype), (x_ND, targets_N, weights_N), _learned(weights_N)
+        chunk = CHUNK
+        if learned is not None:
+            chunk = _few(len(weights_N))
+            padding = (0, chunk - len(learned) % chunk)  # by rows that weigh nothing
+            index = F.pad(learned, padding)
+            rows = x_ND[index], targets_N[index], F.pad(weights_N[learned], padding)
+        total, d_x, d_matrix = x_ND.new_zeros((), dtype=torch.float32), [], torch.zeros_like(unembedding)
+        for x, targets, weights in zip(*(each.split(chunk) for each in rows), strict=True):
+            loss, d_rows, d_part = part(x, matrix, targets, weights, vocab, softcap)
+            total, d_matrix = total + loss, d_matrix + d_part
+            d_x.append(d_rows)
+        d_rows = torch.cat(d_x)
+        if learned is not None:
+            d_rows = torch.zeros_like(x_ND).index_copy_(0, learned, d_rows[: len(learned)])
+        ctx.save_for_backward(d_rows, d_matrix)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         d_x, d_matrix = ctx.saved_tensors
-        return d_x * gradient.to(d_x.dtype), d_matrix * gradient, None, None, None, None
+        return d_x * gradient.to(d_x.dtype), d_matrix * gradient, *[None] * 5
+
+
+def _learned(weights_N: Tensor) -> Tensor | None:
+    """Which rows count, where they are so few that leaving out the others pays: of conversations often a quarter.
+
+    None: all. A GPU would have to be waited for to know, and a graph is made for all.
+    """
+    if weights_N.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    learned = weights_N.nonzero()[:, 0]
+    return learned if len(learned) + _few(len(weights_N)) < len(weights_N) else None
+
+
+def _few(rows: int) -> int:
+    """A chunk where not all rows count. Chunks are of one size, which is compiled once."""
+    return min(CHUNK, max(1, rows // 8))

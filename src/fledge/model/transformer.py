@@ -267,12 +267,24 @@ class Transformer(nn.Module):
         )
 
     def nll_sum(
-        self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"], weights_BT: Float[Tensor, "B T"]
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        targets_BT: Int[Tensor, "B T"],
+        weights_BT: Float[Tensor, "B T"],
+        *,
+        hidden: Callable[[Transformer, Tensor], Tensor] | None = None,
+        part: head.Part | None = None,
     ) -> Float[Tensor, ""]:
-        """Weighted sum over the batch of -ln p(target), without the logits of all positions at once."""
-        rows = (tensor.flatten(0, 1) for tensor in (targets_BT, weights_BT))
+        """Weighted sum over the batch of -ln p(target), without the logits of all positions at once.
+
+        Args:
+            hidden: `Transformer.hidden`, or its compiled form.
+            part: `head.nll_part`, or its compiled form.
+        """
+        x_BTD = (hidden or Transformer.hidden)(self, tokens_BT)
+        x_ND, targets_N, weights_N = (tensor.flatten(0, 1) for tensor in (x_BTD, targets_BT, weights_BT))
         shape = {"vocab": self.config.vocab, "softcap": self.config.softcap}
-        return head.nll_sum(self.hidden(tokens_BT).flatten(0, 1), self.unembedding, *rows, **shape)
+        return head.nll_sum(x_ND, self.unembedding, targets_N, weights_N, **shape, part=part)
 
     def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the head reads: the stream behind the last block, normalised."""

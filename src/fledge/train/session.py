@@ -20,6 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ from fledge import checkpoint, console, endings, ranks
 from fledge.config import BATCH_TOKENS, Compile, Midtrain, OptimSettings, Pretrain, Rl, RowStage, TrainStage
 from fledge.folder import StageFolder
 from fledge.model import device as machine
+from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, metrics
 from fledge.settings import DoesNotFit, check_multiple
@@ -38,7 +40,7 @@ from fledge.text.tokenizer import Tokenizer
 from fledge.train import scaling
 from fledge.train.budget import CLOCKS, Budget, TimePlan
 from fledge.train.estimate import here
-from fledge.train.loop import REMEDY, Batch, Plan, Step, due, train
+from fledge.train.loop import REMEDY, Batch, Loss, Plan, Step, due, train
 from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
 from fledge.train.shared import checksum
@@ -238,6 +240,14 @@ def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
     )
 
 
+def compiled_loss(device: torch.device, wanted: Compile) -> Loss:
+    """`Transformer.nll_sum`, compiled where that is wanted. On a CPU the head apart, as it takes no more rows than count."""
+    if device.type != "cpu":
+        return machine.compiled(Transformer.nll_sum, device, wanted=wanted)
+    hidden = machine.compiled(Transformer.hidden, device, wanted=wanted)
+    return partial(Transformer.nll_sum, hidden=hidden, part=machine.compiled(head.nll_part, device, wanted=wanted))
+
+
 class Session:
     """Model, optimizer and run folder of one stage that trains."""
 
@@ -254,7 +264,7 @@ class Session:
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.model.recompute = "no" if config.recompute == "auto" else config.recompute
-        self.loss = machine.compiled(Transformer.nll_sum, self.device, wanted=self.compile)
+        self.loss = compiled_loss(self.device, self.compile)
         self.optimizer = build(self.model, config.optim)
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
