@@ -43,7 +43,7 @@ def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run whose chat model, of random weights, talks until it is stopped or its 8,000 tokens are full."""
-    from fledge.checkpoint import Progress, save  # torch is not for every test
+    from fledge.checkpoint import Progress, copied  # torch is not for every test
     from fledge.config import OptimSettings
     from fledge.train.optim import build
     from tiny_engine import BYTES, endless_model
@@ -51,7 +51,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     BYTES.save(folder / "tokenizer")
     model = endless_model(0, context=8000)
-    save(folder / "sft", model, build(model, OptimSettings()), Progress(step=1), keep=1)
+    copied(folder / "sft", model, build(model, OptimSettings()), Progress(step=1), keep=1)()
     return folder
 
 

@@ -25,6 +25,14 @@ from pathlib import Path
 from typing import Any
 
 
+def rendezvous(count: int) -> dict[str, str]:
+    """The environment in which `count` processes find each other."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
 class Processes:
     """A process that forks others on request."""
 
@@ -52,10 +60,7 @@ class Processes:
         self, count: int, *words: str, log: Path, each: Sequence[dict[str, Any]] | None = None
     ) -> list[Child]:
         """Begin `fledge WORDS` in `count` processes that train together, as torchrun would. `each`: more for `start`, by rank."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        shared = rendezvous(count)
         return [
             self.start(*words, log=log, environment=shared | {"RANK": str(rank)}, **more)
             for rank, more in enumerate(each or [{}] * count)

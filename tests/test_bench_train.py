@@ -32,7 +32,7 @@ def check_row(row: dict[str, Any], *, ranks: int) -> None:
     assert (parts["communication"] > 0) == (ranks > 1)
     assert row["tokens_per_second"] == pytest.approx(256 / row["step_seconds"])
     assert row["ceiling_share"] == pytest.approx(row["flops_per_second"] / row["product_flops"])
-    assert row["checkpoint_seconds"] > 0
+    assert row["copy_seconds"] > 0
     assert row["compile_seconds"] == 0
     assert row["peak_memory_bytes"] >= row["before_bytes"] > 0
     assert row["law_bytes"] > 0
@@ -119,7 +119,8 @@ def test_only_a_known_card_has_an_mfu(peak: float | None, capsys: pytest.Capture
         tokens_per_second=1.0,
         step_seconds=1.0,
         parts=dict.fromkeys(PARTS, 0.1),
-        checkpoint_seconds=0.1,
+        copy_seconds=0.1,
+        write_seconds=0.2,
         compile_seconds=1.0,
         flops_per_second=4e14,
         product_flops=8e14,

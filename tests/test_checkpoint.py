@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from fledge import checkpoint
-from fledge.checkpoint import Progress, load_model, resume, save
+from fledge.checkpoint import Progress, copied, load_model, resume
 from fledge.config import OptimSettings
 from fledge.model.transformer import Transformer
 from fledge.runs import checkpoints, trained_stages
@@ -39,6 +40,11 @@ def go_on(model: Transformer, optimizer: MuonAdamW, begin: int, end: int, total:
     steps = train(model, optimizer, itertools.repeat(rows(0, 8)), Plan(steps=total, warmdown=0.5), start=begin)
     for _ in itertools.islice(steps, end - begin):
         pass
+
+
+def save(*what: Any, **how: Any) -> Path:
+    """Copy and write at once."""
+    return copied(*what, **how)()
 
 
 def fresh() -> tuple[Transformer, MuonAdamW]:
@@ -128,6 +134,31 @@ def test_what_is_saved_comes_back_bit_for_bit(stage: Path) -> None:
     assert same(optimizer.tensors(), its_optimizer.tensors())
     assert same(dict(load_model(stage).state_dict()), dict(wanted.state_dict()))
     assert load_model(stage).config == wanted.config
+
+
+def test_what_is_written_is_the_moment_of_the_copy_though_training_has_gone_on(tmp_path: Path) -> None:
+    model, optimizer = fresh()
+    go_on(model, optimizer, 0, 2, 6)
+    at_once = save(tmp_path / "one", model, optimizer, Progress(2, {"row": 7}), keep=2)
+    write = copied(tmp_path / "other", model, optimizer, Progress(2, {"row": 7}), keep=2)
+    go_on(model, optimizer, 2, 6, 6)
+    later = write()
+    assert not torch.equal(model.embedding, load_model(tmp_path / "other").embedding)
+    assert {path.name: path.read_bytes() for path in later.iterdir()} == {
+        path.name: path.read_bytes() for path in at_once.iterdir()
+    }
+
+
+def test_files_of_weights_are_as_the_library_writes_them_and_have_the_hash_that_was_taken_meanwhile(
+    saved: Path,
+) -> None:
+    model, optimizer = at_step(3)
+    newest = checkpoints(saved)[-1]
+    tensors = {"model.safetensors": dict(model.state_dict()), "optimizer.safetensors": optimizer.tensors()}
+    hashes = json.loads((newest / "state.json").read_text())["sha256"]
+    for name, values in tensors.items():
+        assert (newest / name).read_bytes() == safetensors.torch.save(values)
+        assert hashes[name] == file_hash(newest / name)
 
 
 def test_twice_n_steps_are_n_steps_resumed_for_n_more(stage: Path) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +24,7 @@ from fledge.storage import read_json
 from fledge.train.batches import Row, batched
 from fledge.train.session import Shape
 from fledge.train.shared import deal, owner
-from processes import Child, Processes
+from processes import Child, Processes, rendezvous
 from test_recipes import TRAINED, begun_from, losses, until
 
 PRETRAIN = [
@@ -170,6 +173,39 @@ def test_a_full_disk_of_the_one_that_writes_ends_all(processes: Processes, strai
     )
     assert ends(children) == [2, 1]
     assert re.search(r"step-000001: could not be written .*; free some space and start again", children[0].output())
+
+
+def test_hosts_with_other_code_are_told_with_rank_and_value(
+    processes: Processes, straight: Path, tmp_path: Path
+) -> None:
+    """The second runs a copy of the package that somebody changed."""
+    run = begun_from(straight, tmp_path / "run", "tokenizer")
+    shutil.copytree(Path(ranks.__file__).parent, tmp_path / "other" / "fledge")
+    (tmp_path / "other" / "fledge" / "mine.py").touch()
+    environment = rendezvous(2)
+    first = processes.start(*pretrain(run, 1), log=tmp_path / "log", environment={**environment, "RANK": "0"})
+    words = [sys.executable, "-m", "fledge", *pretrain(run, 1)]
+    apart = {**os.environ, **environment, "RANK": "1", "PYTHONPATH": str(tmp_path / "other")}
+    second = subprocess.run(words, env=apart, cwd=tmp_path, capture_output=True, text=True)
+    assert [first.wait(), second.returncode] == [2, 2], first.output() + second.stderr
+    assert re.search(r"fledge: rank 1 has code '\w+', rank 0 '\w+'; all must have the same", first.output())
+    assert not (run / "pretrain").exists()
+
+
+def test_more_ranks_than_rows_is_told_by_each(processes: Processes, straight: Path, tmp_path: Path) -> None:
+    run = begun_from(straight, tmp_path / "run", "tokenizer")
+    children = processes.start_ranks(2, *pretrain(run, 1), "--batch-tokens", "64", log=tmp_path / "log")
+    assert ends(children) == [2, 2], children[0].output()
+    assert "batch_tokens=64 are 1 rows of 64, fewer than 2 ranks; give --batch-tokens 128" in children[0].output()
+    assert not (run / "pretrain").exists()
+
+
+def test_gpus_that_cannot_talk_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    be(monkeypatch, 1, 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(ValueError, match=r"ranks=2: torch \S+ is built without NCCL.*give --device cpu or one rank"):
+        ranks.join("auto")
 
 
 def test_more_ranks_than_rows_is_refused_and_so_is_what_one_process_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fledge import checkpoint
 from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, Sft, TrainStage
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
 from fledge.stages import pretrain, sft
-from fledge.train.session import Shape, resolved
+from fledge.train.session import Shape, between, resolved
 
 
 def shape_of(batch_tokens: int, device_tokens: int | None, *, length: int = 256, tokens: int = 100_000) -> Shape:
@@ -75,6 +76,38 @@ def test_without_a_tokenizer_only_what_needs_one_stays_open(tmp_path: Path) -> N
     assert (found.tokens, found.model.width, found.model.heads) == (None, 768, 6)
     assert (resolved(Sft(run=str(tmp_path))).context, resolved(Sft(run=str(tmp_path))).device_tokens) == (None, None)
     assert torch.get_default_device().type == "cpu"
+
+
+@given(waited=st.floats(0, 1e6))
+def test_training_waits_for_checkpoints_a_fiftieth_of_the_time_at_most_and_makes_one_a_minute_at_most(
+    waited: float,
+) -> None:
+    assert between(waited) == (60 if waited <= 1.2 else pytest.approx(50 * waited))
+
+
+def test_a_disk_that_is_full_while_training_goes_on_ends_it_with_one_sentence_and_loses_nothing(
+    toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(toy_run / "tokenizer", run / "tokenizer")
+    shape = ModelSettings(depth=1, width=32, heads=2, context=64)
+    config = Pretrain(
+        run=str(run), model=shape, batch_tokens=256, tokens=256 * 6, eval_every=0, compile="no", save_every=2
+    )
+    fsync = checkpoint.os.fsync
+
+    def flush(handle: int) -> None:
+        if (run / "pretrain" / "checkpoints" / "step-000004.partial").exists():
+            raise OSError(28, "No space left on device")
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", flush)
+        with pytest.raises(OSError, match=r"step-000004: could not be written .*No space left.*free some space"):
+            pretrain.main(config)
+    assert [path.name for path in checkpoints(run / "pretrain")] == ["step-000002"]
+    pretrain.main(config)
+    assert [line["step"] for line in metrics(run / "pretrain") if "loss_nats" in line] == [*range(1, 7)]
 
 
 def test_a_model_worse_than_guessing_replaces_no_good_one_and_the_advice_can_be_followed(

@@ -1,6 +1,7 @@
 """Checkpoints: safetensors and JSON, whole or not at all.
 
-    save(folder, model, optimizer, Progress(step=120, cursor=batch.cursor), keep=2)
+    write = copied(folder, model, optimizer, Progress(step=120, cursor=batch.cursor), keep=2)
+    write()                                                # at once, or in a thread while training goes on
     progress = resume(folder, model, optimizer)            # None when there is nothing to resume
     model = load_model(Path("runs/demo/sft"))              # the newest weights of a stage
     model, tokenizer = load_pair(Path("runs/demo"), "sft")
@@ -14,22 +15,26 @@ goes wrong, and the checkpoint before is taken (weights.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fledge import __version__, ranks
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, written
-from fledge.storage import file_hash, naming, partial_of, read_record, sealed
+from fledge.storage import naming, partial_of, read_record, sealed
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
 from fledge.weights import MODEL_FILES, check_tokenizer, newest
@@ -51,7 +56,7 @@ class Progress:
     """As its stage's folder says: what a checkpoint of another training differs in."""
 
 
-def save(
+def copied(
     stage: Path,
     model: Transformer,
     optimizer: MuonAdamW,
@@ -59,60 +64,91 @@ def save(
     *,
     keep: int,
     kept: Weights | None = None,
-) -> Path:
-    """Write a checkpoint of a stage and remove all but the newest `keep`. Of several ranks, which all call it, the first writes.
+) -> Callable[[], Path]:
+    """Copy what a checkpoint of a stage holds. What is returned writes it, in any thread, while training moves the originals, and
+    removes all but the newest `keep`. Of several ranks, which all call both, the first writes.
 
     Args:
         kept: the weights that others shall load, where they are not those of `model`, with which training goes on.
     """
     state = optimizer.tensors()
-    root = stage / "checkpoints"
-    final = root / f"step-{progress.step:06d}"
-    partial = partial_of(final)
+    final = stage / "checkpoints" / f"step-{progress.step:06d}"
     if not ranks.is_first():
-        return final
+        return lambda: final
+    weights = _copy(model.state_dict())
+    files = {
+        "model.safetensors": _parts(kept or weights),
+        "optimizer.safetensors": _parts(_copy(state)),
+        "model.json": [json.dumps(asdict(model.config), indent=1).encode()],
+    }
+    if kept:
+        files[TRAINING] = _parts(weights)
+    return partial(_write, final, files, asdict(progress), keep)
+
+
+def _copy(tensors: Weights) -> Weights:
+    layout = torch.contiguous_format
+    return {name: each.detach().to("cpu", copy=True, memory_format=layout) for name, each in tensors.items()}
+
+
+def _write(final: Path, files: Mapping[str, Iterable[Any]], progress: dict[str, Any], keep: int) -> Path:
+    root, folder = final.parent, partial_of(final)
     for left in root.glob("*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    with naming(final, SafetensorError):  # safetensors reports a full disk as an error of its own
-        partial.mkdir(parents=True)
-        _write(partial, model, state, progress, kept)
+    with naming(final):
+        folder.mkdir(parents=True)
+        hashes = {name: _write_hashed(folder / name, parts) for name, parts in files.items()}
+        state = progress | {"fledge": __version__, "sha256": hashes}
+        _write_hashed(folder / "state.json", [sealed(state).encode()])
+        _flush(folder)
     shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
+    folder.rename(final)
     _flush(root)
-    for old in written(stage)[:-keep]:
+    for old in written(root.parent)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def _parts(tensors: Weights) -> Iterator[Any]:
+    """What a file of safetensors is made of, all float32: as the library writes it, whose file would be read again for its hash.
+
+    Source: github.com/huggingface/safetensors, "Format".
+    """
+    ordered = sorted(tensors.items())
+    ends = list(accumulate((each.nbytes for _, each in ordered), initial=0))
+    places = zip(ordered, pairwise(ends), strict=True)
+    table = {name: {"dtype": "F32", "shape": [*each.shape], "data_offsets": place} for (name, each), place in places}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    yield from (each.flatten().numpy() for _, each in ordered)
+
+
+def _write_hashed(path: Path, parts: Iterable[Any]) -> str:
+    """Write a file, flushed through to the disk, and return the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:  # both leave Python to other threads meanwhile
+            digest.update(part)
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    if os.name == "nt":
+        return  # Windows cannot open folders
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove(stage: Path, step: int) -> None:
     """Remove the checkpoint of a step, if there is one."""
     shutil.rmtree(stage / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
-
-
-def _write(folder: Path, model: Transformer, optimizer: Weights, progress: Progress, kept: Weights | None) -> None:
-    # Contiguous copies on the CPU: safetensors wants no shared or strided storage.
-    weights = {name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(kept or weights, folder / "model.safetensors")
-    if kept:
-        save_file(weights, folder / TRAINING)
-    save_file({name: t.contiguous().cpu() for name, t in optimizer.items()}, folder / "optimizer.safetensors")
-    (folder / "model.json").write_text(json.dumps(asdict(model.config), indent=1), encoding="utf-8")
-    hashes = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
-    state = asdict(progress) | {"fledge": __version__, "sha256": hashes}
-    (folder / "state.json").write_text(sealed(state), encoding="utf-8")
-    for path in folder.iterdir():
-        _flush(path)
-    _flush(folder)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def resume(

@@ -210,7 +210,7 @@ class TrainStage(Seeded, Ranked, Machine, Made):
     recompute: Literal["auto", Recompute] = "auto"
     """What is computed twice to save memory: no, mlp, block. auto: the least with which four rows fit."""
     save_every: int = 0
-    """Steps between checkpoints. 0: about one a minute."""
+    """Steps between checkpoints. 0: about one a minute, or fewer, so that training waits for them 2 % of the time at most."""
     keep: int = bounded(2, 1)
     """Checkpoints kept."""
 

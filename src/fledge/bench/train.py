@@ -60,8 +60,10 @@ class Measured:
     """The median step."""
     parts: dict[str, float]
     """Seconds of that step on the first rank, by PARTS."""
-    checkpoint_seconds: float
-    """For one, of which training writes about one a minute."""
+    copy_seconds: float
+    """In which a step waits for a checkpoint, about one a minute."""
+    write_seconds: float
+    """In which a thread writes the copy."""
     compile_seconds: float
     """What the first step took beyond the median; less where the compiler remembers an earlier process. 0: not compiled."""
     flops_per_second: float
@@ -193,7 +195,7 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
         tokens_per_second=speed,
         step_seconds=step.seconds,
         parts=parts_of(step, head_share(loss, model, shape, settings)),
-        checkpoint_seconds=checkpoint_seconds(model, optimizer),
+        **checkpoint_seconds(model, optimizer),
         compile_seconds=max(0.0, preparing + first.seconds - step.seconds) if is_compiled else 0.0,
         flops_per_second=ours,
         product_flops=ceiling,
@@ -271,14 +273,15 @@ def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain)
     return min(1.0, min(one for one, _ in turns) / min(other for _, other in turns))
 
 
-def checkpoint_seconds(model: Transformer, optimizer: MuonAdamW) -> float:
-    """For one checkpoint of weights and optimizer, to the disk."""
+def checkpoint_seconds(model: Transformer, optimizer: MuonAdamW) -> dict[str, float]:
+    """For one checkpoint of weights and optimizer: to be copied, and to be written to the disk."""
+    device, writes = model.embedding.device, []
     with tempfile.TemporaryDirectory(prefix="fledge-bench-") as folder:
 
-        def save() -> None:
-            checkpoint.save(Path(folder), model, optimizer, checkpoint.Progress(1), keep=1)
+        def copy() -> None:
+            writes.append(checkpoint.copied(Path(folder), model, optimizer, checkpoint.Progress(1), keep=1))
 
-        return seconds_of(save, model.embedding.device)
+        return {"copy_seconds": seconds_of(copy, device), "write_seconds": seconds_of(lambda: writes[0](), device)}
 
 
 def seconds_of(function: Callable[[], object], device: torch.device) -> float:
@@ -314,7 +317,8 @@ CELLS: dict[str, Callable[[Measured], str]] = {
     "before the model": lambda row: f"{row.before_bytes / 1e9:.2f}",
     "by the law": lambda row: f"{row.law_bytes / 1e9:.2f}",
     "compiling, s": lambda row: f"{row.compile_seconds:.1f}",
-    "a checkpoint, s": lambda row: f"{row.checkpoint_seconds:.2f}",
+    "copying a checkpoint, s": lambda row: f"{row.copy_seconds:.2f}",
+    "writing it, s": lambda row: f"{row.write_seconds:.2f}",
     "a step, s": lambda row: f"{row.step_seconds:.3f}",
 }
 """Of the table: how a row is shown."""

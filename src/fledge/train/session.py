@@ -7,9 +7,10 @@
             session.log(done, val_bits_per_byte=...)
     session.finish()
 
-A checkpoint is written about once a minute, at the end, and when the process is asked to stop, always before the stage's `for`
-body sees the step, so that an evaluation that fails loses nothing. A resumed stage begins with the body of the step that it
-resumes at. So where checkpoints fall, and what stops a run between them, changes neither weights nor measurements.
+A checkpoint is made about once a minute, at the end, and when the process is asked to stop, always before the stage's `for`
+body sees the step, so that an evaluation that fails loses nothing. Training waits while it is copied; a thread writes the copy, and
+what it meets (a full disk) is raised after the next step. Only the last is waited for. A resumed stage begins with the body of
+the step that it resumes at. So where checkpoints fall, and what stops a run between them, changes neither weights nor measurements.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +47,7 @@ from fledge.train.memory import Memory, fitting
 from fledge.train.optim import build
 from fledge.train.shared import checksum
 
-SAVE_SECONDS = 60.0
+SAVE_SECONDS, SAVE_SHARE = 60.0, 0.02
 CPU_TOKENS = 4096
 """Tokens of a forward pass on a CPU: more are no faster there."""
 CPU_ROLLOUT_TOKENS = 16_384
@@ -248,6 +250,11 @@ def compiled_loss(device: torch.device, wanted: Compile) -> Loss:
     return partial(Transformer.nll_sum, hidden=hidden, part=machine.compiled(head.nll_part, device, wanted=wanted))
 
 
+def between(waited: float) -> float:
+    """Seconds from one checkpoint to the next: as few as `SAVE_SECONDS`, of which waiting for it takes no more than its share."""
+    return max(SAVE_SECONDS, waited / SAVE_SHARE)
+
+
 class Session:
     """Model, optimizer and run folder of one stage that trains."""
 
@@ -278,6 +285,10 @@ class Session:
         """The weights that the stage leaves, where it chooses: set before training, and again whenever others are better."""
         self.notes: dict[str, Any] = {}
         """What else checkpoints carry, as JSON: all that the stage's choice depends on."""
+        self.writing: Future[Path] | None = None
+        """The checkpoint that a thread writes."""
+        self.saved = self.waited = 0.0
+        """When the last one was made, and how many seconds training waited for it."""
 
     def foretell(self, tokens: int, known: str = "") -> None:
         """Say about how long so many tokens will take, behind what else is known."""
@@ -332,15 +343,15 @@ class Session:
         self.cursor = progress.cursor
         source = batches(progress.cursor or None)
         self.done = done = progress.step
-        total = 100 if self.budget else steps
-        with endings.gently() as asked, console.Live(self.stage.name, total=total, done=self._shown()) as live:
+        live = console.Live(self.stage.name, total=100 if self.budget else steps, done=self._shown())
+        with endings.gently() as asked, live, ThreadPoolExecutor(1) as thread:  # whose end waits for what it writes
             if done:
                 console.say(f"{self.stage.name}: goes on from step {done} of {end}")
                 yield from self._body(done)
-            saved = time.perf_counter()
+            self.saved = time.perf_counter()
 
             def votes() -> tuple[bool, bool]:
-                return asked.is_set, time.perf_counter() - saved > SAVE_SECONDS
+                return asked.is_set, self._is_late()
 
             left = train(self.model, self.optimizer, source, plan, start=done, loss=self.loss, votes=votes)
             steps_taken = iter(()) if self.is_last(done) else left
@@ -348,14 +359,15 @@ class Session:
                 self.cursor, self.done, more = step.cursor, step.index + 1, also()
                 done, (stops, is_late) = self.done, step.votes
                 self._count(step)
+                self._written(wait=False)
                 self.stage.log(step=done, **self._numbers(step), **more)
                 learns = f"reward {more['reward']:.3f}" if "reward" in more else f"loss {step.loss_nats:.3f}"
                 live.show(self._shown(), f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
                 last = self.is_last(done)
                 if last or (done % every == 0 if every else is_late):
-                    self.save(done)
-                    saved = time.perf_counter()
+                    # A budget of processor seconds would count the thread's.
+                    self.save(done, thread=None if last or self.clock is time.process_time else thread)
                 if not stops:
                     yield from self._body(done)
                     # What a signal says during the body all ranks hear after the next step, or after the last.
@@ -412,6 +424,7 @@ class Session:
                 reached = step.index + 1
                 yield step
         except FloatingPointError:
+            self._written()
             checkpoint.remove(self.stage.path, reached)
             raise
 
@@ -426,15 +439,34 @@ class Session:
             name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()
         }
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint as of `done` steps."""
+    def save(self, done: int, *, thread: Executor | None = None) -> None:
+        """Write a checkpoint as of `done` steps; in the thread, where one is given, while training goes on."""
         began = time.perf_counter()
+        self._written()
         if ranks.count() > 1:  # a broken card must not go unnoticed into the weights
             ranks.check_alike({f"weights after step {done}, by their checksum,": checksum(self.model.parameters())})
         notes = self.notes | {"seconds": dict(self.seconds)} | ({"budget": self.budget.state()} if self.budget else {})
         progress = checkpoint.Progress(done, self.cursor, notes, self.stage.made_from)
-        checkpoint.save(self.stage.path, self.model, self.optimizer, progress, keep=self.config.keep, kept=self.kept)
-        self.seconds["save"] += time.perf_counter() - began
+        of = self.stage.path, self.model, self.optimizer, progress
+        write = checkpoint.copied(*of, keep=self.config.keep, kept=self.kept)
+        if thread:
+            self.writing = thread.submit(write)
+        else:
+            write()
+        self.saved = time.perf_counter()
+        self.waited = self.saved - began
+        self.seconds["save"] += self.waited
+
+    def _written(self, *, wait: bool = True) -> None:
+        """Raise what the thread met that writes a checkpoint, if it is done, or once it is."""
+        if self.writing and (wait or self.writing.done()):
+            writing, self.writing = self.writing, None
+            writing.result()
+
+    def _is_late(self) -> bool:
+        """Whether a checkpoint is due by the clock: that of the first rank, where it takes longest."""
+        is_free = ranks.is_first() and self.writing is None
+        return is_free and time.perf_counter() - self.saved > between(self.waited)
 
     def log(self, done: int, **values: Any) -> None:
         """Add measurements made after `done` steps to the metrics, and show them."""
