@@ -7,20 +7,25 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fledge.cli import run
 from fledge.config import ModelSettings, Pretrain, check
+from fledge.folder import StageFolder
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics, summary
 from fledge.stages import pretrain
 from fledge.storage import file_hash
+from fledge.train.batches import Row, batched
 from fledge.train.budget import CLOCKS, Budget, TimePlan
 from fledge.train.loop import Plan, train
-from fledge.train.session import resolved
+from fledge.train.session import Session, Shape, resolved
 from test_loop import rows, sgd, tiny
 
 
@@ -108,6 +113,28 @@ def test_a_training_killed_at_any_moment_has_spent_what_its_checkpoint_says(
     assert summary(straight)["steps"] == max(line["step"] for line in lines) > 20
     one, other = (checkpoints(path)[-1] / "model.safetensors" for path in (straight, killed / "pretrain"))
     assert file_hash(one) == file_hash(other)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's compiler imports its own deprecated parts
+def test_the_step_is_compiled_once_and_before_the_first_so_that_no_budget_pays_for_it(tiny_run: Pretrain) -> None:
+    compiled = []
+
+    def count(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    config = resolved(tiny_run)
+    model = Transformer(ModelConfig.of(config.model, vocab=512)).init(seed=0)
+    row = Row(np.arange(33, dtype=np.int32), np.ones(33, np.bool_), {})
+    (stage := Path(config.run) / "pretrain").mkdir()
+    session = Session(StageFolder(stage, "pretrain"), replace(config, minutes=None), model)
+    session.compile = "yes"
+    session.loss = torch.compile(Transformer.nll_sum, backend=count, dynamic=False)  # type: ignore[assignment]
+    shape = session.tried(Shape.of(config, length=32))
+    assert len(compiled) == 1
+    steps = session.train(lambda _: batched(itertools.repeat(row), rows=shape.rows), steps=3, micro=shape.micro)
+    assert list(steps) == [1, 2, 3]
+    assert len(compiled) == 1
 
 
 def test_flops_give_tokens_by_what_the_model_takes_for_one(tiny_run: Pretrain) -> None:

@@ -15,18 +15,19 @@ from fledge.cli import run
 from fledge.research.compare import Group, Trained, compare, difference, t_quantile
 
 
-def trained(bits: Sequence[float], *, seed: int = 0, speed: float = 1.0, **done: Any) -> Trained:
+def trained(
+    bits: Sequence[float], *, seed: int = 0, speed: float = 1.0, core: float | None = None, **done: Any
+) -> Trained:
     """Measured after 10, 20, ... steps of a second and 64 tokens each, or of a second / speed."""
     steps = 10.0 * np.arange(1, len(bits) + 1)
     spent = {"steps": steps, "seconds": steps / speed, "tokens": 64 * steps, "flops": 640 * steps}
     return Trained(
         run=Path(f"run-{seed}"),
-        spent=spent,  # type: ignore[arg-type]
+        spent=spent,
         bits=bits,
         settings={"seed": seed, "model": {"heads": 2}, **done.pop("settings", {})},
         done={"held_out": "1f", "tokenizer_hash": "2e", **done},
-        code="3d",
-        core=None,
+        core=core,
     )
 
 
@@ -81,9 +82,26 @@ def test_equal_seconds_are_not_equal_steps() -> None:
     assert (found["seconds"]["early"], found["steps"]["early"]) == (True, False)
 
 
+def test_what_was_spent_before_the_first_measurement_is_not_guessed() -> None:
+    long, short = trained([2.0], speed=0.1), trained([3.0, 2.5])
+    found = compare(
+        group("long", long), group("short", short)
+    )  # 20 seconds, and at 100 the first measurement of the other
+    assert found["at_equal"]["seconds"]["verdict"] == "not measured"
+    assert found["at_equal"]["tokens"]["difference"] == pytest.approx(1.0)
+
+
+def test_more_of_core_is_better_and_needs_both() -> None:
+    one = group("a", *(trained([2.0], seed=seed, core=0.1 + 0.01 * seed) for seed in range(3)))
+    two = group("b", *(trained([2.0], seed=seed, core=0.2 + 0.011 * seed) for seed in range(3)))
+    assert compare(one, two)["core"]["verdict"] == "better"
+    assert compare(two, one)["core"]["verdict"] == "worse"
+    assert compare(one, group("c", trained([2.0])))["core"] is None
+
+
 def test_what_was_measured_on_other_text_is_refused_and_other_tokenizers_and_settings_are_told() -> None:
     one = group("a", trained([2.0]))
-    with pytest.raises(ValueError, match=r"other held-out texts \(1f and 9f\)"):
+    with pytest.raises(ValueError, match="other held-out texts, run-0 on 1f and run-0 on 9f"):
         compare(one, group("b", trained([2.0], held_out="9f")))
     with pytest.raises(ValueError, match="no seed in common: a has 0; b has 1"):
         compare(one, group("b", trained([2.0], seed=1)))

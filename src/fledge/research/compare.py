@@ -11,6 +11,7 @@ interval is Student's over them. Between its measurements a curve is interpolate
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fledge import console
 from fledge.config import Compare
@@ -28,64 +30,56 @@ from fledge.storage import read_record
 AXES = ("seconds", "tokens", "steps", "flops")
 CONFIDENCE = 0.95
 EQUAL = 0.98
-"""Of what one has spent the other may lack so much and count as finished too."""
+"""Who has spent so much of what another has is as far as that."""
+CHANCE, UNKNOWN = "cannot be told apart", "not measured"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A finished pretraining: its held-out bits per byte by what was spent until each measurement."""
+    """A finished pretraining: held-out bits per byte, and what was spent until each of these measurements."""
 
     run: Path
-    spent: Mapping[str, Sequence[float]]
+    spent: Mapping[str, npt.NDArray[Any]]
     bits: Sequence[float]
     settings: Mapping[str, Any]
     done: Mapping[str, Any]
-    code: str
-    core: float | None
+    code: str = ""
+    core: float | None = None
 
     @classmethod
     def of(cls, run: Path) -> Trained:
-        """Raises FileNotFoundError where the run has no finished pretraining, ValueError where it was never measured."""
+        """Raises FileNotFoundError where there is no finished pretraining, ValueError where it was not measured."""
         stage = run / "pretrain"
         if not is_done(stage):
-            raise FileNotFoundError(
-                f"{run}: no finished pretraining. `fledge pretrain --run {run}` makes or finishes it."
-            )
-        lines, done = metrics(stage), summary(stage)
-        steps = [line for line in lines if "loss_nats" in line]
-        after = {line["step"]: place for place, line in enumerate(steps)}
-        measured = {line["step"]: line["val_bits_per_byte"] for line in lines if "val_bits_per_byte" in line}
-        measured = {step: bits for step, bits in measured.items() if step in after}
-        if not measured:
+            raise FileNotFoundError(f"{run}: no finished pretraining. `fledge pretrain {run}` makes or finishes it.")
+        lines, done, known = metrics(stage), summary(stage), begun(stage)
+        steps = {line["step"]: line for line in lines if "loss_nats" in line}
+        bits = {line["step"]: line["val_bits_per_byte"] for line in lines if "val_bits_per_byte" in line}
+        places = [place for place, step in enumerate(steps) if step in bits]
+        if not places:
             raise ValueError(f"{stage}: metrics.jsonl has no held-out bits per byte. Train it again with --fresh.")
-        places = [after[step] for step in measured]
-        tokens = np.cumsum([line["tokens"] for line in steps])[places]
-        spent = {
-            "seconds": np.cumsum([line["seconds"] for line in steps])[places],
-            "tokens": tokens,
-            "steps": np.array([*measured]),
-            "flops": tokens * done["flops_per_token"],
-        }
-        known = begun(stage)
+        spent = {name: np.cumsum([line[name] for line in steps.values()])[places] for name in ("seconds", "tokens")}
+        spent |= {"steps": np.array([*steps])[places], "flops": spent["tokens"] * done["flops_per_token"]}
         core = read_scores(run / "eval" / "pretrain.json").get("core")
         return cls(
             run=run,
-            spent=spent,  # pyright: ignore[reportArgumentType]
-            bits=[*measured.values()],
+            spent=spent,
+            bits=[bits[step] for step in spent["steps"]],
             settings=known["settings"],
             done=done,
             code=str(known["provenance"].get("code")),
-            core=core.accuracy if core else None,
+            core=core and core.accuracy,
         )
 
     def at(self, axis: str, spent: float) -> float:
-        """Bits per byte after so much was spent."""
-        return float(np.interp(math.log(spent), np.log(self.spent[axis]), self.bits))
+        """Bits per byte after so much was spent; nan before the first measurement."""
+        known = self.spent[axis]
+        return float(np.interp(math.log(spent), np.log(known), self.bits)) if spent >= EQUAL * known[0] else math.nan
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Trainings that differ in nothing but their seed."""
+    """Trainings that differ in nothing but their seed, by which they are found."""
 
     label: str
     runs: Mapping[int, Trained]
@@ -93,12 +87,9 @@ class Group:
     @classmethod
     def of(cls, label: str, runs: Sequence[Path]) -> Group:
         """Raises ValueError where two runs have the same seed."""
-        found = [Trained.of(run) for run in runs]
-        by_seed = {one.settings["seed"]: one for one in found}
-        if len(by_seed) < len(found):
-            raise ValueError(
-                f"{label}: of {len(found)} runs only {len(by_seed)} seeds differ; give folders of one run per seed"
-            )
+        by_seed = {one.settings["seed"]: one for one in map(Trained.of, runs)}
+        if len(by_seed) < len(runs):
+            raise ValueError(f"{label}: {len(runs)} runs have only {len(by_seed)} seeds; a group has one run per seed")
         return cls(label=label, runs=by_seed)
 
     @property
@@ -119,7 +110,7 @@ def groups_of(path: Path) -> list[Group]:
     if (path / "sweep.json").exists():
         record = read_record(path / "sweep.json", advice="Start the sweep again: it writes it anew.")
         names = dict.fromkeys(point["variant"] for point in record["points"] if point["state"] == "done")
-        return [group for name in names for group in groups_of(path / name)]
+        return [group for name in names for group in groups_of(path / name.replace("/", "_"))]
     if runs := sorted(stage.parent for stage in path.glob("*/pretrain") if is_done(stage)):
         return [Group.of(path.name, runs)]
     raise FileNotFoundError(f"{path}: neither a run with a pretraining, nor a folder of finished runs, nor a sweep.")
@@ -127,11 +118,11 @@ def groups_of(path: Path) -> list[Group]:
 
 def main(ask: Compare) -> dict[str, Any]:
     """Compare the first with each of the others, print it, and return it as JSON."""
-    base, *others = [group for path in ask.runs for group in groups_of(Path(path))]
-    if not others:
-        raise ValueError(f"runs={' '.join(ask.runs)}: one training cannot be compared; give another, or a sweep")
-    found = [compare(base, other) for other in others]
-    show(base, found, markdown=ask.markdown)
+    groups = [group for path in ask.runs for group in groups_of(Path(path))]
+    if len(groups) < 2:
+        raise ValueError(f"runs={' '.join(ask.runs)!r} is not two trainings or more; give another, or a sweep")
+    found = [compare(groups[0], other) for other in groups[1:]]
+    show(groups[0], found, markdown=ask.markdown)
     return {**found[0], "comparisons": found}
 
 
@@ -141,86 +132,70 @@ def compare(base: Group, other: Group) -> dict[str, Any]:
     Raises:
         ValueError: they have no seed in common, or were measured on other text.
     """
-    seeds = sorted(base.runs.keys() & other.runs.keys())
-    if not seeds:
+    pairs = [(base.runs[seed], other.runs[seed]) for seed in sorted(base.runs.keys() & other.runs.keys())]
+    if not pairs:
         has = [f"{group.label} has {', '.join(map(str, group.runs))}" for group in (base, other)]
-        raise ValueError(
-            f"no seed in common: {'; '.join(has)}. Only equal seeds read the same text; train one of them again"
-        )
-    pairs = [(base.runs[seed], other.runs[seed]) for seed in seeds]
-    for one, two in pairs:
-        texts = [each.done.get("held_out") for each in (one, two)]
-        if texts[0] != texts[1]:
-            raise ValueError(
-                f"{one.run} and {two.run} were measured on other held-out texts ({' and '.join(map(str, texts))}); "
-                "only the same --data and --eval-tokens can be compared"
-            )
-    first, second = pairs[0]
-    budget = {"minutes": "seconds", "flops": "flops"}
-    axis = next((budget[name] for name in budget if first.settings.get(name) and second.settings.get(name)), "tokens")
-    at = {name: difference([_at_equal(name, one, two) for one, two in pairs]) for name in AXES}
-    core = [(one.core, two.core) for one, two in pairs if one.core is not None and two.core is not None]
+        raise ValueError(f"no seed in common: {'; '.join(has)}. Only equal seeds read the same text; train one again")
+    for texts in ([(each.run, each.done.get("held_out")) for each in pair] for pair in pairs):
+        if texts[0][1] != texts[1][1]:
+            told = " and ".join(f"{run} on {text}" for run, text in texts)
+            raise ValueError(f"measured on other held-out texts, {told}: give both the same --data and --eval-tokens")
+    settings = [dict(flat(each.settings)) for each in pairs[0]]
+    names = sorted(name for name in {**settings[0], **settings[1]} if settings[0].get(name) != settings[1].get(name))
+    ends = {"minutes": "seconds", "flops": "flops"}
+    axis = next((ends[name] for name in ends if all(each.get(name) for each in settings)), "tokens")
+    core = [(one.core, two.core) for one, two in pairs]
+    at = {name: _at_equal(name, pairs) for name in AXES}
+    warnings = {
+        "the tokenizers differ: equal tokens are not equal text": lambda each: each.done.get("tokenizer_hash"),
+        "not all were trained by the same code": lambda each: each.code,
+    }
     found = {
         "base": base.label,
         "other": other.label,
-        "seeds": seeds,
+        "seeds": [one.settings["seed"] for one, _ in pairs],
         "metric": "val_bits_per_byte",
         "at": axis,
         **at[axis],
-        "at_equal": {name: told | {"early": _is_early(name, pairs)} for name, told in at.items()},
-        "core": difference([two - one for one, two in core]) if core else None,
+        "at_equal": at,
+        "core": difference([two - one for one, two in core], sign=1) if None not in sum(core, ()) else None,  # pyright: ignore
         "bits_per_byte": statistics.fmean(other.bits),
-        "differs": sorted(_differing(first.settings, second.settings)),
-        "warnings": _warnings(pairs),
+        "differs": [f"{name} {settings[0].get(name)} -> {settings[1].get(name)}" for name in names],
+        "warnings": [
+            told for told, look in warnings.items() if len({look(each) for pair in pairs for each in pair}) > 1
+        ],
     }
     return found | {"sentence": sentence(found)}
 
 
-def difference(values: Sequence[float]) -> dict[str, Any]:
-    """The mean of paired differences with its t interval (None for a single pair), and whether it is better, worse or neither."""
+def difference(values: Sequence[float], *, sign: int = -1) -> dict[str, Any]:
+    """The mean of paired differences, its t interval (None for a single pair), and a verdict; `sign` of what is better."""
     mean, half = statistics.fmean(values), None
+    if math.isnan(mean):
+        return {"difference": None, "interval": None, "verdict": UNKNOWN}
     if len(values) > 1:
         half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     is_chance = half is None or abs(mean) <= half
-    verdict = "cannot be told apart" if is_chance else "better" if mean < 0 else "worse"
+    verdict = CHANCE if is_chance else "better" if mean * sign > 0 else "worse"
     return {"difference": mean, "interval": None if half is None else [mean - half, mean + half], "verdict": verdict}
+
+
+def _at_equal(axis: str, pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, Any]:
+    """Differences where the first of each pair ends; early: the other had far to go, and is better than it looks there."""
+    ends = [sorted(each.spent[axis][-1] for each in pair) for pair in pairs]
+    found = difference(
+        [two.at(axis, end) - one.at(axis, end) for (one, two), (end, _) in zip(pairs, ends, strict=True)]
+    )
+    return found | {"early": any(end < EQUAL * last for end, last in ends)}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
     """What was found, in words."""
-    base, other, size = found["base"], found["other"], f"{found['difference']:+.4f}".replace("0.", ".", 1)
-    if found["interval"] is None:
-        return f"{other} cannot be told apart from {base} by one seed ({size} bits per byte): give more"
-    error = _error(found)
-    if found["verdict"] == "cannot be told apart":
-        return f"{other} cannot be told apart from {base} ({size}{error} bits per byte)"
-    return f"{other} is {found['verdict']} by {size[1:]}{error} bits per byte than {base}"
-
-
-def _at_equal(axis: str, one: Trained, two: Trained) -> float:
-    spent = min(one.spent[axis][-1], two.spent[axis][-1])
-    return two.at(axis, spent) - one.at(axis, spent)
-
-
-def _is_early(axis: str, pairs: Sequence[tuple[Trained, Trained]]) -> bool:
-    """Whether one had far to go when the other ended: its rates were high then, and it is better than it looks."""
-    ends = [(one.spent[axis][-1], two.spent[axis][-1]) for one, two in pairs]
-    return any(min(pair) < EQUAL * max(pair) for pair in ends)
-
-
-def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    before, after = dict(flat(was)), dict(flat(now))
-    names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-    return [f"{name} {before.get(name)} -> {after.get(name)}" for name in names]
-
-
-def _warnings(pairs: Sequence[tuple[Trained, Trained]]) -> list[str]:
-    told = []
-    if any(one.done.get("tokenizer_hash") != two.done.get("tokenizer_hash") for one, two in pairs):
-        told.append("the tokenizers differ: bits per byte can be compared, equal tokens are not equal text")
-    if len({each.code for pair in pairs for each in pair}) > 1:
-        told.append("not all were trained by the same code")
-    return told
+    base, other, verdict, size = found["base"], found["other"], found["verdict"], _cell({**found, "early": False})
+    if verdict in (CHANCE, UNKNOWN):
+        more = " by one seed" * (found["interval"] is None)
+        return f"{other} {CHANCE} from {base}{more} ({size} bits per byte)"
+    return f"{other} is {verdict} by {size[1:]} bits per byte than {base}"
 
 
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
@@ -252,7 +227,7 @@ def show(base: Group, found: Sequence[Mapping[str, Any]], *, markdown: bool = Fa
         cells = tuple(_cell(one["at_equal"][axis]) for one in found)
         columns[cells] = ", ".join(filter(None, (columns.get(cells), axis)))
     if any(one["core"] for one in found):
-        columns[tuple(_cell(one["core"]) if one["core"] else "" for one in found)] = "CORE"
+        columns[tuple(_cell(one["core"] or {"difference": None}) for one in found)] = "CORE"
     rows = [
         [one["other"], f"{one['bits_per_byte']:.4f}", *(cells[n] for cells in columns)] for n, one in enumerate(found)
     ]
@@ -283,10 +258,8 @@ def show(base: Group, found: Sequence[Mapping[str, Any]], *, markdown: bool = Fa
 
 
 def _cell(told: Mapping[str, Any]) -> str:
-    return f"{told['difference']:+.4f}".replace("0.", ".", 1) + _error(told) + "*" * told.get("early", False)
-
-
-def _error(told: Mapping[str, Any]) -> str:
-    if told["interval"] is None:
-        return ""
-    return f" ± {(told['interval'][1] - told['interval'][0]) / 2:.4f}".replace("0.", ".", 1)
+    """`-.0037 ± .0010`, with a star where one was early; `?` where it was not measured."""
+    if told["difference"] is None:
+        return "?"
+    error = f" ± {(told['interval'][1] - told['interval'][0]) / 2:.4f}" if told["interval"] else ""
+    return re.sub(r"\b0\.", ".", f"{told['difference']:+.4f}{error}") + "*" * told.get("early", False)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fledge import console
 from fledge.config import Pretrain, Sweep, Tokenizer, check
 from fledge.folder import locked
 from fledge.recipes import Item, finished
-from fledge.research.compare import Group, compare, show
+from fledge.research.compare import compare, groups_of, show
 from fledge.research.points import Point, points_of
 from fledge.runs import is_done, summary
 from fledge.settings import cores
@@ -48,10 +48,10 @@ def main(ask: Sweep) -> dict[str, Any]:
 
             vocab, seed, threads = ask.vocab, base.seed, base.threads
             tokenizer.main(Tokenizer(run=ask.out, data=base.data, vocab=vocab, seed=seed, threads=threads))
-        left = [point for point in points if not finished(Item("pretrain", point.config), point.run, set())]
+        left = [one for one in points if base.fresh or not finished(Item("pretrain", one.config), one.run, set())]
         if len(left) < len(points):
             console.say(f"sweep: {len(points) - len(left)} points are done")
-        failed = train_all(left, at_once=ask.at_once or slots(base))
+        failed = train_all(left, at_once=ask.at_once or slots_of(base))
         record = {"settings": asdict(base), "points": [_told(point, failed) for point in points]}
         record["comparisons"] = compared(points)
         write_atomic(out / "sweep.json", sealed(record))
@@ -84,16 +84,18 @@ def plan(ask: Sweep) -> dict[str, Any]:
         if point.config.minutes and "error" not in row:
             row["seconds"] = 60 * point.config.minutes
         rows.append(row)
-    seconds = sum(row["seconds"] or 0.0 for row in rows) / (ask.at_once or slots(ask.base))
+    seconds = sum(row["seconds"] or 0.0 for row in rows) / (ask.at_once or slots_of(ask.base))
     return {"points": rows, "seconds": seconds, "dollars": ask.price and ask.price * seconds / 3600}
 
 
-def slots(base: Pretrain) -> int:
+def slots_of(config: Pretrain) -> int:
     """Points that can be trained at the same time: one per GPU, or set of as many as a point has ranks; on a CPU one."""
-    return max(1, len(_gpus()) // base.ranks) if base.device != "cpu" else 1
+    return max(1, len(_gpus(config)) // config.ranks)
 
 
-def _gpus() -> list[str]:
+def _gpus(config: Pretrain) -> list[str]:
+    if config.device not in ("auto", "cuda"):  # another, or one that was chosen
+        return []
     import torch
 
     shown = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -115,7 +117,7 @@ def train_all(points: Sequence[Point], *, at_once: int) -> dict[Point, tuple[int
                 if slot not in running and (point := next((one for one in waiting if not _is_held(one)), None)):
                     waiting.remove(point)
                     console.say(f"{point}: begins ({len(points) - len(waiting)} of {len(points)})")
-                    running[slot] = point, begin(point, slot=slot, slots=at_once)
+                    running[slot] = point, begin(point, slot=slot, at_once=at_once)
             time.sleep(LOOK_SECONDS)
             for slot, (point, child) in list(running.items()):
                 if (code := child.poll()) is not None:
@@ -133,16 +135,17 @@ def train_all(points: Sequence[Point], *, at_once: int) -> dict[Point, tuple[int
     return failed
 
 
-def begin(point: Point, *, slot: int, slots: int) -> subprocess.Popen[bytes]:
+def begin(point: Point, *, slot: int, at_once: int) -> subprocess.Popen[bytes]:
     """A process that trains a point, on its part of the GPUs or cores."""
     point.run.mkdir(parents=True, exist_ok=True)
     if not (link := point.run / "tokenizer").exists():
         link.symlink_to(Path("../../tokenizer"), target_is_directory=True)
     config, environment = point.config, dict(os.environ)
-    if gpus := _gpus() if config.device != "cpu" else []:
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot * config.ranks :][: config.ranks])
-    elif slots > 1 and config.threads is None:
-        config = replace(config, threads=max(1, cores() // slots))
+    if gpus := _gpus(config):
+        first = slot % slots_of(config) * config.ranks
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + config.ranks])
+    elif at_once > 1 and config.threads is None:
+        config = replace(config, threads=max(1, cores() // at_once))
     words = [sys.executable, "-m", "fledge", "pretrain", *words_of(config, Pretrain())]
     with (point.run / "log").open("ab") as log:
         # In a session of its own: what ends the terminal's programs ends the sweep, which tells it once.
@@ -199,7 +202,8 @@ def _told(point: Point, failed: Mapping[Point, tuple[int, str]]) -> dict[str, An
 
 def compared(points: Sequence[Point]) -> list[dict[str, Any]]:
     """Each variant against its own, shown and returned; those that have no finished seed in common are left out."""
-    groups = dict(_groups(points))
+    done = {point.variant: point.run.parent for point in points if is_done(point.run / "pretrain")}
+    groups = {variant: groups_of(folder)[0] for variant, folder in done.items()}
     found: dict[str, list[dict[str, Any]]] = {}
     for variant, against in dict.fromkeys((point.variant, point.against) for point in points):
         one, other = groups.get(against), groups.get(variant)
@@ -208,10 +212,3 @@ def compared(points: Sequence[Point]) -> list[dict[str, Any]]:
     for against, rows in found.items():
         show(groups[against], rows)
     return list(itertools.chain(*found.values()))
-
-
-def _groups(points: Sequence[Point]) -> Iterator[tuple[str, Group]]:
-    for variant in dict.fromkeys(point.variant for point in points):
-        runs = [point.run for point in points if point.variant == variant and is_done(point.run / "pretrain")]
-        if runs:
-            yield variant, Group.of(variant, runs)

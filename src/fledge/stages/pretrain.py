@@ -51,7 +51,7 @@ def main(config: Pretrain) -> None:
             f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
         text, tokens = measure(config.data, tokenizer), shape.steps * shape.tokens
-        session.foretell(tokens, f"{text.told(tokens)}; " if text else "")
+        session.foretell(tokens, f"{text.told(tokens)}; " if text and tokens else "")
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             documents = open_documents(config.data, seed=config.seed, cursor=cursor["documents"] if cursor else None)

@@ -309,7 +309,8 @@ class Session:
                 averages, dtype=torch.uint8, device=self.device
             )  # the optimizer makes them in its first step
             ids = torch.zeros(shape.rows, shape.length, dtype=torch.long, device=self.device)
-            self.loss(self.model.train(), ids, ids, torch.zeros_like(ids, dtype=torch.float32)).backward()
+            # Targets apart from inputs: what is compiled for one tensor in both places is compiled anew for two.
+            self.loss(self.model.train(), ids, ids.clone(), torch.zeros_like(ids, dtype=torch.float32)).backward()
             del held
 
         averages, began = Memory.of(self.model.config, length=1, rows=1).optimizer, time.perf_counter()
