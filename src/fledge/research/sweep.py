@@ -23,7 +23,8 @@ from typing import Any
 from fledge import console
 from fledge.config import Pretrain, Sweep, Tokenizer, check
 from fledge.folder import locked
-from fledge.recipes import Item, finished
+from fledge.pipeline import finished
+from fledge.recipes import Item
 from fledge.research.compare import compare, groups_of, show
 from fledge.research.points import Point, points_of
 from fledge.runs import is_done, summary

@@ -15,7 +15,7 @@ import math
 REFERENCE_BATCH = 2**19
 """Tokens of a step at which the rates were tuned."""
 REFERENCE_DEPTH, REFERENCE_WIDTH = 12, 768
-WARMUP_STEPS = 40
+WARMUP_STEPS, WARMUP = 40, 0.1
 WARMDOWN, FINAL_SHARE = 0.65, 0.05
 
 
@@ -45,4 +45,4 @@ def decay_scale(batch: float, *, tokens: float, reference: float) -> float:
 
 def warmup(steps: int) -> float:
     """The share of the steps in which the rates rise: 40 of them, or a tenth where those are fewer."""
-    return min(0.1, WARMUP_STEPS / steps)
+    return min(WARMUP, WARMUP_STEPS / steps)

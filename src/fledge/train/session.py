@@ -126,7 +126,9 @@ def dialled(config: Pretrain, *, parameters: int, rows: int, flops: float) -> di
     laws = {
         "batch_scale": scaling.rate_scale(batch),
         "decay_scale": scaling.decay_scale(batch, tokens=tokens, reference=reference),
-        "warmup": scaling.warmup(steps),
+        "warmup": scaling.warmup(steps)
+        if config.minutes is None
+        else scaling.WARMUP,  # how many steps there will be is open
         "warmdown": scaling.WARMDOWN,
         "final_share": scaling.FINAL_SHARE,
     }
