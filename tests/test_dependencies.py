@@ -80,7 +80,8 @@ def test_nothing_can_run_what_it_loads() -> None:
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 runs = called in ("eval", "exec") and not name.startswith("sandbox.")
-                if runs or called in ("torch.load", "torch.save"):
+                is_pickle = called == "torch.load" and "weights_only=True" not in ast.unparse(node)
+                if runs or is_pickle or called == "torch.save":
                     offences.append(f"{name} line {node.lineno}: {called}(")
     assert not offences, "\n".join(offences)
 

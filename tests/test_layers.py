@@ -15,7 +15,7 @@ LAYERS = (
     ("text", "model", "sandbox"),
     ("checkpoint", "weights", "origin", "train", "infer", "tasks"),
     ("evals",),
-    ("stages", "serve", "bench"),
+    ("stages", "serve", "bench", "export"),
     ("cli", "plan", "recipes", "pipeline", "research", "__main__"),
 )
 APART = ("text", "model")

@@ -213,8 +213,8 @@ def test_an_empty_corpus_and_a_small_vocabulary_are_refused(backend: str) -> Non
             Tokenizer.train(documents, vocab=300)
     with pytest.raises(ValueError, match="vocab=264: at least 265 are needed"):
         Tokenizer.train(["text"], vocab=264)
-    with pytest.raises(ValueError, match="digits=2: a piece may hold 1 or 3 digits"):
-        Tokenizer.train(["text"], vocab=300, digits=2)
+    with pytest.raises(ValueError, match="digits=4: a piece may hold 1, 2 or 3 digits"):
+        Tokenizer.train(["text"], vocab=300, digits=4)
 
 
 def test_fewer_pairs_than_asked_for_stops_early_and_says_so(backend: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -285,7 +285,7 @@ encoders = [native.Encoder(tokenizer.merges, digits=3, wide=wide) for wide in (F
 lib = native.library()
 def fuzz(seed):
     chance = random.Random(seed)
-    trainer = native.Trainer(digits=chance.choice([1, 3]), threads=2)
+    trainer = native.Trainer(digits=chance.choice([1, 2, 3]), threads=2)
     for _ in range(150):
         raw = [chance.randbytes(chance.choice([0, 1, 2, 3, 17, 90, 5000])) for _ in range(chance.randrange(6))]
         starts = [ctypes.cast(text, ctypes.c_void_p).value for text in raw]

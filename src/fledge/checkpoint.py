@@ -169,8 +169,8 @@ def resume(
         return None
     trained = (TRAINING,) if keeps else ()
     checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors", *trained), steps=steps)
-    model.load_state_dict(_tensors(checkpoint / (TRAINING if keeps else "model.safetensors")))
-    optimizer.load_tensors(_tensors(checkpoint / "optimizer.safetensors"))
+    model.load_state_dict(read_tensors(checkpoint / (TRAINING if keeps else "model.safetensors")))
+    optimizer.load_tensors(read_tensors(checkpoint / "optimizer.safetensors"))
     for damaged in found[found.index(checkpoint) + 1 :]:
         shutil.rmtree(aside := damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)
         damaged.rename(aside)
@@ -210,7 +210,7 @@ def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transforme
     """
     checkpoint, _ = newest(stage)
     model = Transformer(read_config(checkpoint))
-    model.load_state_dict(_tensors(checkpoint / "model.safetensors"))
+    model.load_state_dict(read_tensors(checkpoint / "model.safetensors"))
     return model.to(device).eval()
 
 
@@ -225,7 +225,8 @@ def load_pair(run: Path, stage: str, *, device: torch.device | str = "cpu") -> t
     return load_model(run / stage, device=device), tokenizer
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file. Raises ValueError where it is no safetensors."""
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

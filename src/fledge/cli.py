@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -29,6 +30,7 @@ SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 GO_ON = (*TRAINED, "run", "evaluate", "sweep")
 """Commands that find what they had done when they were interrupted; the others begin anew."""
 APART = {"run": "pipeline", "plan": "plan", "sweep": "research.sweep", "compare": "research.compare"}
+APART |= {"export": "export.out", "import": "export.back", "upload": "export.upload"}
 """Modules of commands that are neither stages nor benches."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
 IN_JSON = (*TRAINED, "evaluate", "sweep", "compare")
@@ -43,6 +45,8 @@ ENDS = {
     130: "interrupted",
 }
 """Exit codes."""
+FIRST = {"run": ("--recipe",), "plan": ("--recipe",), "import": ("--source",), "upload": ("--folder", "--repo")}
+"""What first words without a dash are; of other commands one is the folder of the run."""
 ANYWHERE = {
     "--dry-run": "show the resolved settings and exit",
     "--local": "folder of data sets already downloaded, or set FLEDGE_LOCAL; nothing is fetched for what lies there",
@@ -224,7 +228,7 @@ def long_form(word: str) -> list[str]:
 
 
 def with_folder(command: str, words: list[str]) -> list[str]:
-    """A first word without a dash is the run's folder (the recipe's name for `run`); without any, the newest run is meant.
+    """First words without a dash are settings too, mostly the run's folder; without any, the newest run is meant.
 
     Those of `compare` are runs; what `sweep` does not know as its own is of the stage behind it: --minutes -> --base.minutes.
     """
@@ -240,9 +244,12 @@ def with_folder(command: str, words: list[str]) -> list[str]:
         return [*words, *["--help"] * (stage == "--help")]
     if command == "compare" and words and not words[0].startswith("-"):
         return ["--runs", *words]
-    if words and not words[0].startswith("-"):
-        return ["--recipe" if command in ("run", "plan") else "--run", *words]
-    talks_of_a_run = command in ("chat", "serve", "evaluate", "report") and not {"--run", "--help"} & set(words)
+    given = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    names = FIRST.get(command, ("--run",))[: len(given)]
+    if names:
+        return [*itertools.chain.from_iterable(zip(names, given, strict=False)), *words[len(names) :]]
+    about_a_run = command in ("chat", "serve", "evaluate", "report", "export")
+    talks_of_a_run = about_a_run and not {"--run", "--help"} & set(words)
     found = newest_run() if talks_of_a_run else None
     return words if found is None else ["--run", str(found), *words]
 

@@ -554,12 +554,58 @@ class Compare:
     """Print Markdown."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Export(Threaded, Stage):
+    """Write a model of the run as other programs read it: transformers, llama.cpp and what builds on them."""
+
+    to: Literal["hf", "gguf"] = "hf"
+    """hf: a folder for Hugging Face transformers. gguf: a file for llama.cpp."""
+    out: str | None = None
+    """The folder or file to write. None: exports/<run>-<stage>, for llama.cpp with .gguf."""
+    stage: str | None = None
+    """pretrain, midtrain, sft or rl. None: the last that is finished."""
+    remote_code: bool = False
+    """hf: with a modeling file of ours, for extras that transformers does not know (trust_remote_code=True)."""
+    weights: Literal["float32", "q8_0"] = "float32"
+    """gguf: 32 bits a weight, or 8 (q8_0)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Stage):
+    """Make a run of a model from elsewhere: what export wrote, a nanochat of transformers, a checkpoint of nanochat."""
+
+    run: str = "runs/imported"
+    """Folder of the new run."""
+
+    source: str
+    """hf:FOLDER with config.json and safetensors, or with model_*.pt and meta_*.json."""
+    stage: str | None = None
+    """Stage that it becomes. None: as exported; else sft where there is a chat template, or pretrain."""
+    tokenizer: str | None = None
+    """Its tokenizer.json, or ranks as tiktoken writes them. None: the folder's tokenizer.json."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """Send an exported folder to the Hugging Face hub."""
+
+    folder: str
+    """What `fledge export` wrote."""
+    repo: str
+    """Where to, as in someone/my-model."""
+    public: bool = False
+    """For everybody to see. Otherwise the repository is private."""
+    yes: bool = False
+    """Do not ask."""
+
+
 COMMANDS: dict[str, dict[str, type[Any]]] = {
     "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
     "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench, "bench train": TrainBench},
     "Research": {"sweep": Sweep, "compare": Compare},
     "Talking": {"chat": Chat, "serve": Serve},
+    "Taking it along": {"export": Export, "import": Import, "upload": Upload},
 }
 """Every command and its settings, as `fledge --help` groups them. The first line of a class is the help of its command."""
 SETTINGS: dict[str, type[Any]] = {name: kind for group in COMMANDS.values() for name, kind in group.items()}

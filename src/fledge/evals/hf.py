@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from fledge.model.device import find_device
+from fledge.storage import read_json
 from fledge.text.chat import Message
 
 
@@ -28,7 +29,10 @@ class HfModel:
         self.model = model
         self.device: torch.device = model.device
         self.vocab: int = model.config.get_text_config().vocab_size
-        self.max_tokens: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        config = model.config.get_text_config()
+        # Rotary positions run on, as our own do.
+        is_rotary = bool(getattr(config, "rope_parameters", None))
+        self.max_tokens: int | None = None if is_rotary else getattr(config, "max_position_embeddings", None)
 
     @torch.inference_mode()
     def __call__(self, ids_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
@@ -66,9 +70,14 @@ class HfTokenizer:
 
 
 def check(path: str | Path) -> None:
-    """Raise FileNotFoundError unless the folder looks like a model's."""
-    if not (Path(path) / "config.json").is_file():
+    """Raise FileNotFoundError unless the folder looks like a model's, and ValueError where it brings code of its own."""
+    config = Path(path) / "config.json"
+    if not config.is_file():
         raise FileNotFoundError(f"hf:{path}: no config.json there; give a local folder of a Hugging Face model")
+    if "auto_map" in read_json(config):
+        raise ValueError(
+            f"hf:{path}: comes with code, which is not run here; `fledge import hf:{path}` where fledge wrote it"
+        )
 
 
 def load(path: str, *, device: str = "auto") -> tuple[HfModel, HfTokenizer]:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-DIGIT_RULES = {1: "", 3: "{1,3}"}
-"""How many digits a piece may hold, and how a regex says it: those of Qwen 2 and of Llama 3, which llama.cpp knows."""
+DIGIT_RULES = {1: "", 2: "{1,2}", 3: "{1,3}"}
+"""How many digits a piece may hold, and how a regex says it: as Qwen 2, nanochat and Llama 3. llama.cpp does not know 2."""
 
 CACHED_PIECES = 1 << 18
 
@@ -33,10 +33,10 @@ def pattern(digits: int) -> str:
     ['I', "'ll", ' pay', ' $', '123', '4']
 
     Raises:
-        ValueError: digits is not 1 or 3.
+        ValueError: digits is not 1, 2 or 3.
     """
     if digits not in DIGIT_RULES:
-        raise ValueError(f"digits={digits}: a piece may hold 1 or 3 digits (the rules that llama.cpp knows)")
+        raise ValueError(f"digits={digits}: a piece may hold 1, 2 or 3 digits")
     return (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
         + DIGIT_RULES[digits]

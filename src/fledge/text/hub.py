@@ -95,7 +95,7 @@ def list_files(dataset: Dataset) -> list[RemoteFile]:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
-    with _explained(f"list {dataset.repo} from {constants.ENDPOINT}"):
+    with explained(f"list {dataset.repo} from {constants.ENDPOINT}"):
         url = f"{constants.ENDPOINT}/api/datasets/{dataset.repo}?blobs=true"
         listing = json.loads(_get(url, headers=build_hf_headers()))
     files = [
@@ -146,7 +146,7 @@ def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
         began, transfers = time.monotonic(), again or not is_cached
         if transfers:
             notice(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
-        with _explained(f"fetch {name} from {source}"):
+        with explained(f"fetch {name} from {source}"):
             path = Path(hf_hub_download(file.repo, file.path, force_download=again, **where, **bar))
         if (damage := file.damage(path)) is None:
             seconds = max(time.monotonic() - began, 1e-3)
@@ -173,7 +173,7 @@ def _get(url: str, *, headers: dict[str, str] | None = None) -> bytes:
 
 
 @contextmanager
-def _explained(what: str, *, remedy: str = REMEDY) -> Iterator[None]:
+def explained(what: str, *, remedy: str = REMEDY) -> Iterator[None]:
     """Within, errors of huggingface_hub become ours: one sentence, and what to do."""
     from huggingface_hub import constants, errors
 
@@ -321,7 +321,7 @@ def _fetch_bundle(path: Path) -> None:
         notice(f"{path} is damaged and is fetched again")
     url = EVAL_BUNDLE_URL
     remedy = f"Connect to the network, or put {EVAL_BUNDLE}.zip in a folder and give that with --local DIR"
-    with _explained(f"fetch {url}", remedy=remedy):
+    with explained(f"fetch {url}", remedy=remedy):
         notice(f"fetching {url} ({_megabytes(get_hf_file_metadata(url, token=False).size or 0)}) to {path}")
         raw = _get(url)
         if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
