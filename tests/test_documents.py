@@ -150,11 +150,10 @@ def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> N
         describe(str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match=r"holds nothing, but no \.parquet"):
         describe(str(tmp_path))
-    (tmp_path / "notes.md").write_text("?")
-    with pytest.raises(ValueError, match=r"holds notes.md \(a text in Markdown.*\), but no"):
+    (tmp_path / "README.txt").write_text("?")
+    (tmp_path / "info.json").write_text('{"rows": 3}')
+    with pytest.raises(ValueError, match=r"holds README.txt, info.json"):
         describe(str(tmp_path))
-    with pytest.raises(ValueError, match=r"a text in Markdown: .*; allowed are"):
-        describe(str(tmp_path / "notes.md"))
     write_parquet(tmp_path / "a.parquet", TEXTS[:5], column="content")
     with pytest.raises(ValueError, match="columns source, content found, but none called 'text'"):
         describe(str(tmp_path))

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from fernhollow.asked import TASKS
-from fledge import cli
+from fledge import cli, recipes
 from fledge.config import (
     SETTINGS,
     TRAINED,
@@ -119,6 +119,7 @@ ELSEWHERE = {
     "clock": "what it times: tests/test_budget.py",
     "fresh": "what is set aside: tests/test_runs.py",
     "eval_each": "of every kind some are chosen: tests/test_kinds.py",
+    "skip_bad": "what is left out: tests/test_records.py",
     "unsafe_exec": "walls of the sandbox: tests/test_sandbox.py",
     "tokenizer.threads": "how many threads of the library count words cannot be seen from here",
 }
@@ -259,7 +260,8 @@ def test_every_setting_changes_something(
 def test_every_setting_of_a_command_that_is_not_a_stage_of_a_run_is_read(command: str) -> None:
     """Of those that serve, chat or chain stages: here the source shows it; what sampling does, tests/test_sampling_settings.py."""
     module = importlib.import_module(cli.module_of(command))
-    files = [Path(str(module.__file__)), *[Path(str(points.__file__))] * (command == "sweep")]
+    beside = {"run": [recipes], "sweep": [points]}
+    files = [Path(str(one.__file__)) for one in (module, *beside.get(command, []))]
     tree = ast.parse("".join(path.read_text(encoding="utf-8").partition("annotations\n")[2] for path in files))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     through = [field.name for field in dataclasses.fields(Sampling)] if issubclass(SETTINGS[command], Sampling) else []

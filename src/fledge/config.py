@@ -273,7 +273,9 @@ class Midtrain(RowStage):
     start: str = "pretrain"
     """Stage whose model to begin with."""
     data: str = "world"
-    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a folder or file (.jsonl, .parquet) of conversations."""
+    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a folder or file of conversations."""
+    skip_bad: bool = False
+    """Leave out of own conversations what cannot be learned from, however much it is; else 5 in 100 are the most."""
     tokens: int | None = bounded(None, 1)
     """Tokens of rows to train on. None: 1.7 million, or three epochs of own conversations where those are fewer."""
     most_tokens = 1_700_000

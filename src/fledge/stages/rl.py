@@ -96,7 +96,7 @@ def main(config: Rl) -> None:
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
-            conversations = open_chats(replayed, stage="sft", seed=config.seed + 1)
+            conversations = open_chats(replayed, stage="sft", seed=config.seed + 1, skip_bad=True)
             if isinstance(conversations, Chats):
                 conversations = those_that_fit(conversations, tokenizer, length=rollouts.length)
             rows = conversation_rows(conversations, tokenizer, length=rollouts.length, cursor=cursor, seed=config.seed)

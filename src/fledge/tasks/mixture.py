@@ -54,11 +54,12 @@ MIXES: dict[ChatStage, dict[str, int]] = {
 """Shares of the conversations drawn, as in the article: talk first, then choice, sums with the tool, letters, and who it is."""
 
 
-def open_chats(data: str, *, stage: ChatStage, seed: int) -> Conversations:
+def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False) -> Conversations:
     """Conversations of a stage.
 
     Args:
-        data: "world"; "chat", the mixture of `MIXES`; or a .jsonl or .parquet of conversations, or a folder of them.
+        data: "world"; "chat", the mixture of `MIXES`; or a file of conversations, or a folder of them.
+        skip_bad: leave out of files whatever cannot be learned from.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
@@ -67,7 +68,7 @@ def open_chats(data: str, *, stage: ChatStage, seed: int) -> Conversations:
         return lambda index: source.conversation(seed, index, stage=stage)
     if data == "chat":
         return mixture(MIXES[stage], seed=seed)
-    return open_conversations(data)
+    return open_conversations(data, skip_bad=skip_bad)
 
 
 def are_own(data: str) -> bool:

@@ -41,14 +41,10 @@ MEANT = {
 }
 """Fields beside the messages that change what is said or learned."""
 FORMS = {
-    "conversations": "the form of ShareGPT: write `messages` for conversations, `role` for from, `content` for value",
-    "instruction output": "the form of Alpaca: instruction and input are what the user says, output the answer",
-    "prompt completion": "prompt is what the user says, completion the answer",
-    "prompt response": "prompt is what the user says, response the answer",
-    "query response": "query is what the user says, response the answer",
-    "question answer": "question is what the user says, answer the answer",
     "chosen rejected": "pairs of answers, which no stage learns from",
-    "messages": "conversations, which are given to midtrain and sft",
+    **dict.fromkeys(
+        ("messages", "conversations", "instruction output"), "conversations, which are given to midtrain and sft"
+    ),
     "text": "texts, which are given to tokenizer and pretrain",
     "content": "content instead of text",
 }

@@ -24,12 +24,13 @@ from typing import Any, TypeVar
 
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.files import RECORDS, Found, find_files
+from fledge.text.forms import in_our_form
 from fledge.text.records import read_records
 
 T = TypeVar("T")
 
-USABLE_SHARE = 0.5
-"""Where less of the conversations can be learned from, the form of the data is wrong rather than a few lines of it."""
+LEFT_OUT_SHARE, CUT_SHARE = 0.05, 0.5
+"""Where more of the conversations cannot be learned from, or end too late for a model, the data is another than is believed."""
 NOTED = {
     "\ufffd": "with characters that got lost (\ufffd)",
     r"<\|\w+\|>": "with marks such as <|im_start|> in what is said, which are learned as letters",
@@ -96,11 +97,20 @@ class Chats(Stored[Conversation]):
     def __init__(self, found: Found) -> None:
         self.found = found
         self.left_out, self.noted = Tally(), Tally()
+        self.forms: Counter[str] = Counter()
+        """In which form they were, by text/forms.py."""
         super().__init__(self._usable(), make=restore)
 
     def _usable(self) -> Iterator[dict[str, Any]]:
         for record in chain.from_iterable(map(read_records, self.found.files)):
-            conversation, where = parse_conversation(record, record.where), f"{record.path.name} line {record.number}"
+            where = f"{record.path.name} line {record.number}"
+            try:
+                fields, form = in_our_form(record, record.where)
+                conversation = parse_conversation(fields, record.where)
+            except ValueError as error:
+                self.left_out.add("in a form that cannot be learned", str(error))
+                continue
+            self.forms[form] += 1
             for mark, what in NOTED.items():
                 if any(re.search(mark, part.text) for message in conversation for part in message.parts):
                     self.noted.add(what, where)
@@ -131,33 +141,38 @@ def answered(conversation: Conversation) -> Conversation:
     return conversation[:last]
 
 
-def open_conversations(path: str | Path) -> Chats:
-    """`{"messages": [...]}` per line of a .jsonl or row of a .parquet, or of all in a folder; checked now, made when asked for.
+def open_conversations(path: str | Path, *, skip_bad: bool = False) -> Chats:
+    """A conversation per record of a file, or of all in a folder, in a form of text/forms.py; checked now, made when asked for.
+
+    skip_bad: learn from what is usable, however little that is.
 
     Raises:
-        FileNotFoundError, ValueError: what is wrong, with file and line; or too little is left (`enough`).
+        FileNotFoundError, ValueError: what is wrong, with file and line; or too much of it is (`account`).
     """
     chats = Chats(find_files(Path(path), RECORDS))
     if not chats and not chats.left_out.counts:
         raise ValueError(f'{path}: no conversation found; expected one {{"messages": [...]}} per line')
-    enough(str(path), len(chats), chats.left_out)
+    account(chats, len(chats), chats.left_out, most=1.0 if skip_bad else LEFT_OUT_SHARE)
     return chats
 
 
-def enough(path: str, usable: int, left_out: Tally, *, remedy: str = "correct them or take them out") -> str:
-    """How many conversations there are to learn from, and what was left out why.
+def account(
+    chats: Chats, usable: int, left_out: Tally, *, most: float, remedy: str = "Give --skip-bad to do without"
+) -> str:
+    """How many conversations there are to learn from, in which form they were, and what was left out why.
 
     Raises:
-        ValueError: less than `USABLE_SHARE` of them is usable.
+        ValueError: none is usable, or a larger share than `most` is not.
     """
-    count = usable + left_out.counts.total()
-    told = f"{path}: {count:,} conversation{'s' * (count != 1)}"
+    count, forms = usable + left_out.counts.total(), ", ".join(form for form in chats.forms if form != "messages")
+    said = f"{chats.found.root} ({chats.found}): {count:,} conversation{'s' * (count != 1)}"
+    said += f" in the form of {forms}" if forms else ""
     if not left_out.counts:
-        return told
-    told += f", {usable:,} usable; left out are {left_out}"
-    if usable < USABLE_SHARE * count:
-        raise ValueError(f"{told}. At least {USABLE_SHARE:.0%} must be usable: {remedy}")
-    return told
+        return said
+    said += f", {usable:,} usable; left out are {left_out}"
+    if not usable or left_out.counts.total() > most * count:
+        raise ValueError(f"{said}. At most {most:.0%} may be left out. {remedy}, correct them or take them out")
+    return said
 
 
 def restore(record: dict[str, Any]) -> Conversation:

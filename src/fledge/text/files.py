@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
-RECORDS = (".parquet", ".jsonl", ".ndjson")
+RECORDS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 """Endings of files that hold records with fields; all but .parquet also compressed, and all in capitals."""
-TEXTS = (*RECORDS, ".txt")
+TEXTS = (*RECORDS, ".txt", ".md")
 HASHED_BYTES = 1 << 30
 """Data up to this size is told apart by every byte of it, more by what stands at both ends of each file."""
 ENDS_BYTES = 1 << 16
@@ -54,7 +54,7 @@ def find_files(path: Path, endings: Sequence[str]) -> Found:
     """A file, or all files of a folder with such an ending, sorted; of texts and conversations alike.
 
     Subfolders are read too, also behind symbolic links, but nothing twice. Names that begin with `.`, `~` or `#` are hidden,
-    or a backup or lock of some program.
+    or a backup or lock of some program. What describes a data set stays out: a README, a .json that holds no array.
 
     Raises:
         FileNotFoundError: there is nothing of that name.
@@ -84,7 +84,7 @@ def find_files(path: Path, endings: Sequence[str]) -> Found:
                 seen.add(real)
                 # Links come last, so that what lies in the folder itself is read under its own name.
                 (folders.append if entry.is_symlink() else folders.appendleft)(entry)
-            elif entry.is_file() and kind_of(entry) in endings:
+            elif entry.is_file() and kind_of(entry) in endings and not _describes(entry):
                 seen.add(real)
                 files.append(entry)
             else:
@@ -95,6 +95,13 @@ def find_files(path: Path, endings: Sequence[str]) -> Found:
             there += f" ({hint})"
         raise ValueError(f"{path}: holds {there}, but no {_allowed(endings)}; put at least one such file there")
     return Found(path, sorted(files), sorted(left_out))
+
+
+def _describes(file: Path) -> bool:
+    if kind_of(file) == ".json" and file.suffix.lower() not in COMPRESSED:
+        with file.open("rb") as raw:
+            return not raw.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    return file.stem.lower() == "readme"
 
 
 def kind_of(path: Source) -> str:
@@ -142,11 +149,8 @@ MARKS = {
 }
 """How files begin, what they are, and what to do."""
 FORMS = {
-    ".json": "a JSON file: `jq -c '.[]' FILE > FILE.jsonl` writes the objects of an array one to a line",
-    ".csv": "a table: write its rows as objects, one to a line of a .jsonl",
-    ".tsv": "a table: write its rows as objects, one to a line of a .jsonl",
     ".txt": "a text: let the name of a file with one object to a line end in .jsonl",
-    ".md": "a text in Markdown: let its name end in .txt",
+    ".md": "a text in Markdown, for tokenizer and pretrain",
 }
 """What files of other endings are."""
 PRINTABLE = {*range(32, 127), *b"\t\r\n"}
@@ -162,7 +166,7 @@ def foreign(path: Source, head: bytes | None = None) -> str | None:
             return what
     if 3 * max(head[::2].count(0), head[1::2].count(0)) > len(head):
         return "text in UTF-16, or no text at all: convert it to UTF-8"
-    if kind_of(path) != ".txt" and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
+    if kind_of(path) not in (".txt", ".md") and head.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "a web page, perhaps the error of a server: fetch the file again"
     if path.suffix.lower() in COMPRESSED and head and not set(head) - PRINTABLE:
         return f"plain text, not compressed: take {path.suffix} off its name"

@@ -2,12 +2,14 @@
 
     for record in read_records(Path("gsm8k/train.jsonl.gz")): record.text("question"), record.where
 
-A record is a line of a .jsonl, a row of a .parquet, or a piece of a .txt; plain or compressed (.gz, .zst). Every error names
-the file and, where there is one, the line and the field, what was found there and what is allowed.
+A record is a line of a .jsonl, an entry of the array of a .json, a row of a .csv, .tsv or .parquet, or a piece of a .txt or .md;
+plain or compressed (.gz, .zst). Every error names the file and, where there is one, the line and the field, what was found there
+and what is allowed.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -28,6 +30,8 @@ TEXT_CHARACTERS = 2_000
 """A .txt without such marks is cut at the first blank line after so many characters."""
 TEXT_LIMIT = 100_000
 """And at a line's end after so many; a longer line is cut at a blank."""
+UNITS = {".parquet": "row", ".csv": "row", ".tsv": "row", ".json": "entry"}
+"""What is counted in files that are not read by lines."""
 PARQUET_ROWS = 256
 """Rows of a .parquet that are turned into Python's objects at a time."""
 
@@ -45,7 +49,7 @@ class Record(dict[str, Any]):
     @property
     def where(self) -> str:
         """`train.jsonl line 3`, for messages."""
-        return f"{self.path} {'row' if kind_of(self.path) == '.parquet' else 'line'} {self.number}{self.inside}"
+        return f"{self.path} {UNITS.get(kind_of(self.path), 'line')} {self.number}{self.inside}"
 
     def __missing__(self, field: str) -> Any:
         raise self.wrong(field, "it")
@@ -106,7 +110,7 @@ def shown(value: Any, most: int = 60) -> str:
 
 
 def read_records(path: Source, *, columns: list[str] | None = None, begin: int = 0) -> Iterator[Record]:
-    """The objects of a .jsonl, the rows of a .parquet, or the pieces of a .txt as {"text": ...}.
+    """The objects of a .jsonl or .json, the rows of a table, or the pieces of a .txt as {"text": ...}.
 
     Args:
         columns: of a .parquet; None: all.
@@ -116,13 +120,66 @@ def read_records(path: Source, *, columns: list[str] | None = None, begin: int =
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or a line is not a JSON object; the message names the file and the line.
     """
+    read = {
+        ".txt": _text_records,
+        ".md": _text_records,
+        ".csv": _table_records,
+        ".tsv": _table_records,
+        ".json": _array_records,
+    }
     kind = kind_of(path)
     if kind == ".parquet" and isinstance(path, Path):
         return _parquet_records(path, columns, begin)
-    if kind == ".txt":
-        pieces = islice(enumerate(read_text_pieces(path), 1), begin, None)
-        return (Record({"text": piece}, path, number) for number, piece in pieces)
+    if kind in read:
+        return islice((Record(fields, path, number) for number, fields in enumerate(read[kind](path), 1)), begin, None)
     return _json_records(path, begin)
+
+
+def _text_records(path: Source) -> Iterator[dict[str, Any]]:
+    return ({"text": piece} for piece in read_text_pieces(path))
+
+
+def _array_records(path: Source) -> Iterator[dict[str, Any]]:
+    """The objects of an array, which is read whole."""
+    text = "".join(line for _, line in read_lines(path))
+    try:
+        entries = json.loads(text, object_pairs_hook=_each_once)
+        entries = _whole(entries) if "\\ud" in text.lower() else entries
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: not JSON ({error}); expected is an array of objects. Correct it, or write it again"
+        ) from None
+    if not isinstance(entries, list):
+        raise ValueError(f"{path}: {shown(entries)} found; expected is an array of objects [{{...}}, ...]")
+    for number, fields in enumerate(entries, 1):
+        if not isinstance(fields, dict):
+            raise ValueError(f"{path} entry {number}: {shown(fields)} found; each must be one object {{...}}")
+        yield fields
+
+
+def _table_records(path: Source) -> Iterator[dict[str, Any]]:
+    """The rows of a table under its first one, which names the columns."""
+    csv.field_size_limit(1 << 30)  # a document is longer than what the library takes for a mistake
+    lines = (line for _, line in read_lines(path))
+    first = next(lines, "")
+    mark = "\t" if kind_of(path) == ".tsv" else ";" if ";" in first and "," not in first else ","
+    columns = next(csv.reader([first], delimiter=mark), [])
+    if len(set(columns)) < len(columns) or not all(name.strip() for name in columns):
+        raise ValueError(
+            f"{path} row 0: columns {shown(columns)}; the first row must name each column, by another name"
+        )
+    try:
+        for number, row in enumerate(csv.reader(lines, delimiter=mark, strict=True), 1):
+            if len(row) not in (0, len(columns)):
+                raise ValueError(
+                    f"{path} row {number}: {len(row)} fields found, expected {len(columns)} ({', '.join(columns)})"
+                )
+            if row:
+                yield dict(zip(columns, row, strict=True))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}: {error}; expected are fields in quotes where they need some. Write it again"
+        ) from None
 
 
 def _json_records(path: Source, begin: int) -> Iterator[Record]:

@@ -14,7 +14,7 @@ from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of_draws, origin_of
 from fledge.tasks.mixture import Conversations, open_chats
 from fledge.text.chat import Conversation, encode_conversation
-from fledge.text.conversations import Chats, Tally, enough, restore
+from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
 from fledge.text.documents import open_documents
 from fledge.text.packing import pack_whole
 from fledge.text.tokenizer import Tokenizer
@@ -37,7 +37,8 @@ SAMPLE = 1_000
 def prepare(config: Midtrain) -> Conversations:
     """What the stage learns from; what is misspelt or missing is found here, before torch is loaded."""
     check(config)
-    return open_chats(config.data, stage="sft" if isinstance(config, Sft) else "midtrain", seed=config.seed)
+    stage = "sft" if isinstance(config, Sft) else "midtrain"
+    return open_chats(config.data, stage=stage, seed=config.seed, skip_bad=config.skip_bad)
 
 
 def main(config: Midtrain) -> None:
@@ -52,7 +53,7 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     if isinstance(conversations, Chats):
-        conversations = those_that_fit(conversations, tokenizer, length=length)
+        conversations = those_that_fit(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
         config, epochs = bounded(config, conversations, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
@@ -124,15 +125,16 @@ class Fitting(Sequence[Conversation]):
         return rows * len(self) / most, sum(size > capacity for size in whole) / most
 
 
-def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int) -> Fitting:
+def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int, skip_bad: bool = False) -> Fitting:
     """Of a file's conversations those that leave an answer to learn in a row; says what is left out.
 
     Raises:
-        ValueError: fewer are left than `enough` demands.
+        ValueError: more are left out than `account` allows.
     """
     found = Fitting(chats, tokenizer, length=length)
-    remedy = "correct them, shorten them or take them out, or give a longer --context where the model's is longer"
-    console.say(enough(f"{chats.found.root} ({chats.found})", len(found), found.left_out, remedy=remedy))
+    remedy = "Give a longer --context where the model's is longer, shorten them"
+    most = 1.0 if skip_bad else CUT_SHARE
+    console.say(account(chats, len(found), found.left_out, most=most, remedy=remedy))
     if found.cut_share:
         console.say(
             f"{chats.found.root}: {found.cut_share:.0%} are longer than a row, and learned as far as an answer fits"
