@@ -231,6 +231,7 @@ def test_a_checkpoint_of_nanochat_becomes_a_run(tmp_path: Path) -> None:
     assert all(
         torch.equal(tensor, ours.state_dict()[name].bfloat16().float()) for name, tensor in theirs.state_dict().items()
     )
+    assert "- sft: `d3`" in (export(run, tmp_path / "hf") / "README.md").read_text()
 
 
 def test_a_newer_nanochat_is_told_by_its_tensors(tmp_path: Path) -> None:

@@ -43,9 +43,12 @@ def main(config: Import) -> None:
     """Read the folder, check everything, and write tokenizer and stage of a new run."""
     check(config)
     folder, run = Path(config.source.removeprefix("hf:")), Path(config.run)
-    custody = checked(folder)
+    custody, files = checked(folder), (folder / "config.json", folder / "tokenizer_config.json")
+    if not files[0].is_file() and not any(folder.glob("model_*.pt")):
+        raise FileNotFoundError(
+            f"{folder}: neither config.json of transformers nor model_*.pt of nanochat there; give the folder that holds one"
+        )
     tokenizer = read_tokenizer(Path(config.tokenizer) if config.tokenizer else folder / "tokenizer.json")
-    files = (folder / "config.json", folder / "tokenizer_config.json")
     about, text = (read_json(path) if path.is_file() else {} for path in files)
     has_template = "chat_template" in text or (folder / "chat_template.jinja").exists()
     stage = config.stage or custody.get("stage") or ("sft" if has_template else "pretrain")
@@ -95,20 +98,17 @@ def _of_transformers(folder: Path, about: Any, tokenizer: Tokenizer) -> tuple[Mo
 
 def _of_nanochat(folder: Path, _: Any, tokenizer: Tokenizer) -> tuple[ModelConfig, Weights, dict[str, str]]:
     """The newest checkpoint of nanochat. Those of 2025 are our architecture; tensors tell later ones apart."""
-    if not (found := sorted(folder.glob("model_*.pt"))):
-        raise FileNotFoundError(
-            f"{folder}: neither config.json of transformers nor model_*.pt of nanochat there; give the folder that holds one"
-        )
-    meta = folder / found[-1].name.replace("model_", "meta_").replace(".pt", ".json")
+    path = max(folder.glob("model_*.pt"))
+    meta = folder / path.name.replace("model_", "meta_").replace(".pt", ".json")
     if not meta.is_file():
-        raise FileNotFoundError(f"{meta}: missing beside {found[-1].name}, whose shape it says; put it back")
+        raise FileNotFoundError(f"{meta}: missing beside {path.name}, whose shape it says; put it back")
     about = read_json(meta)["model_config"]
     if "S" in about.get("window_pattern", "L").upper():
         raise ValueError(f"{meta}: window_pattern={about['window_pattern']!r}, whose windows are not ours; allowed: L")
     try:
-        weights = torch.load(found[-1], map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # which ones depends on what stands there in place of tensors
-        raise ValueError(f"{found[-1]}: cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path}: cannot be read as tensors alone ({str(error).splitlines()[0]})") from error
     weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in weights.items()}
     sizes = {
         "layers": "n_layer",

@@ -178,7 +178,8 @@ def card(run: Path, custody: Mapping[str, Any], *, remote_code: bool) -> str:
     """README.md: front matter that the hub reads, how to use it, and the report of the run."""
     known = {name: begun(run / name)["settings"] for name in TRAINED if (run / name / "config.json").exists()}
     tokens = {name: f", {about['tokens']:,} tokens" if about.get("tokens") else "" for name, about in known.items()}
-    data = [f"- {name}: `{about.get('data') or about.get('task')}`{tokens[name]}" for name, about in known.items()]
+    named = {name: [about[k] for k in ("data", "task", "imported") if about.get(k)] for name, about in known.items()}
+    data = [f"- {name}: `{', '.join(named[name])}`{tokens[name]}" for name in known]
     report = markdown(gather(run), []) if any(is_done(run / name) for name in TRAINED) else ""
     return CARD_TEXT.format(
         name=f"{custody['run']}-{custody['stage']}",
