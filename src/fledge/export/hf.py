@@ -138,7 +138,7 @@ def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: b
     save_file({name: one.contiguous() for name, one in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     ids, draw = special_ids(tokenizer, stage), Sampling()
     sampling = {"do_sample": True, "temperature": draw.temperature, "top_k": draw.top_k}
-    sampling |= {"max_new_tokens": draw.max_tokens, **ids}
+    sampling |= {"max_new_tokens": min(draw.max_tokens, config.context // 2), **ids}
     text = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "pad_token": "<|bos|>"}
     text |= {"eos_token": "<|bos|>" if stage == "pretrain" else "<|assistant_end|>", "model_max_length": config.context}
     # A base model has no template, for it cannot be asked.
