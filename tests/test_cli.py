@@ -252,4 +252,4 @@ def test_conversations_without_a_grader_are_refused_before_anything_is_asked(
     words = ("evaluate", str(toy_run), "--tasks", str(tmp_path / "chats.jsonl"))
     code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 2, output
-    assert "chats.jsonl: conversations have no grader and cannot be scored" in output
+    assert "chats.jsonl line 1: conversations have no grader and cannot be scored" in output

@@ -174,11 +174,11 @@ def test_a_table_may_hold_columns_that_nobody_asks_for(tmp_path: Path, monkeypat
     assert [example.answer for example in find_task("gsm8k").load("test")] == ["#### 2"]
 
 
-def test_reinforcement_refuses_what_nobody_grades_or_answers(many: Path) -> None:
-    with pytest.raises(ValueError, match=r"arc-easy is scored by the likelihood .* such as gsm8k"):
-        prepare(Rl(task="arc-easy"))
+def test_reinforcement_has_choices_answered_in_words_and_refuses_what_nobody_grades(many: Path) -> None:
+    assert prepare(Rl(task="arc-easy", prompts=4))[0].load("train")[0].form == "chat"
+    (many / "own.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     with pytest.raises(ValueError, match="conversations have no grader"):
-        prepare(Rl(task="chats.jsonl" if Path("chats.jsonl").exists() else str(many)))
+        prepare(Rl(task=str(many / "own.jsonl")))
 
 
 @given(
@@ -412,11 +412,10 @@ def test_the_identity_that_comes_along_is_sound() -> None:
 
 
 def test_conversations_are_no_task_and_a_missing_file_is_named(tmp_path) -> None:
-    for name in ("smoltalk", str(tmp_path)):
-        with pytest.raises(
-            ValueError, match="have no grader and cannot be scored; they serve midtrain and sft as --data"
-        ):
-            find_task(name)
+    with pytest.raises(ValueError, match=r"smoltalk: conversations have no grader. Name a task"):
+        find_task("smoltalk")
+    with pytest.raises(ValueError, match=r"holds nothing, but no \.parquet"):
+        find_task(str(tmp_path))
 
 
 def test_a_conversation_ends_with_the_last_answer() -> None:

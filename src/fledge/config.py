@@ -310,7 +310,7 @@ class Rl(TrainStage):
     start: str = "sft"
     """Stage whose model to begin with."""
     task: str = "world/problems_hard"
-    """Task whose grader is the reward."""
+    """Task whose grader is the reward; or your own: sums.jsonl, quiz.jsonl, reward.py:grade."""
     steps: int = bounded(40, 1)
     """Optimizer steps."""
     prompts: int = bounded(16, 1)
@@ -344,7 +344,7 @@ class Evaluate(Seeded, Ranked, Machine, Made):
     stage: str | None = None
     """pretrain, midtrain, sft or rl; several with commas. None: the last that is finished."""
     tasks: str | None = None
-    """Names with commas; `core` stands for its 22 tasks, core/hellaswag for one. None: those that suit the run's data."""
+    """Names or own files with commas; `core` stands for its 22 tasks, core/hellaswag for one. None: those of the run's data."""
     limit: int | None = bounded(None, 1)
     """First N examples of each task's seeded order. None: all."""
     split: Literal["validation", "test"] = "test"

@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
-from fledge.storage import file_hash, read_record
+from fledge.storage import read_record
+from fledge.tasks import own
 from fledge.text import tokenizer
 from fledge.text.datasets import find_data, find_generated
 from fledge.text.files import RECORDS, TEXTS, find_files
@@ -57,8 +58,9 @@ def parts_of(config: Stage) -> Iterator[Part]:
     if isinstance(config, Rl):
         if config.replay_tokens:
             yield Part("replayed chats", start, lambda: _chats(data_of(run / start), "sft", config.seed))
-        if (task := Path(config.task)).exists():
-            yield Part("task", "", lambda: {task.name: file_hash(task)})
+        task = own.file_of(config.task) or Path(config.task)  # an identity file, or a name
+        if task.exists():
+            yield Part("task", "", lambda: find_files(task, (*RECORDS, ".py", ".txt")).fingerprints())
 
 
 def origin_of(

@@ -296,22 +296,14 @@ def ranked(task: Task, example: Example, index: int, judged: Sequence[Likelihood
 
 
 def graded(task: Task, example: Example, answers: Sequence[str], record: Record) -> Record:
-    """The record with the grade of each answer.
-
-    Raises:
-        RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
-    """
+    """The record with the grade of each answer; raises as `Task.graded`."""
     grades, reasons = [], []
     for answer in answers:
         try:
-            grades.append(float(task.grade(example, answer)))
+            grades.append(task.graded(example, answer))
         except NotJudged as reason:
             grades.append(None)
             reasons.append(str(reason))
-        except Exception as error:
-            raise RuntimeError(
-                f"task {task.name}: the grader raised {error!r} on example {record['index']}, answer {answer!r}; {example}"
-            ) from error
     found = {"correct": grades}
     if task.lenient:
         found["lenient"] = [task.lenient(example, answer) for answer in answers]

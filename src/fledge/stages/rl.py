@@ -24,7 +24,7 @@ from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of, origin_of
 from fledge.runs import metrics
 from fledge.tasks import find_task, find_tasks, gradable
-from fledge.tasks.base import Task
+from fledge.tasks.base import Task, freely
 from fledge.tasks.mixture import open_chats
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ def prepare(config: Rl) -> list[Task]:
     check(config)
     found = {config.task: find_task(config.task)}
     found |= beside(config, found[config.task])
-    task, *others = (
-        replace(each, load=cache(each.load)) for each in found.values()
-    )  # read once: to be hashed and asked
+    # Read once: to be hashed and asked.
+    task, *others = (replace(each, load=cache(each.load)) for each in (freely(found.pop(config.task)), *found.values()))
     if (count := len(examples := task.load("train"))) < config.prompts:
         raise ValueError(f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}")
     if (form := examples[0].form) != "chat":

@@ -1,7 +1,7 @@
 """Tasks by name.
 
 find_task("gsm8k").load("train")
-find_task("my/identity.txt")                      # the user's own identity file
+find_task("my/identity.txt")                      # the user's own identity file; quiz.jsonl, reward.py:grade: tasks/own.py
 find_tasks("core, gsm8k")                         # a name before the slash stands for all behind it: core/hellaswag, ...
 """
 
@@ -62,27 +62,25 @@ def gradable(tasks: Iterable[Task], *, otherwise: str, unsafe_exec: bool = False
 
 
 def find_task(name: str) -> Task:
-    """The task of a name, or of an identity file of the user's; nothing is read before a split is loaded.
+    """The task of a name, or of a file of the user's; examples are read when a split is loaded.
 
     Raises:
         ValueError: no such task; the nearest name is proposed. Or it is the name of conversations, which nobody can grade.
         FileNotFoundError: a path that does not exist.
     """
+    from fledge.tasks import identity, own
+
     tasks, path = all_tasks(), Path(name)
     if name in tasks:
         return tasks[name]
-    is_file = ".jsonl" in name or path.suffix == ".txt" or path.is_dir()
-    if is_file and not path.exists():
-        raise FileNotFoundError(f"{name}: no such file; give the path of an identity file, or a task's name")
-    if is_file and path.suffix == ".txt":
-        from fledge.tasks import identity
-
+    if path.suffix == ".txt":
+        if not path.exists():
+            raise FileNotFoundError(f"{name}: no such file; give the path of an identity file, or a task's name")
         return identity.task_of(path)
-    chats = [name for name, task in public_tasks().items() if "chat" in task.default_for]
-    if is_file or name == "smoltalk":
-        raise ValueError(
-            f"{name}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
-            f"Name a task with one, such as {', '.join(chats)}"
-        )
+    if own.file_of(name):
+        return own.task_of(name)
+    if name == "smoltalk":
+        chats = [name for name, task in public_tasks().items() if "chat" in task.default_for]
+        raise ValueError(f"{name}: conversations have no grader. Name a task with one, such as {', '.join(chats)}")
     groups = {name.partition("/")[0] if name.startswith("core/") else name: None for name in tasks}
     raise ValueError(f"task {name!r} is not one of {', '.join(groups)}.{nearest(name, [*groups, *tasks])}")

@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from fledge.sandbox.sandbox import NotJudged
 from fledge.text.chat import Conversation, Message
 from fledge.text.split import Split
 
@@ -119,6 +120,34 @@ class Task:
     drawn: int = 0
     beside: tuple[str, ...] = ()
     shuffled: bool = False
+
+    def graded(self, example: Example, answer: str) -> float:
+        """The grade of an answer.
+
+        Raises:
+            RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
+        """
+        try:
+            return float(self.grade(example, answer))
+        except NotJudged:
+            raise
+        except Exception as error:
+            what = f"task {self.name}: the grader raised {error!r} on the answer {answer!r}"
+            raise RuntimeError(f"{what} to {example}") from error
+
+
+def freely(task: Task) -> Task:
+    """The task with its lettered choices to be answered in words, as a reward needs it: right is the letter alone."""
+    if task.grade is not by_index:
+        return task
+
+    def load(split: Split) -> Sequence[Example]:
+        return [
+            replace(each, choices=(), answer=each.reference.text) if each.form == "letter" else each
+            for each in task.load(split)
+        ]
+
+    return replace(task, load=load, grade=lambda example, answer: float(answer.strip().rstrip(".") == example.answer))
 
 
 def shots(examples: Sequence[Example], place: int, *, count: int) -> list[Example]:

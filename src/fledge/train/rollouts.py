@@ -149,7 +149,7 @@ class Rollouts:
     def _grade(self, example: Example, request: Request) -> float | None:
         parts = decode_answer(self.tokenizer, request.answer)
         try:
-            return self.task.grade(example, "".join(part.text for part in parts if part.kind == "text"))
+            return self.task.graded(example, "".join(part.text for part in parts if part.kind == "text"))
         except NotJudged as reason:
             self.reason = reason
             return None

@@ -1,0 +1,148 @@
+"""Tasks of the user's own: questions in a file, or a grader beside its questions in a file of Python.
+
+    find_task("quiz.jsonl")          # {"question", "choices", "answer": 1}: by the likelihood of the letters
+    find_task("sums.jsonl")          # {"question", "answer": "So it is #### 72", or 72 alone}: by the number
+    find_task("code.jsonl")          # the fields of HumanEval: by unit tests, in the sandbox
+    find_task("reward.py:grade")     # grade(example, answer) -> 0 to 1, asked about the `questions` of reward.py
+
+A hash of the question deals the examples: a fifth is the test split, a fifth validation, of which `fledge rl` chooses the weights
+that remain, and it learns from the others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from fledge.tasks import choice, gsm8k, humaneval
+from fledge.tasks.base import Example, Task
+from fledge.tasks.numbers import MARK, lenient, read_number, strict
+from fledge.text.chat import form_of, say
+from fledge.text.conversations import Stored
+from fledge.text.files import RECORDS, find_files
+from fledge.text.forms import in_our_form
+from fledge.text.records import Record, read_records
+from fledge.text.split import Split, split_of
+
+HELD_OUT = 5
+"""One in so many questions is in each of the splits that are not learned from."""
+
+
+def file_of(name: str) -> Path | None:
+    """The file or folder behind the name of such a task; None: the name is that of none."""
+    path = Path(name.rpartition(":")[0] if ".py:" in name else name)
+    return (
+        path
+        if path.suffix == ".py" or any(ending in path.name.lower() for ending in RECORDS) or path.is_dir()
+        else None
+    )
+
+
+def task_of(name: str) -> Task:
+    """The task of a file.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, or what stands in it is no such task; where, and what is expected.
+    """
+    path = file_of(name)
+    assert path is not None
+    if path.suffix == ".py":
+        return _graded_by(path, name)
+    first = next(chain.from_iterable(map(read_records, find_files(path, RECORDS).files)), None)
+    if first is None:
+        raise ValueError(f"{path}: no question found; expected one object to a line, as README shows them")
+    read, options = _reader(first)
+
+    def load(split: Split) -> Sequence[Example]:
+        records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
+        return Stored(
+            (record for record in records if _split(read(record)) == split),
+            make=lambda record: read(Record(record, path, 0)),
+        )
+
+    return Task(name=name, load=load, **options)
+
+
+def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]:
+    """How the records of a file like its first are read, and what else its task says."""
+    if "choices" in first:
+        asked = choice.arc if isinstance(first["choices"], Mapping) else choice.plain
+        count = len(asked(first).choices)
+        return lambda record: choice.example(asked(record)), {"chance": 1 / count, "max_tokens": 8}
+    if "entry_point" in first:
+        return humaneval.example, {"grade": humaneval.grade, "max_tokens": 512, "judged": True}
+    if "question" in first and "answer" in first:
+        return _number, {"grade": strict, "lenient": lenient, "max_tokens": 400}
+    if "messages" in in_our_form(first, first.where)[0]:
+        raise ValueError(
+            f"{first.where}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
+            "Give questions with answers, or a grader of your own (my.py:grade)"
+        )
+    raise ValueError(
+        f"{first.where}: fields {', '.join(first)} found{form_of(first)}; expected are question, choices and answer, question and "
+        "answer with a number, or the fields of HumanEval. Name them so"
+    )
+
+
+def _number(record: Record) -> Example:
+    """{"question", "answer"}: a number, or a solution with one behind ####."""
+    answer = record.get("answer")
+    if (isinstance(answer, int | float) and not isinstance(answer, bool)) or (
+        isinstance(answer, str) and read_number(answer)
+    ):
+        record = Record({**record, "answer": f"{MARK} {answer}"}, record.path, record.number)
+    return gsm8k.example(record)
+
+
+def _split(example: Example) -> Split:
+    return split_of(example.messages[0].text, one_in=HELD_OUT)
+
+
+def _graded_by(path: Path, name: str) -> Task:
+    """The task of a function of a file of Python, which is run here as any program of the user's."""
+    function = name.rpartition(":")[2] if ":" in name else "grade"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give the path of one with a function, as in reward.py:grade")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path}: {type(error).__name__} when it is run: {error}. Correct it") from error
+    grade = getattr(module, function, None)
+    if not callable(grade):
+        raise ValueError(
+            f"{path}: no function {function!r}; expected is {function}(example, answer) -> 0 to 1. Name one that is there"
+        )
+    examples = [*_questions(path, getattr(module, "questions", None))]
+
+    def checked(example: Example, answer: str) -> float:
+        found = grade(example, answer)
+        if not isinstance(found, int | float) or not 0 <= found <= 1:
+            raise ValueError(f"{name} returned {found!r}; allowed are numbers from 0 to 1")
+        return float(found)
+
+    def load(split: Split) -> Sequence[Example]:
+        return [example for example in examples if _split(example) == split]
+
+    return Task(name=name, load=load, grade=checked, max_tokens=getattr(module, "max_tokens", 256))
+
+
+def _questions(path: Path, questions: Any) -> Iterator[Example]:
+    if not isinstance(questions, Sequence) or isinstance(questions, str) or not questions:
+        raise ValueError(
+            f"{path}: `questions` is {type(questions).__name__}; expected is a list of texts, or of dicts with a question"
+        )
+    for place, each in enumerate(questions, 1):
+        facts = {"question": each} if isinstance(each, str) else each
+        asked = facts.get("question") if isinstance(facts, Mapping) else None
+        if not isinstance(asked, str) or not asked.strip():
+            raise ValueError(
+                f"{path}: question {place} is {each!r}; expected is a text, or a dict with one as its question"
+            )
+        yield Example(messages=(say("user", asked),), answer=facts.get("answer", ""), facts=facts)
