@@ -62,7 +62,11 @@ class Processes:
         """Begin `fledge WORDS` in `count` processes that train together, as torchrun would. `each`: more for `start`, by rank."""
         shared = rendezvous(count)
         return [
-            self.start(*words, log=log, environment=shared | {"RANK": str(rank)}, **more)
+            self.start(
+                *words,
+                log=log,
+                **(more | {"environment": shared | {"RANK": str(rank)} | more.get("environment", {})}),
+            )
             for rank, more in enumerate(each or [{}] * count)
         ]
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fledge.config import ModelSettings, Recompute
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.settings import DoesNotFit
 from fledge.train.memory import BODY, EAGER_BODY, Memory, fitting
 from fledge.train.session import Shape, that_fits
 
@@ -188,3 +189,13 @@ def test_computing_twice_changes_no_gradient(recompute: Recompute) -> None:
         model.nll_sum(ids, ids, torch.ones(2, 16)).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
+
+
+def test_shards_divide_what_stays_and_hold_what_one_card_does_not() -> None:
+    config = ModelConfig.of(ModelSettings(depth=36), vocab=32_768)
+    whole, shards = (Memory.of(config, length=2048, rows=1, recompute="block", shards=count) for count in (1, 8))
+    assert shards.states == pytest.approx(whole.states / 8)
+    assert shards.activations == whole.activations
+    with pytest.raises(DoesNotFit, match=r"take 29.9 GB.*or several with --shard"):
+        fitting(config, length=2048, free_bytes=24e9)
+    assert fitting(config, length=2048, free_bytes=24e9, shards=8)[0] >= 1

@@ -117,6 +117,7 @@ NEEDS: dict[str, dict[str, Any]] = {
 ELSEWHERE = {
     "compile": "the compiled step equals the eager one (tests/test_loop.py): only time differs",
     "clock": "what it times: tests/test_budget.py",
+    "shard": "of several ranks: tests/test_sharded.py",
     "fresh": "what is set aside: tests/test_runs.py",
     "eval_each": "of every kind some are chosen: tests/test_kinds.py",
     "skip_bad": "what is left out: tests/test_records.py",

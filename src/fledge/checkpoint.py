@@ -71,11 +71,15 @@ def copied(
     Args:
         kept: the weights that others shall load, where they are not those of `model`, with which training goes on.
     """
-    state = optimizer.tensors()
+    state, parts = optimizer.tensors(), model.state_dict()
+    if model.whole:
+        from fledge.train.sharded import whole_weights
+
+        parts = whole_weights(model)
     final = stage / "checkpoints" / f"step-{progress.step:06d}"
     if not ranks.is_first():
         return lambda: final
-    weights = _copy(model.state_dict())
+    weights = _copy(parts)
     files = {
         "model.safetensors": _parts(kept or weights),
         "optimizer.safetensors": _parts(_copy(state)),
@@ -169,7 +173,13 @@ def resume(
         return None
     trained = (TRAINING,) if keeps else ()
     checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors", *trained), steps=steps)
-    model.load_state_dict(read_tensors(checkpoint / (TRAINING if keeps else "model.safetensors")))
+    weights = read_tensors(checkpoint / (TRAINING if keeps else "model.safetensors"))
+    if model.whole:
+        from fledge.train.sharded import load
+
+        load(model, weights)
+    else:
+        model.load_state_dict(weights)
     optimizer.load_tensors(read_tensors(checkpoint / "optimizer.safetensors"))
     for damaged in found[found.index(checkpoint) + 1 :]:
         shutil.rmtree(aside := damaged.with_name(damaged.name + ".damaged"), ignore_errors=True)

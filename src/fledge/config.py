@@ -221,6 +221,8 @@ class RowStage(TrainStage):
 
     batch_tokens: int | None = bounded(None, 1)
     """Tokens per step: rows x context, padding included. None: by the tokens; 16,384 or a tenth of an epoch of conversations."""
+    shard: bool = False
+    """Of several ranks each keeps a part of the weights alone (FSDP2): for models above what a card holds, slower for others."""
     compile: Compile = "auto"
     """Compile the model: about 1.4 times as fast, after half a minute; results agree up to rounding."""
 

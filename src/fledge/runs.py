@@ -32,6 +32,7 @@ FREE = {
     "compile",
     "device_tokens",
     "recompute",
+    "shard",
     "save_every",
     "rate_share",
 }

@@ -345,7 +345,9 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
     Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
     """
     nats, count = 0.0, 0
-    for batch in itertools.islice(batches, ranks.number(), None, ranks.count()):
+    # Of a model in shards all ranks compute each batch together.
+    first, step = (0, 1) if model.whole else (ranks.number(), ranks.count())
+    for batch in itertools.islice(batches, first, None, step):
         rows = max(1, LOGITS // (batch.inputs_BT.size(1) * model.config.vocab))
         parts = zip(*(part.split(rows) for part in (batch.inputs_BT, batch.targets_BT, batch.weights_BT)), strict=True)
         for inputs_BT, targets_BT, bytes_BT in parts:

@@ -216,7 +216,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """x, start: (..., D), the stream and what it began with. Its twin is in model/forward.py."""
         if recompute == "block":
-            return again(self, x, start, tokens, table, past)
+            return again(self.forward, x, start, tokens, table, past)
         if self.config.residual_scales:
             x = self.stream_scale.to(x.dtype) * x + self.start_scale.to(x.dtype) * start
         x = x + self.attention(norm(x), tokens, table, past)
@@ -248,6 +248,8 @@ class Transformer(nn.Module):
         self.past = Rows([config.window(layer) for layer in range(config.layers)])
         self.compute_dtype = torch.float32
         """Type of the activations; weights are float32 until `infer` makes its copy."""
+        self.whole: list[nn.Parameter] = []
+        """Of a model in shards (train/sharded.py) its parameters as the optimizer knows them; else nothing."""
         self.recompute: Recompute = "no"
         """What training computes twice to save memory: nothing, every MLP, or every block. Results agree up to rounding."""
 

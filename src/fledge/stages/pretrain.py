@@ -65,7 +65,7 @@ def main(config: Pretrain) -> None:
             )
 
         def write() -> list[dict[str, str]]:
-            if not ranks.is_first():
+            if model.whole or not ranks.is_first():  # the engine wants whole weights
                 return []
             source = find_generated(config.data)
             prompts = source.PROMPTS if source else TEXT_PROMPTS

@@ -134,7 +134,7 @@ def train(
         FloatingPointError: the loss or the gradient is not finite. The weights are those before the step.
         ValueError: the batches end before the steps do.
     """
-    parameters = list(model.parameters())
+    parameters = model.whole or list(model.parameters())
     for index in range(start, plan.steps):
         clock = Stopwatch(plan.clock)
         model.train()

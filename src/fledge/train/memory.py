@@ -11,7 +11,9 @@ were .87 (depth 12) and .94 (depth 20) of the law compiled, and 1.0 eager (docs/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -47,9 +49,16 @@ class Memory:
 
     @classmethod
     def of(
-        cls, config: ModelConfig, *, length: int, rows: int, recompute: Recompute = "no", compiled: bool = True
+        cls,
+        config: ModelConfig,
+        *,
+        length: int,
+        rows: int,
+        recompute: Recompute = "no",
+        compiled: bool = True,
+        shards: int = 1,
     ) -> Memory:
-        """Of passes of `rows` x `length` tokens with Muon in bfloat16."""
+        """Of passes of `rows` x `length` tokens with Muon in bfloat16, where each device keeps one of `shards` of the states."""
         with torch.device("meta"):  # counts without memory
             counts = Transformer(config).parameter_counts()
         matrix, total = counts["matrix"], counts["total"]
@@ -57,14 +66,17 @@ class Memory:
         layer += 2 * (config.key_filter + config.residual_scales)
         once += 2 * config.backout
         tokens = rows * length
+        copies, moved = 2 * matrix + 6 * counts["unembedding"], 0
+        if shards > 1:  # whole are a layer, the next, and what is no layer; then what the optimizer moves
+            copies, moved = 8 * (2 * matrix // config.layers + total - matrix), 8 * total
         return cls(
-            weights=4 * total,
-            gradients=4 * total,
-            optimizer=4 * matrix + 8 * (total - matrix),  # Muon keeps one average, AdamW two
-            copies=2 * matrix + 6 * counts["unembedding"],
+            weights=4 * total // shards,
+            gradients=4 * total // shards,
+            optimizer=(4 * matrix + 8 * (total - matrix)) // shards,  # Muon keeps one average, AdamW two
+            copies=copies,
             activations=tokens * config.width * (layer * config.layers + once),
             logits=config.rows * (HEAD * tokens + (LOGITS if compiled else EAGER_LOGITS) * min(tokens, CHUNK)),
-            transient=16 * 4 * config.width**2 * config.layers,
+            transient=(16 * 4 * config.width**2 * config.layers + moved) // shards,
         )
 
     @property
@@ -86,6 +98,7 @@ def fitting(
     compiled: bool = True,
     rows: int | None = None,
     recompute: Recompute | None = None,
+    shards: int = 1,
 ) -> tuple[int, Recompute]:
     """Most rows of a pass that fit, a power of two, and what must be computed twice for four of them to fit.
 
@@ -96,24 +109,25 @@ def fitting(
     Raises:
         DoesNotFit: not one row does; says what it takes.
     """
-    most = 0
+    most, needed = 0, partial(Memory.of, config, length=length, compiled=compiled, shards=shards)
     policy: Recompute = recompute or "no"
     for policy in (recompute,) if recompute else BODY:
-        most = _rows(config, length, policy, compiled, FREE_SHARE * free_bytes)
+        most = _rows(partial(needed, recompute=policy), FREE_SHARE * free_bytes)
         if most >= (rows or ENOUGH_ROWS):
             break
     if not most:
-        need = Memory.of(config, length=length, rows=1, recompute=policy, compiled=compiled)
+        need = needed(rows=1, recompute=policy)
         raise DoesNotFit(
             f"depth {config.layers}, width {config.width}: weights, gradients and optimizer take {need.states / 1e9:.1f} GB, "
             f"{need.peak / 1e9:.1f} with a single row of {length} tokens (--recompute {policy}); {free_bytes / 1e9:.1f} GB "
-            f"are free, of which {FREE_SHARE:.0%} can be used. Lower --model.depth or --model.context, or take a larger device"
+            f"are free, of which {FREE_SHARE:.0%} can be used. Lower --model.depth or --model.context, or take a larger "
+            "device, or several with --shard"
         )
     return rows or most, policy
 
 
-def _rows(config: ModelConfig, length: int, recompute: Recompute, compiled: bool, usable: float) -> int:
+def _rows(needed: Callable[..., Memory], usable: float) -> int:
     rows = 1
-    while Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled).peak <= usable:
+    while needed(rows=rows).peak <= usable:
         rows *= 2
     return rows // 2

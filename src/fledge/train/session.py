@@ -102,10 +102,16 @@ def _cut(
     wanted = None if config.recompute == "auto" else config.recompute
     if device.type == "cuda":
         free = min(ranks.gather(torch.cuda.mem_get_info(device)[0]))  # ranks cut a step alike
-        rows, wanted = fitting(shape, length=length, free_bytes=free, compiled=compiled, rows=rows, recompute=wanted)
+        limits = {"free_bytes": free, "compiled": compiled, "shards": shards_of(config)}
+        rows, wanted = fitting(shape, length=length, rows=rows, recompute=wanted, **limits)
     most = CPU_ROLLOUT_TOKENS if isinstance(config, Rl) else CPU_TOKENS
     tokens = config.device_tokens or length * (rows or max(1, most // length))
     return {"device_tokens": tokens, "recompute": wanted or "no"}
+
+
+def shards_of(config: TrainStage) -> int:
+    """How many parts the weights are in: one for each rank of a machine, where that is asked for."""
+    return ranks.here()[1] if isinstance(config, RowStage) and config.shard and ranks.count() > 1 else 1
 
 
 def dialled(config: Pretrain, *, parameters: int, rows: int, flops: float) -> dict[str, Any]:
@@ -268,13 +274,21 @@ class Session:
             console.say(
                 f"{stage.name}: on {self.device.type} the same training again agrees up to rounding, not to the bit"
             )
-        self.model = model.to(self.device)
+        shards = shards_of(config)
+        self.model = model if shards > 1 else model.to(self.device)
         self.model.compute_dtype = machine.find_dtype(config.dtype, self.device)
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.model.recompute = "no" if config.recompute == "auto" else config.recompute
         self.loss = compiled_loss(self.device, self.compile)
         self.optimizer = build(self.model, config.optim)
+        if shards > 1:
+            from fledge.train.sharded import shard
+
+            self.loss = shard(self.model, self.device, compile=self.compile)
+            console.say(
+                f"{stage.name}: each rank keeps one of {shards} shards of the weights; no samples are drawn from such"
+            )
         self.seconds: defaultdict[str, float] = defaultdict(float)
         """Where the time went so far: data, forward, backward, optimizer, save, other."""
         self.done = self.steps = 0
@@ -316,8 +330,10 @@ class Session:
             del held
 
         averages, began = Memory.of(self.model.config, length=1, rows=1).optimizer, time.perf_counter()
+        # Of weights in shards a rank without memory would leave the others waiting in the midst of the pass.
+        pays = (self.device.type == "cuda" or self.compile != "no") and not self.model.whole
         try:
-            return that_fits(shape, attempt) if self.device.type == "cuda" or self.compile != "no" else shape
+            return that_fits(shape, attempt) if pays else shape
         finally:
             self.model.zero_grad()
             if self.compile != "no":
@@ -446,7 +462,7 @@ class Session:
         """Write a checkpoint as of `done` steps; in the thread, where one is given, while training goes on."""
         began = time.perf_counter()
         self._written()
-        if ranks.count() > 1:  # a broken card must not go unnoticed into the weights
+        if ranks.count() > 1 and not self.model.whole:  # a broken card must not go unnoticed into the weights
             ranks.check_alike({f"weights after step {done}, by their checksum,": checksum(self.model.parameters())})
         notes = self.notes | {"seconds": dict(self.seconds)} | ({"budget": self.budget.state()} if self.budget else {})
         progress = checkpoint.Progress(done, self.cursor, notes, self.stage.made_from)

@@ -36,6 +36,11 @@ def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Sum each gradient over the ranks for its owner; the others forget theirs."""
     if ranks.count() == 1:
         return
+    if hasattr(parameters[0], "part"):
+        from fledge.train.sharded import collect
+
+        collect(parameters)
+        return
     own = {parameter: parameter.grad.contiguous() for parameter in parameters if parameter.grad is not None}
     with ranks.together():
         for work in [dist.reduce(grad, owner(parameter), async_op=True) for parameter, grad in own.items()]:
@@ -47,6 +52,11 @@ def reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def send_weights(parameters: Sequence[nn.Parameter]) -> None:
     """Give every rank the weights that their owners have moved."""
     if ranks.count() == 1:
+        return
+    if hasattr(parameters[0], "part"):
+        from fledge.train.sharded import deal_out
+
+        deal_out(parameters)
         return
     with ranks.together():
         for work in [dist.broadcast(each.data, owner(each), async_op=True) for each in parameters]:
