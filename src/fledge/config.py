@@ -529,7 +529,10 @@ class TrainBench(Machine):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Pretrain a model for each point of a grid, and compare them. Settings that are not listed here are those of pretrain."""
+    """Pretrain a model for each point of a grid, and compare them.
+
+    Behind `fledge sweep pretrain` the settings of pretrain can be written as there: --minutes for --base.minutes.
+    """
 
     out: str = "runs/sweeps/sweep"
     """Folder of the sweep."""

@@ -160,6 +160,7 @@ def compare(base: Group, other: Group) -> dict[str, Any]:
         "at_equal": at,
         "core": difference([two - one for one, two in core], sign=1) if None not in sum(core, ()) else None,  # pyright: ignore
         "bits_per_byte": statistics.fmean(other.bits),
+        "noise_floor": statistics.stdev(base.bits) if len(base.bits) > 1 else None,
         "differs": [f"{name} {settings[0].get(name)} -> {settings[1].get(name)}" for name in names],
         "warnings": [
             told for told, look in warnings.items() if len({look(each) for pair in pairs for each in pair}) > 1
@@ -243,10 +244,8 @@ def show(base: Group, found: Sequence[Mapping[str, Any]], *, markdown: bool = Fa
         f"{one['sentence']} at equal {one['at']}; {', '.join(one['differs']) or 'no setting differs'}" for one in found
     ]
     told += sorted({warning for one in found for warning in one["warnings"]})
-    if len(base.bits) > 1:
-        told.append(
-            f"noise floor: seeds of {base.label} have a standard deviation of {statistics.stdev(base.bits):.4f}"
-        )
+    if noise := found[0]["noise_floor"]:
+        told.append(f"noise floor: seeds of {base.label} have a standard deviation of {noise:.4f}")
     if any("*" in cells for column in columns for cells in column):
         told.append("*: one had far to go there, its rates still high: that flatters the other")
     if len(found) > 4:

@@ -53,12 +53,11 @@ def main(ask: Sweep) -> dict[str, Any]:
         if len(left) < len(points):
             console.say(f"sweep: {len(points) - len(left)} points are done")
         failed = train_all(left, at_once=ask.at_once or slots_of(base))
-        record = {"settings": asdict(base), "points": [_told(point, failed) for point in points]}
-        record["comparisons"] = compared(points)
-        write_atomic(out / "sweep.json", sealed(record))
+        found = {"points": [_told(point, failed) for point in points], "comparisons": compared(points)}
+        write_atomic(out / "sweep.json", sealed({"settings": asdict(base), **found}))
     for point, (_, why) in failed.items():
         console.say(f"failed: {point}: {why}")
-    return record | {"failed": len(failed), "exit_code": 5 if failed else 0}
+    return {"run": ask.out, **found, "failed": len(failed), "exit_code": 5 if failed else 0}
 
 
 def plan(ask: Sweep) -> dict[str, Any]:
@@ -168,8 +167,10 @@ def words_of(config: Any, default: Any, under: str = "") -> list[str]:
 
 def _is_held(point: Point) -> bool:
     stage = point.run / "pretrain"
+    if not stage.is_dir():
+        return False
     try:
-        with locked(stage) if stage.is_dir() else open(os.devnull):
+        with locked(stage):
             return False
     except ValueError:
         return True
