@@ -120,6 +120,7 @@ ELSEWHERE = {
     "shard": "of several ranks: tests/test_sharded.py",
     "fresh": "what is set aside: tests/test_runs.py",
     "eval_each": "of every kind some are chosen: tests/test_kinds.py",
+    "midtrain.eval_every": "of own conversations: tests/test_held_out.py",
     "skip_bad": "what is left out: tests/test_records.py",
     "unsafe_exec": "walls of the sandbox: tests/test_sandbox.py",
     "tokenizer.threads": "how many threads of the library count words cannot be seen from here",

@@ -285,6 +285,8 @@ class Midtrain(RowStage):
     """Learn every token, or only the assistant's."""
     replay: float = 0.25
     """Share of the rows that are text as in pretraining, so that what the model knew is not forgotten."""
+    eval_every: int | None = None
+    """Steps between measurements of held-out own conversations; the best weights remain. None: about ten; 0: only at the end."""
     context: int | None = bounded(None, 1)
     """Tokens of a row. None: the base model's."""
 

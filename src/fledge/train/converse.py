@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,11 +18,13 @@ from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
 from fledge.text.documents import open_documents
 from fledge.text.packing import pack_whole
+from fledge.text.split import split_of
 from fledge.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
+    from fledge.train.session import Session, Shape
 
 
 EPOCHS = 3
@@ -30,6 +33,8 @@ EPOCH_STEPS = 10
 """Optimizer steps in each, as far as there are rows for so many."""
 MANY_EPOCHS, MOST_EPOCHS = 10, 1_000
 """Above the first a line warns, above the second nobody can mean it."""
+ENOUGH, HELD_OUT = 100, 20
+"""Of so many own conversations one in twenty, by a hash of its first question, is held out and measured."""
 SAMPLE = 1_000
 """Conversations that are encoded to say how long an epoch is."""
 
@@ -85,15 +90,53 @@ def main(config: Midtrain) -> None:
             rows = mixed(chats, texts, share=config.replay, cursor=cursor)
             return batched(rows, rows=shape.rows, step_rows=shape.total, device=session.device)
 
-        for _ in session.train(batches, steps=shape.steps, micro=shape.micro):
-            pass
+        held_out = conversations.held_out if isinstance(conversations, Fitting) else []
+        best = Best(session, held_out, tokenizer, shape) if held_out else None
+        for done in session.train(batches, steps=shape.steps, micro=shape.micro):
+            if best and session.due(done, config.eval_every):
+                best.measure(done)
+        measured = best.summary() if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = conversations.left_out.counts.total() if isinstance(conversations, Fitting) else drawn
-        session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped)
+        session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
+
+
+class Best:
+    """Which weights remain: those with which held-out answers cost the fewest bits. Checkpoints carry them through a resume."""
+
+    def __init__(
+        self, session: Session, conversations: Sequence[Conversation], tokenizer: Tokenizer, shape: Shape
+    ) -> None:
+        from fledge.train.batches import answer_batches
+
+        self.session = session
+        cut = {"rows": shape.rows, "length": shape.length, "device": session.device}
+        self.batches = [*answer_batches(conversations, tokenizer, **cut)]
+        session.keep_these()
+
+    def measure(self, done: int) -> None:
+        """Measure the weights of this moment, log them, and keep them if they are the best so far."""
+        from fledge.evals.score import validation_bits_per_byte
+
+        bits = validation_bits_per_byte(self.session.model, self.batches)
+        self.session.log(done, val_answer_bits_per_byte=bits)
+        if bits < self.session.notes.get("best", {}).get("val_answer_bits_per_byte", math.inf):
+            self.session.notes["best"] = {"kept_step": done, "val_answer_bits_per_byte": bits}
+            self.session.keep_these()
+
+    def summary(self) -> dict[str, Any]:
+        """For done.json; says in a line which weights remain."""
+        best = self.session.notes["best"]
+        self.session.save(self.session.done)  # with what the last measurement led to
+        console.say(
+            f"{self.session.stage.name}: the weights of step {best['kept_step']} of {self.session.done} remain, at which held-out "
+            f"answers cost {best['val_answer_bits_per_byte']:.3f} bits per byte, the fewest"
+        )
+        return best
 
 
 class Fitting(Sequence[Conversation]):
-    """Those of a file's conversations whose first answer to learn ends within a row."""
+    """Those of a file's conversations whose first answer to learn ends within a row, but for what is held out of them."""
 
     def __init__(self, chats: Chats, tokenizer: Tokenizer, *, length: int) -> None:
         self.chats, self.places, self.left_out = chats, array("Q"), Tally(chats.left_out)
@@ -103,6 +146,7 @@ class Fitting(Sequence[Conversation]):
                 self.places.append(place)
             else:
                 self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
+        self.held_out = self._take_out()
         self.rows, self.cut_share = self._sample(tokenizer, length + 1)
         """About how many rows they fill in an epoch, and the share of them that is longer than a row; by a sample."""
 
@@ -111,6 +155,14 @@ class Fitting(Sequence[Conversation]):
 
     def __getitem__(self, place: Any) -> Any:
         return self.chats[self.places[place]]
+
+    def _take_out(self) -> list[Conversation]:
+        sides = {place: split_of(first_question(self.chats[place]), one_in=HELD_OUT) for place in self.places}
+        held_out = [place for place, side in sides.items() if side == "validation"]
+        if len(self) < ENOUGH or 2 * len(held_out) > len(self):  # few, or all asked the same
+            return []
+        self.places = array("Q", (place for place in self.places if sides[place] != "validation"))
+        return [self.chats[place] for place in held_out]
 
     def _sample(self, tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
         drawn = [self[place] for place in range(0, len(self), -(-len(self) // SAMPLE) or 1)]
@@ -134,7 +186,10 @@ def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int, skip_bad:
     found = Fitting(chats, tokenizer, length=length)
     remedy = "Give a longer --context where the model's is longer, shorten them"
     most = 1.0 if skip_bad else CUT_SHARE
-    console.say(account(chats, len(found), found.left_out, most=most, remedy=remedy))
+    usable = len(found) + len(found.held_out)
+    console.say(account(chats, usable, found.left_out, most=most, remedy=remedy))
+    if found.held_out:
+        console.say(f"{chats.found.root}: {len(found.held_out)} are held out, and choose the weights that remain")
     if found.cut_share:
         console.say(
             f"{chats.found.root}: {found.cut_share:.0%} are longer than a row, and learned as far as an answer fits"
@@ -142,6 +197,11 @@ def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int, skip_bad:
     if chats.noted.counts:
         console.say(f"{chats.found.root}: learned as they stand are {chats.noted}")
     return found
+
+
+def first_question(conversation: Conversation) -> str:
+    """What tells a conversation from others."""
+    return next((said.text for said in conversation if said.role == "user"), "")
 
 
 def ends_within(tokenizer: Tokenizer, conversation: Conversation, tokens: int) -> bool:

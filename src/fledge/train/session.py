@@ -73,6 +73,9 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
         given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
         given["tokens"] = config.tokens or config.most_tokens
+        given["eval_every"] = config.eval_every or 0  # nothing of them is held out
+    elif isinstance(config, Midtrain) and config.tokens and config.batch_tokens and config.eval_every is None:
+        given["eval_every"] = max(1, config.tokens // config.batch_tokens // 10)
     if isinstance(config, Rl) and config.beside is None:
         given["beside"] = ",".join(find_task(config.task).beside)
     if isinstance(config, Pretrain):
