@@ -19,8 +19,8 @@ from fledge.train.batches import (
     conversation_rows,
     document_rows,
     in_background,
-    validation_batches,
 )
+from fledge.train.held_out import validation_batches
 from fledge.train.loop import Batch
 
 NAMES = [f"<|{name}|>" for name in ("bos", "user_start", "user_end", "assistant_start", "assistant_end")]

@@ -14,12 +14,11 @@ import torch
 
 from fledge.checkpoint import load_pair
 from fledge.config import OptimSettings, Sft
-from fledge.evals.score import validation_bits_per_byte
 from fledge.runs import metrics, summary
 from fledge.text.chat import encode_conversation, say, talk, to_json
 from fledge.text.conversations import open_conversations
-from fledge.train.batches import answer_batches
 from fledge.train.converse import Fitting, main, those_that_fit
+from fledge.train.held_out import answer_batches, validation_bits_per_byte
 from tiny_engine import BYTES, tiny_model
 
 RNG = random.Random(0)

@@ -8,22 +8,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fledge.evals.likelihood import LOGITS
 from fledge.evals.results import Score, mean_and_error, mean_score
 from fledge.evals.score import (
     Scorer,
     choose,
     pass_at_k,
     samples,
-    validation_bits_per_byte,
 )
 from fledge.model.attention import Past
 from fledge.model.forward import Flat, InferenceModel
+from fledge.model.head import LOGITS
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import encode_prompt, say
 from fledge.text.tokenizer import Tokenizer
+from fledge.train.held_out import validation_bits_per_byte
 from fledge.train.loop import Batch
 
 TOKENIZER = Tokenizer([])
@@ -204,7 +204,7 @@ def batch(rows: int, width: int = 8) -> Batch:
 
 @pytest.mark.parametrize("logits", [LOGITS, 20 * TOKENIZER.vocab])
 def test_validation_bits_per_byte_is_that_of_all_tokens_together(logits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fledge.evals.score.LOGITS", logits)  # 20 places of logits at once are two rows of 8
+    monkeypatch.setattr("fledge.train.held_out.LOGITS", logits)  # 20 places of logits at once are two rows of 8
     sizes = torch.as_tensor(TOKENIZER.bytes_per_token)
     batches = [replace(part, weights_BT=sizes[part.targets_BT].float()) for part in (batch(5), batch(2))]
     model, nats = tiny(), []

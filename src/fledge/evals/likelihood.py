@@ -28,12 +28,11 @@ from torch.nn.utils.rnn import pad_sequence
 from fledge.infer.check import inference_model
 from fledge.model.attention import attend
 from fledge.model.forward import Flat, InferenceModel
+from fledge.model.head import LOGITS
 from fledge.model.transformer import Transformer
 
 DEVICE_TOKENS = 8192
 """Tokens per forward pass where nobody says otherwise; results do not depend on it."""
-LOGITS = 2**26
-"""Most logits held at once (256 MiB in float32), so that a large vocabulary does not decide over memory."""
 SPAN_ROWS = 2048
 """Rows among which common beginnings are looked for; bounds what the trees take."""
 SHARED = 0.5

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from fledge import ranks
 from fledge.config import Sampling
-from fledge.evals.likelihood import DEVICE_TOKENS, LOGITS, Likelihood, Row, common_prefix, likelihoods
+from fledge.evals.likelihood import DEVICE_TOKENS, Likelihood, Row, common_prefix, likelihoods
 from fledge.evals.results import Score, Suggestion, mean_and_error
 from fledge.infer.engine import Engine, Request
 from fledge.model.transformer import Transformer
@@ -37,7 +36,6 @@ from fledge.tasks.base import SHUFFLE_SEED, Example, Task, shots
 from fledge.text.chat import Conversation, Message, decode_answer, encode_prompt, fit_prompt
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
-from fledge.train.loop import Batch
 
 Record = dict[str, Any]
 """How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples.
@@ -325,42 +323,6 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs between 1 and {samples} samples for k")
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
-
-
-@torch.no_grad()
-def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> float:
-    """Loss per byte of text rather than per token, so that tokenizers can be compared.
-
-    Args:
-        batches: of `validation_batches`, weights being bytes; targets that stand for 0 bytes (special, padding) are left out.
-            A batch that fits in memory when it is trained on does so here: there is no gradient, and logits are bounded.
-            Several ranks share them.
-
-    Returns:
-        sum(nll) / (ln 2 * sum(bytes)). Guessing 256 equally likely bytes scores 8; lower is better.
-
-    Raises:
-        ValueError: no target stands for any byte.
-
-    Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
-    """
-    nats, count = 0.0, 0
-    # Of a model in shards all ranks compute each batch together.
-    first, step = (0, 1) if model.whole else (ranks.number(), ranks.count())
-    for batch in itertools.islice(batches, first, None, step):
-        rows = max(1, LOGITS // (batch.inputs_BT.size(1) * model.config.vocab))
-        parts = zip(*(part.split(rows) for part in (batch.inputs_BT, batch.targets_BT, batch.weights_BT)), strict=True)
-        for inputs_BT, targets_BT, bytes_BT in parts:
-            kept = bytes_BT > 0
-            nll = F.cross_entropy(model(inputs_BT)[kept], targets_BT[kept], reduction="none")
-            nats += float(nll.double().sum())
-        count += int(batch.weights_BT.double().sum())
-    nats, count = ranks.sum_of([nats, count])
-    if count == 0:
-        raise ValueError(
-            "no target stands for any byte of text; measure on text, not on special tokens or padding alone"
-        )
-    return nats / (math.log(2) * count)
 
 
 def samples(model: Transformer, tokenizer: Tokenizer, *, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 CHUNK = 4096
 """Tokens whose logits are there at a time."""
+LOGITS = 2**26
+"""Most logits held at once (256 MiB in float32), so that a large vocabulary does not decide over memory."""
 Part = Callable[[Tensor, Tensor, Tensor, Tensor, int, float], tuple[Tensor, Tensor, Tensor]]
 
 

@@ -30,10 +30,11 @@ def prepare(config: Pretrain) -> str:
 def main(config: Pretrain) -> None:
     """Train the base model of a run."""
     description = prepare(config)
-    from fledge.evals.score import samples, validation_bits_per_byte
+    from fledge.evals.score import samples
     from fledge.model.transformer import ModelConfig, Transformer
-    from fledge.train.batches import batched, document_rows, validation_batches
+    from fledge.train.batches import batched, document_rows
     from fledge.train.estimate import measure
+    from fledge.train.held_out import validation_batches, validation_bits_per_byte
     from fledge.train.session import Session, Shape, resolved
 
     tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")

@@ -231,62 +231,6 @@ def mixed(
 # Validation
 
 
-def validation_batches(
-    documents: Iterable[Document],
-    tokenizer: Tokenizer,
-    *,
-    rows: int,
-    length: int,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """Every byte of the documents once, each document in rows of its own that begin with bos.
-
-    The weight of a target is the number of UTF-8 bytes it stands for, 0 for padding. A document longer than `length` goes on in
-    another row. Rows are sorted by length and padded to a power of two (at most `length`), so that a score costs little and
-    depends on nothing but text, tokenizer and length: not on `rows`.
-    """
-    ids, offsets = tokenizer.encode_batch([document.text for document in documents])
-    pieces = [
-        ids[start : min(start + length, stop)]
-        for begin, stop in pairwise(offsets.tolist())
-        for start in range(begin, stop, length)
-    ]
-    measured = [(piece, tokenizer.bytes_per_token[piece]) for piece in pieces]
-    return _by_length(measured, tokenizer.special[BOS], rows=rows, length=length, device=device)
-
-
-def answer_batches(
-    conversations: Iterable[Conversation],
-    tokenizer: Tokenizer,
-    *,
-    rows: int,
-    length: int,
-    device: torch.device | str = "cpu",
-) -> Iterator[Batch]:
-    """As `validation_batches`: conversations in rows of their own, of which the bytes of the answers to learn are counted."""
-    measured = []
-    for one in conversations:
-        rendered = encode_conversation(tokenizer, one, max_tokens=length + 1)
-        ids, mask = np.asarray(rendered.ids[1:], np.int32), np.asarray(rendered.mask[1:])  # behind bos
-        measured.append((ids, tokenizer.bytes_per_token[ids] * mask))
-    return _by_length(measured, tokenizer.special[BOS], rows=rows, length=length, device=device)
-
-
-def _by_length(
-    pieces: list[tuple[npt.NDArray, npt.NDArray]], bos: int, *, rows: int, length: int, device: torch.device | str
-) -> Iterator[Batch]:
-    """Batches of pieces behind bos, each with the weights of its tokens, the longest first."""
-    pieces.sort(key=lambda piece: len(piece[0]), reverse=True)
-    for begin in range(0, len(pieces), rows):
-        chosen = pieces[begin : begin + rows]
-        width = min(length, max(32, 1 << (len(chosen[0][0]) - 1).bit_length()))
-        ids_BC = np.full((len(chosen), 1 + width), bos, np.int32)
-        weights_BC = np.zeros(ids_BC.shape, np.float32)
-        for row, (ids, weights) in enumerate(chosen):
-            ids_BC[row, 1 : 1 + len(ids)], weights_BC[row, 1 : 1 + len(ids)] = ids, weights
-        yield batch_of(ids_BC, weights_BC, tokens=sum(len(ids) for ids, _ in chosen), cursor={}).to(device)
-
-
 # Rows become tensors
 
 

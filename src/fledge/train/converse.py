@@ -107,7 +107,7 @@ class Best:
     def __init__(
         self, session: Session, conversations: Sequence[Conversation], tokenizer: Tokenizer, shape: Shape
     ) -> None:
-        from fledge.train.batches import answer_batches
+        from fledge.train.held_out import answer_batches
 
         self.session = session
         cut = {"rows": shape.rows, "length": shape.length, "device": session.device}
@@ -116,7 +116,7 @@ class Best:
 
     def measure(self, done: int) -> None:
         """Measure the weights of this moment, log them, and keep them if they are the best so far."""
-        from fledge.evals.score import validation_bits_per_byte
+        from fledge.train.held_out import validation_bits_per_byte
 
         bits = validation_bits_per_byte(self.session.model, self.batches)
         self.session.log(done, val_answer_bits_per_byte=bits)
