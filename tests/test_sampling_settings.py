@@ -14,7 +14,7 @@ from rich.console import Console
 from fledge.cli import parse, run
 from fledge.config import Chat, Sampling, Serve, check
 from fledge.infer.engine import Request
-from fledge.serve.api import ApiError, parse_chat
+from fledge.serve.api import ApiError, parse_chat, parse_completion
 from fledge.serve.client import LocalModel
 from fledge.serve.terminal import COMMANDS, Terminal
 from fledge.settings import help_of
@@ -55,6 +55,8 @@ def test_defaults_and_bounds_agree_everywhere(name: str) -> None:
     for value, neighbour in ((low, low - 1), (high, high * 2 + 1)):
         check(Chat(**{name: value}))
         parse_chat(BODY | {name: value}, Serve())
+        if name == "max_tokens":
+            continue  # of which whoever wants more than there is gets the most
         with pytest.raises(
             ApiError, match=rf"^{name}={neighbour} is not a .*number from {row['low']} to {row['high']}$"
         ):
@@ -63,12 +65,16 @@ def test_defaults_and_bounds_agree_everywhere(name: str) -> None:
         check(Chat(**{name: low - 1}))
 
 
-def test_a_server_sets_the_longest_answer() -> None:
+def test_a_server_sets_the_longest_answer_also_for_who_wants_more() -> None:
     short = Sampling(max_tokens=7)
     assert parse_chat(BODY, short).sampling.max_tokens == 7
     for name in ("max_tokens", "max_completion_tokens"):
-        with pytest.raises(ApiError, match=f"^{name}=8 is not a whole number from 1 to 7"):
-            parse_chat(BODY | {name: 8}, short)
+        for asked, given in ((3, 3), (7, 7), (8, 7), (100_000, 7), (-1, 7)):
+            assert parse_chat(BODY | {name: asked}, short).sampling.max_tokens == given
+        for wrong in (0, -2, 1.5, True, "7"):
+            with pytest.raises(ApiError, match=f"^{name}=.* is not a whole number of 1 or more"):
+                parse_chat(BODY | {name: wrong}, short)
+    assert parse_completion({"max_tokens": 0}, short).sampling.max_tokens == 0
 
 
 def test_every_setting_is_explained_in_the_same_words(capsys: pytest.CaptureFixture[str]) -> None:

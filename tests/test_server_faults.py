@@ -201,7 +201,7 @@ MANY_DIGITS = "9" * 4000
         f'"seed": {MANY_DIGITS}',
         f'"temperature": {MANY_DIGITS}',
         '"seed": 1.5',
-        '"max_tokens": -1',
+        '"max_tokens": -2',
         '"n": 17',
         '"n": true',
         '"top_logprobs": 20',

@@ -29,7 +29,7 @@ from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
 from fledge.infer.check import find_kernel, inference_model
 from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
-from fledge.infer.sampling import Settings, draw, row_keys, seed_key
+from fledge.infer.sampling import Judged, Settings, draw, judge, row_keys, seed_key
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
 from fledge.sandbox.calls import ToolPool
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fledge.text.tokenizer import Tokenizer
 
 IDLE_SECONDS = 0.5  # an idle engine looks up this often, in case it was not woken
+ECHOED = 2**25  # logits of echoed prompts in one step (128 MiB)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -56,6 +57,8 @@ class Request:
     """Who asks: one client's calls of tools must not keep others waiting. Empty: no bound."""
     top_logprobs: int | None = None
     """Likeliest alternatives to report per sampled token; 0: its own log-probability alone. None: neither."""
+    echo: bool = False
+    """Whether to report the same of the prompt, all of which is computed for that."""
 
     answer: list[int] = field(default_factory=list)
     """Tokens after the prompt, forced tool output included."""
@@ -65,6 +68,8 @@ class Request:
     """ln p under the model itself (temperature 1, nothing truncated), if `top_logprobs` asks; 0 for forced tokens."""
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
+    echoed: list[Judged] = field(default_factory=list)
+    """Of the prompt's tokens from the second on, if `echo` asks."""
     finish: str = ""
     """"" while running, then stop, length, tool_error, cancelled or error."""
     error: BaseException | None = None
@@ -242,12 +247,12 @@ class Engine:
         held: list[Request] = []
         while self.waiting:
             request = self.waiting.popleft()
-            if len(request.prompt) >= self.context or request.sampling.max_tokens < 1:
+            if len(request.prompt) >= self.context or (request.sampling.max_tokens < 1 and not request.echo):
                 self._end(request, "length")
             elif not self.cache.slots.free:
                 self.waiting.appendleft(request)
                 break
-            elif (found := self.cache.acquire(request.prompt)) is None:
+            elif (found := self.cache.acquire(request.prompt, reuse=not request.echo)) is None:
                 held.append(request)
             else:
                 request.slot, request.computed = found
@@ -261,14 +266,15 @@ class Engine:
         """Who computes how many tokens: every decoding request its one, prompts and results share the budget in order."""
         decodes: list[tuple[Request, int]] = []
         chunks: list[tuple[Request, int]] = []
-        left = self.budget
+        left, echoes = self.budget, max(1, ECHOED // self.model.config.vocab)
         for request in self.running:
             missing = len(request.tokens) - request.computed
             if missing == 1:
                 decodes.append((request, 1))
-            elif missing and left:
-                chunks.append((request, min(missing, left)))
+            elif missing and left and (echoes or not request.echo):
+                chunks.append((request, min(missing, left, echoes if request.echo else left)))
                 left -= chunks[-1][1]
+                echoes -= chunks[-1][1] * request.echo
         # The order in which the cache attends fastest.
         return sorted(decodes, key=lambda row: row[0].slot) + sorted(chunks, key=lambda row: row[1])
 
@@ -283,23 +289,40 @@ class Engine:
         slots = np.array([request.slot for request, _ in rows])
         starts = np.array([request.computed for request, _ in rows])
         counts = np.array([count for _, count in rows])
-        ready, last = [], []
+        ready, last, echoing, places = [], [], [], []
         for (request, count), end in zip(rows, counts.cumsum().tolist(), strict=True):
+            if request.echo:
+                told = request.prompt[request.computed + 1 :][:count]
+                echoing += [(request, token) for token in told]
+                places += range(end - count, end - count + len(told))
             request.computed += count
             if request.computed == len(request.tokens) and request.tool is None:
                 ready.append(request)
                 last.append(end - 1)
+        places += last
         if self.decoding is not None and len(tokens) == len(rows):
             logits_RV = self.decoding(np.array(tokens), np.array(previous), slots, starts)
-            return ready, logits_RV if len(ready) == len(rows) else logits_RV[last]
+            logits_RV = logits_RV if places == [*range(len(rows))] else logits_RV[places]
+            return ready, self._echo(echoing, logits_RV)
         self.cache.plan(slots, starts, counts)
         flat = Flat(
             tokens_N=torch.tensor(tokens, device=self.device),
             previous_N=torch.tensor(previous, device=self.device),
             positions_N=self.cache.position_N,
-            last_R=torch.tensor(last, dtype=torch.int64, device=self.device),
+            last_R=torch.tensor(places, dtype=torch.int64, device=self.device),
         )
-        return ready, self.model.extend(flat, self.cache)
+        return ready, self._echo(echoing, self.model.extend(flat, self.cache))
+
+    def _echo(self, echoing: list[tuple[Request, int]], logits_RV: Tensor) -> Tensor:
+        """Note what the first rows say of tokens of prompts; the rows that are left."""
+        if echoing:
+            tokens_R = torch.tensor([token for _, token in echoing], device=self.device)
+            best = max(request.top_logprobs or 0 for request, _ in echoing)
+            for (request, _), (logprob, likeliest) in zip(
+                echoing, judge(logits_RV[: len(echoing)], tokens_R, best=best), strict=True
+            ):
+                request.echoed.append((logprob, likeliest[: request.top_logprobs]))
+        return logits_RV[len(echoing) :]
 
     # Sampling and what follows from a token
 
@@ -325,17 +348,17 @@ class Engine:
 
     def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor) -> None:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
-        logprobs_RV = logits_RV.log_softmax(-1)
-        chosen = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0].tolist()
-        best = logprobs_RV.topk(min(max(request.top_logprobs or 0 for request in ready), logprobs_RV.size(-1)))
-        values, indices = best.values.tolist(), best.indices.tolist()
-        for row, request in enumerate(ready):
-            if (n := request.top_logprobs) is not None:
-                request.logprobs.append(chosen[row])
-                request.alternatives.append(list(zip(indices[row][:n], values[row][:n], strict=True)))
+        best = max(request.top_logprobs or 0 for request in ready)
+        for request, (logprob, likeliest) in zip(ready, judge(logits_RV, tokens_R, best=best), strict=True):
+            if request.top_logprobs is not None:
+                request.logprobs.append(logprob)
+                request.alternatives.append(likeliest[: request.top_logprobs])
 
     def _push(self, request: Request, token: int) -> None:
         """Append a sampled token and act on it."""
+        if request.sampling.max_tokens < 1:  # an echo alone
+            self._end(request, "length")
+            return
         request.tokens.append(token)
         request.answer.append(token)
         request.mask.append(1)  # last: readers in other threads go by its length

@@ -89,6 +89,19 @@ def truncate(z_RV: Float[Tensor, "R V"], settings: Settings) -> Float[Tensor, "R
     return z_RV
 
 
+Judged = tuple[float, list[tuple[int, float]]]
+"""ln p of a token, and the likeliest tokens with theirs."""
+
+
+def judge(logits_RV: Float[Tensor, "R V"], tokens_R: Int[Tensor, " R"], *, best: int) -> list[Judged]:
+    """What the model itself says of one token per row: temperature 1, nothing truncated."""
+    logprobs_RV = logits_RV.log_softmax(-1)
+    likeliest = logprobs_RV.topk(min(best, logprobs_RV.size(-1)))
+    chosen = logprobs_RV.gather(-1, tokens_R[:, None])[:, 0].tolist()
+    pairs = map(zip, likeliest.indices.tolist(), likeliest.values.tolist())
+    return [(logprob, list(row)) for logprob, row in zip(chosen, pairs, strict=True)]
+
+
 def seed_key(seed: int) -> int:
     """64 well mixed bits of any whole number."""
     return int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), "little")

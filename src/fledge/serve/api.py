@@ -9,6 +9,7 @@ clients skip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import partial
@@ -19,7 +20,7 @@ from fledge.settings import within
 from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
 from fledge.text.records import shown
 
-CHOICES = 16
+CHOICES, PROMPTS = 16, 256
 MESSAGES = 500
 ALTERNATIVES = 20
 STOPS, STOP_CHARS = 4, 200
@@ -57,6 +58,10 @@ class Ask:
     tools: bool = True
     top_logprobs: int | None = None
     """None: no log-probabilities."""
+    plain: bool = False
+    """Text to go on with, without roles and tools."""
+    echo: bool = False
+    """Whether the prompt is repeated before the answer."""
 
 
 def parse_chat(body: Any, sampling: Sampling) -> Ask:
@@ -71,10 +76,13 @@ def parse_chat(body: Any, sampling: Sampling) -> Ask:
 
 def parse_completion(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/completions: plain text to go on with, no roles and no tools."""
-    return Ask(**_read(body, COMPLETION_FIELDS, sampling), tools=False)
+    ask = Ask(**_read(body, COMPLETION_FIELDS, sampling, fewest=0), tools=False, plain=True)
+    if ask.n * len(ask.prompts) > PROMPTS:
+        raise ApiError(f"n={ask.n} answers to {len(ask.prompts)} prompts; allowed: {PROMPTS} in all", param="n")
+    return ask
 
 
-def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
+def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling, *, fewest: int = 1) -> Json:
     """What the body says, under the names of `Ask`; null says nothing."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
@@ -87,7 +95,8 @@ def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
     numbers = {
         row["name"]: (row["name"], partial(within, low=row["low"], high=row["high"])) for row in sampling.table()
     }
-    numbers["max_completion_tokens"] = numbers["max_tokens"]  # the newer name
+    longest = ("max_tokens", partial(_tokens, low=fewest, high=sampling.max_tokens))
+    numbers |= {"max_tokens": longest, "max_completion_tokens": longest}  # the newer name
     found: Json = {}
     for key, (name, read) in {**fields, **numbers}.items():
         try:
@@ -106,6 +115,11 @@ def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
     if not isinstance(value, kind):
         raise ValueError(f"{name} must be {said}")
     return value
+
+
+def _tokens(name: str, value: Any, *, low: int, high: int) -> int:
+    """Whoever wants more than there can be gets the most, as with -1."""
+    return high if value == -1 else min(high, within(name, value, low=low, high=math.inf))
 
 
 _flag = partial(_typed, kind=bool, said="true or false")
@@ -129,15 +143,17 @@ def _stops(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _prompts(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
-    prompts = value if isinstance(value, list) else [value]
-    if prompts and all(type(item) is int for item in prompts):
-        return (tuple(prompts),)
-    if not prompts or not all(isinstance(item, str) for item in prompts):
-        raise ValueError(f"{name} must be a string, a list of strings or a list of token ids")
-    _check_whole(name, prompts)
-    if len(prompts) > CHOICES:
-        raise ValueError(f"{name} has {len(prompts)} texts; allowed: {CHOICES}")
-    return tuple(prompts)
+    prompts = value if isinstance(value, list) and not _are_ids(value) else [value]
+    if not prompts or not all(isinstance(item, str) or _are_ids(item) for item in prompts):
+        raise ValueError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists")
+    _check_whole(name, [text for text in prompts if isinstance(text, str)])
+    if len(prompts) > PROMPTS:
+        raise ValueError(f"{name} has {len(prompts)} texts; allowed: {PROMPTS}")
+    return tuple(text if isinstance(text, str) else tuple(text) for text in prompts)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(type(item) is int for item in value)
 
 
 def _conversation(name: str, value: Any) -> tuple[Conversation]:
@@ -190,6 +206,7 @@ CHAT_FIELDS = FIELDS | {
 }
 COMPLETION_FIELDS = FIELDS | {
     "prompt": ("prompts", _prompts),
+    "echo": ("echo", _flag),
     "logprobs": ("top_logprobs", partial(within, low=0, high=ALTERNATIVES)),
 }
 UNMET: dict[str, tuple[Any, ...]] = {
@@ -202,7 +219,6 @@ UNMET: dict[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "repetition_penalty": (1,),
-    "echo": (False,),
     "best_of": (1,),
     "suffix": ("",),
     "modalities": (["text"],),

@@ -40,8 +40,15 @@ class Update:
 class Choice:
     """One answer of a request, and how much of it the client has."""
 
-    def __init__(self, index: int, request: Request, tokenizer: Tokenizer) -> None:
-        self.index, self.request, self.tokenizer = index, request, tokenizer
+    def __init__(
+        self, index: int, request: Request, tokenizer: Tokenizer, *, plain: bool = False, echo: int | None = None
+    ) -> None:
+        """
+        Args:
+            plain: every token is prose, as in a text that is gone on with.
+            echo: the place in the prompt from which it is repeated before the answer. None: nothing of it.
+        """
+        self.index, self.request, self.tokenizer, self.plain, self.echo = index, request, tokenizer, plain, echo
         self.reader = PartReader(tokenizer, request.stop)
         self.sent = 0
         self.done = False
@@ -53,32 +60,41 @@ class Choice:
         end = len(self.request.mask)
         if self.done or (end == self.sent and not finish):
             return None
-        pieces: list[Part] = []
-        entries: list[Json] = []
+        pieces, entries = self._repeat()
         for place in range(self.sent, end):
             token = self.request.answer[place]
-            if finish == "tool_error" and place == end - 1:
+            if finish == "tool_error" and place == end - 1 and not self.plain:
                 break  # the mark of a result that the model made up
             pieces += self.reader.feed(token)
-            is_prose = self.reader.kind == "text" and token not in self.reader.silent and self.request.mask[place]
-            if self.request.top_logprobs is not None and is_prose:
-                entries.append(self._logprob(token, place))
+            is_prose = self.plain or (self.reader.kind == "text" and token not in self.reader.silent)
+            if self.request.top_logprobs is not None and is_prose and self.request.mask[place]:
+                entries.append(self._logprob(token, self.request.logprobs[place], self.request.alternatives[place]))
         self.sent = end
         if finish:
             self.done = True
             pieces += self.reader.flush()
         return Update(self.index, join_pieces(pieces, marks=True), entries, finish)
 
-    def _logprob(self, token: int, place: int) -> Json:
+    def _repeat(self) -> tuple[list[Part], list[Json]]:
+        """The prompt before an answer, once, and what the model says of it: nothing of a bos, before which nothing stands."""
+        if self.echo is None:
+            return [], []
+        first, self.echo, request = self.echo, None, self.request
+        said = [(None, []), *request.echoed] if request.echo else []
+        entries = [self._logprob(token, *of) for token, of in [*zip(request.prompt, said, strict=False)][first:]]
+        return [Part("text", self.tokenizer.decode(request.prompt[1:]))], entries
+
+    def _logprob(self, token: int, logprob: float | None, likeliest: list[tuple[int, float]]) -> Json:
         """One entry of `logprobs.content`. `bytes` is exact where `token` had to replace half a character."""
 
-        def entry(token: int, logprob: float) -> Json:
+        def entry(token: int, logprob: float | None) -> Json:
             raw = self.tokenizer.decode_bytes([token])
             # JSON knows no -inf: what is impossible is about as impossible as this.
-            return {"token": raw.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(raw)}
+            said = None if logprob is None else max(logprob, -9999.0)
+            stands_for = [] if token in self.reader.silent else list(raw)
+            return {"token": raw.decode("utf-8", "replace"), "logprob": said, "bytes": stands_for}
 
-        best = [entry(*pair) for pair in self.request.alternatives[place]]
-        return entry(token, self.request.logprobs[place]) | {"top_logprobs": best}
+        return entry(token, logprob) | {"top_logprobs": [entry(*pair) for pair in likeliest]}
 
 
 class Dispatcher:
@@ -121,28 +137,33 @@ class Dispatcher:
                     tools=ask.tools,
                     client=client,
                     top_logprobs=ask.top_logprobs,
+                    echo=ask.echo and ask.top_logprobs is not None,
                 )
                 for fit in fitted
                 for copy in range(ask.n)
             ]
-            choices = [Choice(index, request, self.pool.tokenizer) for index, request in enumerate(requests)]
+            # A bos that was put before the prompt is not repeated, one that the client gave is.
+            bos = (self.pool.tokenizer.special["<|bos|>"],)
+            echoes = [int(prompt[:1] != bos) if ask.echo else None for prompt in ask.prompts for _ in range(ask.n)]
+            choices = [
+                Choice(index, request, self.pool.tokenizer, plain=ask.plain, echo=echo)
+                for index, (request, echo) in enumerate(zip(requests, echoes, strict=True))
+            ]
             yield Generation(self, model, fitted, choices)
 
     def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
         tokenizer, context, code = self.pool.tokenizer, model.entry.context, "context_length_exceeded"
-        if isinstance(prompt, str):
-            ids = tokenizer.encode(prompt)
-        elif isinstance(prompt[0], int):
-            # Ids of ordinary tokens only: a client cannot speak for the engine.
-            if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in prompt):
-                raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
-            ids = prompt
-        else:
+        bos = tokenizer.special["<|bos|>"]
+        if not ask.plain:
             try:
                 return fit_prompt(tokenizer, prompt, context=context, max_tokens=ask.sampling.max_tokens)
             except ValueError as problem:
                 raise ApiError(str(problem), param="messages", code=code) from problem
-        ids = [tokenizer.special["<|bos|>"], *ids]
+        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [*prompt]
+        ids = ids if ids[:1] == [bos] else [bos, *ids]
+        # Ids of ordinary tokens only: a client cannot speak for the engine.
+        if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in ids[1:]):
+            raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
         if len(ids) >= context:
             what = f"the prompt has {len(ids)} tokens, the context holds {context} for prompt and answer"
             raise ApiError(what, param="prompt", code=code)

@@ -105,12 +105,21 @@ class CompletionFormat(WireFormat):
         """What `ChatFormat` sends as a list of tokens, here as a list of each thing that is known of them."""
         entries = update.logprobs
         tokens = [entry["token"] for entry in entries]
-        places = [*accumulate(map(len, tokens), initial=self.written[update.index])]
+        lengths = (
+            len(entry["token"]) if entry["bytes"] else 0 for entry in entries
+        )  # special tokens stand for no text
+        places = [*accumulate(lengths, initial=self.written[update.index])]
         self.written[update.index] = places.pop()
         return {
             "tokens": tokens,
             "token_logprobs": [entry["logprob"] for entry in entries],
-            "top_logprobs": [{best["token"]: best["logprob"] for best in entry["top_logprobs"]} for entry in entries],
+            # Tokens that are no whole characters may look alike: the likelier one stays.
+            "top_logprobs": [
+                None
+                if entry["logprob"] is None
+                else {best["token"]: best["logprob"] for best in reversed(entry["top_logprobs"])}
+                for entry in entries
+            ],
             "text_offset": places,
         }
 
