@@ -111,7 +111,10 @@ def test_models_are_the_stages_of_the_run_and_the_last_is_the_default(url: str) 
 def test_every_model_lists_the_settings_with_the_bounds_that_requests_are_held_to(url: str) -> None:
     for model in client(url).models.list().data:
         table = {field["name"]: field for field in model.model_dump()["fledge"]["sampling"]}
-        assert table.keys() == {"temperature", "top_k", "top_p", "min_p", "max_tokens", "seed"}
+        assert table.keys() == {"temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty"} | {
+            "max_tokens",
+            "seed",
+        }
         for name in table.keys() - {"seed"}:  # its bounds are those of numbers in JavaScript
             for outside in (table[name]["low"] - 1, table[name]["high"] + 1)[: 1 if name == "max_tokens" else 2]:
                 with pytest.raises(openai.BadRequestError, match=f"{name}={outside}"):
@@ -216,7 +219,10 @@ OF_OTHERS = ("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "s
         ({"top_logprobs": 3}, "needs logprobs"),
         ({"stop": ["a"] * 5}, "stop has 5 strings; allowed: 4"),
         ({"extra_body": {"stream_options": 3}}, "stream_options"),
-        ({"presence_penalty": 2}, "presence_penalty is 2, which is not done here; allowed: 0, or leave it out"),
+        ({"presence_penalty": 3}, "presence_penalty=3 is not a number from -2.0 to 2.0"),
+        ({"logit_bias": {"a": 1}}, 'logit_bias has the key "a"'),
+        ({"logit_bias": {"7": 101}}, "logit_bias of 7=101 is not a number from -100.0 to 100.0"),
+        ({"logit_bias": {"99999": 1}}, f"logit_bias: 99999 is not one of the ids 0 to {BYTES.vocab - 1}"),
         ({"response_format": {"type": "json_object"}}, "response_format is"),
         ({"tool_choice": "required"}, "tool_choice is"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is"),

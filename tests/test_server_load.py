@@ -81,9 +81,14 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "logprobs": st.booleans() | st.integers(0, 5) | ANYTHING,
     "top_logprobs": st.integers(0, 25) | ANYTHING,
     "tool_choice": ANYTHING,
+    "echo": st.booleans() | ANYTHING,
+    "presence_penalty": st.floats(-2, 2) | ANYTHING,
+    "logit_bias": st.dictionaries(st.integers(-1, 400).map(str), st.floats(-100, 100), max_size=4) | ANYTHING,
 }
+IDS = st.lists(st.integers(-1, 270), max_size=9)
+PROMPTS = st.text(max_size=20) | IDS | st.lists(IDS | st.text(max_size=5), max_size=5) | ANYTHING
 CHATS = st.fixed_dictionaries({"messages": MESSAGES}, optional=FIELDS)
-TEXTS = st.fixed_dictionaries({"prompt": st.text(max_size=20) | ANYTHING}, optional=FIELDS)
+TEXTS = st.fixed_dictionaries({"prompt": PROMPTS}, optional=FIELDS)
 
 
 def test_no_request_makes_the_server_fail_or_hang() -> None:

@@ -72,9 +72,10 @@ def asking(
     stop_tokens: tuple[int, ...] = (),
     tools: bool = True,
     top_logprobs: int | None = None,
+    logit_bias: dict[int, float] | None = None,
     **sampling: Any,
 ) -> Request:
     """A request that draws from the whole distribution of the model with seed 0, where `sampling` does not say otherwise."""
     drawn = Sampling(**({"temperature": 1.0, "top_k": 0, "seed": 0} | sampling))
     about: dict[str, Any] = {"stop": stop, "stop_tokens": stop_tokens, "tools": tools, "top_logprobs": top_logprobs}
-    return Request(prompt=prompt, sampling=drawn, **about)
+    return Request(prompt=prompt, sampling=drawn, logit_bias=logit_bias or {}, **about)

@@ -33,6 +33,10 @@ class Sampling:
     """Draw from the likeliest tokens that hold this share of the probability."""
     min_p: float = bounded(0.0, 0.0, 1.0)
     """Leave out tokens less likely than this share of the likeliest."""
+    presence_penalty: float = bounded(0.0, -2.0, 2.0)
+    """Taken from the logit of every token that the answer has: more says fewer things twice."""
+    frequency_penalty: float = bounded(0.0, -2.0, 2.0)
+    """The same, once for each time that the answer has it."""
     max_tokens: int = bounded(256, 1, 1_000_000)
     """Longest answer, in tokens."""
     seed: int | None = bounded(None, -(2**63), 2**63 - 1)

@@ -16,7 +16,7 @@ import secrets
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +52,8 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     stop_tokens: tuple[int, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of some tokens: -100 is never, 100 always."""
     tools: bool = True
     client: str = ""
     """Who asks: one client's calls of tools must not keep others waiting. Empty: no bound."""
@@ -86,6 +88,7 @@ class Request:
         seed = self.sampling.seed
         self.key = seed_key(secrets.randbits(63) if seed is None else seed)
         self.computed, self.slot, self.cancelled = 0, -1, False
+        self.bias_V: Tensor | None = None
         self.tool: Future[str] | None = None
         self.reader: PartReader | None = None
         self.on_event: Callable[[Request], None] = lambda _: None
@@ -257,6 +260,7 @@ class Engine:
             else:
                 request.slot, request.computed = found
                 request.cached = request.computed
+                self._bias(request)
                 self.counts["prompt_tokens"] += len(request.prompt)
                 self.counts["cached_tokens"] += request.cached
                 self.running.append(request)
@@ -336,7 +340,7 @@ class Engine:
         if settings.temperature_R1 is not None:
             positions = np.array([request.computed for request in ready])
             row_keys_R2 = row_keys(keys, positions, self.device)
-        tokens_R = draw(logits_RV, settings, row_keys_R2)
+        tokens_R = draw(self._biased(ready, logits_RV), settings, row_keys_R2)
         if any(request.top_logprobs is not None for request in ready):
             self._report(ready, logits_RV, tokens_R)
         self.counts["sampled_tokens"] += len(ready)  # before anyone hears of them: who then asks finds them counted
@@ -345,6 +349,21 @@ class Engine:
             if not request.answer:
                 request.first_token = now
             self._push(request, token)
+
+    def _bias(self, request: Request) -> None:
+        """Make room for what is added to its logits, where it asks for that."""
+        sampling, bias = request.sampling, request.logit_bias
+        if bias or sampling.presence_penalty or sampling.frequency_penalty:
+            request.bias_V = torch.zeros(self.model.config.vocab, device=self.device)
+            request.bias_V[[*bias]] = torch.tensor([*bias.values()], device=self.device)
+
+    def _biased(self, ready: list[Request], logits_RV: Tensor) -> Tensor:
+        """The logits as requests want them drawn from; what is reported is the model's own."""
+        rows = [row for row, request in enumerate(ready) if request.bias_V is not None]
+        if rows:
+            logits_RV = logits_RV.clone()
+            logits_RV[rows] += torch.stack([bias_V for request in ready if (bias_V := request.bias_V) is not None])
+        return logits_RV
 
     def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor) -> None:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
@@ -359,6 +378,10 @@ class Engine:
         if request.sampling.max_tokens < 1:  # an echo alone
             self._end(request, "length")
             return
+        sampling = request.sampling
+        if request.bias_V is not None and (sampling.presence_penalty or sampling.frequency_penalty):
+            again = token in request.answer
+            request.bias_V[token] -= sampling.frequency_penalty + (0.0 if again else sampling.presence_penalty)
         request.tokens.append(token)
         request.answer.append(token)
         request.mask.append(1)  # last: readers in other threads go by its length

@@ -10,8 +10,9 @@ clients skip.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -53,6 +54,7 @@ class Ask:
     model: str | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     stream: bool = False
     include_usage: bool = False
     tools: bool = True
@@ -142,6 +144,13 @@ def _stops(name: str, value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def _biases(name: str, value: Any) -> dict[int, float]:
+    tokens = _typed(name, value, kind=dict, said='an object of ids and numbers from -100 to 100, as in {"42": -100}')
+    if strange := next((token for token in tokens if not re.fullmatch("[0-9]{1,9}", token)), None):
+        raise ValueError(f"{name} has the key {shown(strange)}, which is no id of a token")
+    return {int(token): within(f"{name} of {token}", bias, low=-100.0, high=100.0) for token, bias in tokens.items()}
+
+
 def _prompts(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
     prompts = value if isinstance(value, list) and not _are_ids(value) else [value]
     if not prompts or not all(isinstance(item, str) or _are_ids(item) for item in prompts):
@@ -195,6 +204,7 @@ FIELDS: dict[str, Field] = {
     "model": ("model", _text),
     "n": ("n", partial(within, low=1, high=CHOICES)),
     "stop": ("stop", _stops),
+    "logit_bias": ("logit_bias", _biases),
     "stream": ("stream", _flag),
     "stream_options": ("include_usage", _include_usage),
 }
@@ -215,9 +225,6 @@ UNMET: dict[str, tuple[Any, ...]] = {
     "tool_choice": ("auto", "none"),
     "functions": ([],),
     "function_call": ("auto", "none"),
-    "logit_bias": ({},),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
     "repetition_penalty": (1,),
     "best_of": (1,),
     "suffix": ("",),

@@ -128,12 +128,18 @@ class Dispatcher:
             self.rejected += 1
             raise ApiError(f"{waiting} requests are waiting; allowed: {self.queue}", status=429, retry_after=1)
         async with self.pool.borrow(ask.model) as model:
+            if unknown := [token for token in ask.logit_bias if token >= self.pool.tokenizer.vocab]:
+                raise ApiError(
+                    f"logit_bias: {unknown[0]} is not one of the ids 0 to {self.pool.tokenizer.vocab - 1}",
+                    param="logit_bias",
+                )
             fitted = [self._fit(ask, prompt, model) for prompt in ask.prompts]
             requests = [
                 Request(
                     prompt=fit.ids,
                     sampling=ask.sampling.nth(copy),
                     stop=ask.stop,
+                    logit_bias=ask.logit_bias,
                     tools=ask.tools,
                     client=client,
                     top_logprobs=ask.top_logprobs,
