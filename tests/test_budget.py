@@ -6,6 +6,7 @@ import itertools
 import random
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from fledge.cli import run
 from fledge.config import ModelSettings, Pretrain, check
 from fledge.folder import StageFolder
+from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics, summary
 from fledge.stages import pretrain
@@ -25,7 +27,8 @@ from fledge.storage import file_hash
 from fledge.train.batches import Row, batched
 from fledge.train.budget import CLOCKS, Budget, TimePlan
 from fledge.train.loop import Plan, train
-from fledge.train.session import Session, Shape, resolved
+from fledge.train.resolve import Shape, resolved
+from fledge.train.session import Session
 from test_loop import rows, sgd, tiny
 
 
@@ -129,12 +132,13 @@ def test_the_step_is_compiled_once_and_before_the_first_so_that_no_budget_pays_f
     (stage := Path(config.run) / "pretrain").mkdir()
     session = Session(StageFolder(stage, "pretrain"), replace(config, minutes=None), model)
     session.compile = "yes"
-    session.loss = torch.compile(Transformer.nll_sum, backend=count, dynamic=False)  # type: ignore[assignment]
+    hidden, part = (torch.compile(each, backend=count, dynamic=False) for each in (Transformer.hidden, head.nll_part))
+    session.loss = partial(Transformer.nll_sum, hidden=hidden, part=part)  # type: ignore[assignment]
     shape = session.tried(Shape.of(config, length=32))
-    assert len(compiled) == 1
+    assert len(compiled) == 2  # body and head
     steps = session.train(lambda _: batched(itertools.repeat(row), rows=shape.rows), steps=3, micro=shape.micro)
     assert list(steps) == [1, 2, 3]
-    assert len(compiled) == 1
+    assert len(compiled) == 2  # body and head
 
 
 def test_flops_give_tokens_by_what_the_model_takes_for_one(tiny_run: Pretrain) -> None:

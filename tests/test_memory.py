@@ -12,7 +12,8 @@ from fledge.config import ModelSettings, Recompute
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.settings import DoesNotFit
 from fledge.train.memory import BODY, EAGER_BODY, Memory, fitting
-from fledge.train.session import Shape, that_fits
+from fledge.train.resolve import Shape
+from fledge.train.session import that_fits
 
 LENGTH = 37
 """Tokens of a row: a prime that divides no width, so what is kept per token is told apart from copies of weights."""

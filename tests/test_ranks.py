@@ -22,7 +22,7 @@ from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
 from fledge.storage import read_json
 from fledge.train.batches import Row, batched
-from fledge.train.session import Shape
+from fledge.train.resolve import Shape
 from fledge.train.shared import deal, owner
 from processes import Child, Processes, rendezvous
 from test_recipes import TRAINED, begun_from, losses, until

@@ -13,7 +13,7 @@ from fledge.config import ModelSettings, OptimSettings, Pretrain, Rl, RunRecipe,
 from fledge.recipes import choose, derived
 from fledge.train import scaling
 from fledge.train.optim import build
-from fledge.train.session import resolved
+from fledge.train.resolve import resolved
 from test_loop import tiny
 
 HORIZON = scaling.reference_tokens(ratio=12, rows=32_768)

@@ -19,7 +19,8 @@ from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, 
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
 from fledge.stages import pretrain, sft
-from fledge.train.session import Shape, between, resolved
+from fledge.train.resolve import Shape, resolved
+from fledge.train.session import between
 
 
 def shape_of(batch_tokens: int, device_tokens: int | None, *, length: int = 256, tokens: int = 100_000) -> Shape:

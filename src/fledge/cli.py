@@ -208,7 +208,7 @@ def planned(config: Any) -> dict[str, Any]:
 
         return plan(config)
     if isinstance(config, TrainStage):
-        from fledge.train.session import resolved
+        from fledge.train.resolve import resolved
 
         config = resolved(config)
     return dataclasses.asdict(config)

@@ -23,7 +23,7 @@ from fledge.recipes import WHERE, Item, Where, choose, derived
 from fledge.settings import nearest
 from fledge.train.estimate import Site, Text, here, measure
 from fledge.train.memory import Memory, fitting
-from fledge.train.session import Shape
+from fledge.train.resolve import Shape
 
 COLUMNS = ("stage", "tokens", "batch", "steps", "passes", "GB", "time", "cost")
 

@@ -320,7 +320,7 @@ def derived(items: list[Item], *, vocab: int | None = None) -> list[Item]:
 
     vocab: of the tokenizer, where none of the items makes it.
     """
-    from fledge.train.session import resolved
+    from fledge.train.resolve import resolved
 
     base, found = None, []
     for item in items:

@@ -38,7 +38,8 @@ from fledge.train.estimate import product_flops
 from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
 from fledge.train.optim import MuonAdamW, build
-from fledge.train.session import Shape, compiled_loss, resolved
+from fledge.train.resolve import Shape, resolved
+from fledge.train.session import compiled_loss
 
 PARTS = ("data", "forward", "loss head", "backward", "optimizer", "communication")
 """Of a step."""

@@ -74,6 +74,7 @@ class _NllSum(torch.autograd.Function):
         ctx: Any, x_ND: Tensor, unembedding: Tensor, targets_N: Tensor, weights_N: Tensor, *rest: Any
     ) -> Tensor:
         vocab, softcap, part = rest
+        x_ND = x_ND.detach()  # the compiler asks what has a gradient for it
         matrix, rows, learned = unembedding.to(x_ND.dtype), (x_ND, targets_N, weights_N), _learned(weights_N)
         chunk = CHUNK
         if learned is not None:

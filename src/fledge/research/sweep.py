@@ -67,7 +67,7 @@ def plan(ask: Sweep) -> dict[str, Any]:
     from fledge.model import device as machine
     from fledge.model.transformer import ModelConfig, Transformer
     from fledge.train.estimate import here
-    from fledge.train.session import resolved
+    from fledge.train.resolve import resolved
 
     device = machine.find_device(ask.base.device)
     site = here(device, machine.find_dtype(ask.base.dtype, device), ranks=ask.base.ranks)

@@ -35,7 +35,8 @@ def main(config: Pretrain) -> None:
     from fledge.train.batches import batched, document_rows
     from fledge.train.estimate import measure
     from fledge.train.held_out import validation_batches, validation_bits_per_byte
-    from fledge.train.session import Session, Shape, resolved
+    from fledge.train.resolve import Shape, resolved
+    from fledge.train.session import Session
 
     tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")
     config = resolved(config)

@@ -74,8 +74,9 @@ def main(config: Rl) -> None:
     from fledge.train.batches import conversation_rows, in_background
     from fledge.train.converse import those_that_fit
     from fledge.train.loop import due
+    from fledge.train.resolve import resolved
     from fledge.train.rollouts import Rollouts, describe
-    from fledge.train.session import Session, resolved
+    from fledge.train.session import Session
 
     run = Path(config.run)
     model, tokenizer = load_pair(run, config.start)

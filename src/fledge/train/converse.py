@@ -24,7 +24,8 @@ from fledge.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
-    from fledge.train.session import Session, Shape
+    from fledge.train.resolve import Shape
+    from fledge.train.session import Session
 
 
 EPOCHS = 3
@@ -51,7 +52,8 @@ def main(config: Midtrain) -> None:
     conversations = prepare(config)
     from fledge.checkpoint import load_pair
     from fledge.train.batches import batched, conversation_rows, document_rows, mixed
-    from fledge.train.session import Session, Shape, resolved
+    from fledge.train.resolve import Shape, resolved
+    from fledge.train.session import Session
 
     run = Path(config.run)
     model, tokenizer = load_pair(run, config.start)
