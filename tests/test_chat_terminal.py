@@ -138,7 +138,7 @@ def test_a_remote_server_answers_as_the_model_itself_would() -> None:
         pieces = list(remote.answer(conversation, settings))
         assert "".join(text for kind, text in pieces if kind == "text") == expected
         assert (remote.outcome and remote.outcome.tokens) == (local.outcome and local.outcome.tokens)
-        with pytest.raises(ValueError, match="there are: base, sft"):
+        with pytest.raises(ValueError, match="there are: sft, base"):
             RemoteServer(url, model="rl")
         with pytest.raises(ValueError, match="the context holds 256"):
             list(remote.answer((say("user", "x" * 500),), settings))

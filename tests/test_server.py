@@ -99,11 +99,11 @@ def until(condition: Any, *, seconds: float = 5.0) -> None:
 
 def test_models_are_the_stages_of_the_run_and_the_last_is_the_default(url: str) -> None:
     models = client(url).models.list().data
-    assert [model.id for model in models] == ["base", "sft"]
-    about = models[1].model_dump()["fledge"]
+    assert [model.id for model in models] == ["sft", "base"]
+    about = models[0].model_dump()["fledge"]
     assert about["default"]
     assert about["context_tokens"] == 256
-    assert [model.model_dump()["fledge"]["suggestions"] for model in models] == [[], [["What is 6 times 7?"]]]
+    assert [model.model_dump()["fledge"]["suggestions"] for model in models] == [[["What is 6 times 7?"]], []]
     assert client(url).models.retrieve("base").id == "base"
     assert ask(url, model="base", top_k=0).choices[0].message.content != ask(url, top_k=0).choices[0].message.content
 
@@ -210,7 +210,7 @@ OF_OTHERS = ("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "s
         ({"max_tokens": 0}, "max_tokens=0"),
         ({"messages": []}, "at least one message"),
         ({"messages": [{"role": "robot", "content": "x"}]}, 'role "robot" is not one of system, user, assistant'),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "expected user"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "none is by the user"),
         ({"messages": [{"role": "user", "content": "x" * 300}]}, "304 tokens, the context holds 256"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

@@ -9,6 +9,7 @@ clients skip.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,11 +19,12 @@ from typing import Any
 
 from fledge.config import Sampling
 from fledge.settings import within
-from fledge.text.chat import Conversation, Message, Part, check_turns, parse_message
+from fledge.text.chat import Conversation, Message, Part, parse_message
 from fledge.text.records import shown
 
 CHOICES, PROMPTS = 16, 256
 MESSAGES = 500
+CONTINUE = "continue_final_message"
 ALTERNATIVES = 20
 STOPS, STOP_CHARS = 4, 200
 Json = dict[str, Any]
@@ -69,6 +71,10 @@ class Ask:
 def parse_chat(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/chat/completions; `sampling` holds where it does not say."""
     found = _read(body, CHAT_FIELDS, sampling)
+    is_begun = found["prompts"][0][-1].role == "assistant"
+    if found.pop("continues", is_begun) != is_begun:
+        role = found["prompts"][0][-1].role
+        raise ApiError(f"the last message is by {role}; one by the assistant is gone on with", param=CONTINUE)
     if found.pop("logprobs", False):
         found.setdefault("top_logprobs", 0)
     elif found.pop("top_logprobs", 0):
@@ -170,27 +176,67 @@ def _conversation(name: str, value: Any) -> tuple[Conversation]:
         raise ValueError(f"{name} must be a list with at least one message")
     if len(value) > MESSAGES:
         raise ValueError(f"{name} has {len(value)} entries; allowed: {MESSAGES}")
-    parsed = [_message(message, f"{name}[{place}]") for place, message in enumerate(value)]
+    said = [(f"{name}[{place}]", message) for place, message in enumerate(value)]
+    results: dict[str, list[str]] = {}
+    for where, message in said:
+        if _is_result(message):
+            text = _message({"role": "user", "content": message.get("content")}, where, results).text
+            results.setdefault(str(message.get("tool_call_id")), []).append(text)
+    parsed = [_message(message, where, results) for where, message in said if not _is_result(message)]
+    if any(results.values()):
+        raise ValueError(f"{name}: what a tool gave needs the tool_call_id of a call in a message of the assistant")
     conversation: list[Message] = []
     # Some clients send a message in several pieces: neighbours by the same side are one turn, and so is all of the system.
     for message in sorted(parsed, key=lambda message: message.role != "system"):
         if conversation and conversation[-1].role == message.role:
-            gap = (Part("text", "\n\n"),)
+            edges = [part.kind for part in (*conversation[-1].parts[-1:], *message.parts[:1])]
+            gap = (Part("text", "\n\n"),) * (edges == ["text", "text"])
             conversation[-1] = Message(message.role, conversation[-1].parts + gap + message.parts)
         else:
             conversation.append(message)
-    check_turns(conversation, name)
-    if conversation[-1].role != "user":
-        raise ValueError("the last message must be by the user")
+    if not any(message.role == "user" for message in conversation):
+        raise ValueError(f"{name}: none is by the user, whom the assistant answers")
     return (tuple(conversation),)
 
 
-def _message(message: Any, where: str) -> Message:
+def _is_result(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "tool"
+
+
+def _message(message: Any, where: str, results: dict[str, list[str]]) -> Message:
+    """One message; an answer takes what its calls gave out of `results`, by their ids."""
+    calls: list[Part] = []
     if isinstance(message, dict) and message.get("role") == "developer":  # OpenAI's newer name for system
         message = message | {"role": "system"}
+    elif isinstance(message, dict) and message.get("role") == "assistant":
+        message = message | {"content": [] if message.get("content") is None else message["content"]}
+        calls = _calls(message.get("tool_calls"), f"{where}.tool_calls", results)
     parsed = parse_message(message, where)
+    parsed = replace(parsed, parts=(*parsed.parts, *calls))
     _check_whole(f"{where}: content", [part.text for part in parsed.parts])
     return parsed
+
+
+def _calls(value: Any, where: str, results: dict[str, list[str]]) -> list[Part]:
+    """Calls of the one tool and what they gave, as the model was taught to read them."""
+    parts = []
+    for call in _typed(where, [] if value is None else value, kind=list, said="a list"):
+        match call:
+            case {"id": str(key), "function": {"name": str(tool), "arguments": str(arguments)}}:
+                if tool != "python":
+                    raise ValueError(f"{where}: the tool {shown(tool)} is not known; allowed: python")
+            case _:
+                raise ValueError(f"{where}: a call has an id, and a function with name and arguments")
+        try:
+            code = json.loads(arguments)["code"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            code = None
+        if not isinstance(code, str):
+            raise ValueError(f'{where}: arguments of python must be JSON as in {{"code": "6 * 7"}}')
+        if not results.get(key):
+            raise ValueError(f"{where}: no message by tool has the tool_call_id {shown(key)}")
+        parts += [Part("python", code), Part("output", results[key].pop(0))]
+    return parts
 
 
 def _check_whole(name: str, texts: Iterable[str]) -> None:
@@ -213,6 +259,7 @@ CHAT_FIELDS = FIELDS | {
     "logprobs": ("logprobs", _flag),
     "top_logprobs": ("top_logprobs", partial(within, low=0, high=ALTERNATIVES)),
     "tool_choice": ("tools", lambda _, value: value != "none"),
+    CONTINUE: ("continues", _flag),
 }
 COMPLETION_FIELDS = FIELDS | {
     "prompt": ("prompts", _prompts),
@@ -233,6 +280,5 @@ UNMET: dict[str, tuple[Any, ...]] = {
     "ignore_eos": (False,),
     "stop_token_ids": ([],),
     "prompt_logprobs": (),
-    "continue_final_message": (False,),
 }
 """Fields of OpenAI's and of other servers' that change an answer and are not obeyed, with the values that change nothing."""

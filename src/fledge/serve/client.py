@@ -53,11 +53,13 @@ class LocalModel:
         *,
         name: str,
         run_tool: Tool | None = None,
+        raw: bool = False,
         suggestions: Sequence[Sequence[str]] = (),
     ) -> None:
         from fledge.infer.engine import Engine
 
         self.name, self.tokenizer, self.suggestions, self.outcome = name, tokenizer, suggestions, None
+        self.raw = raw
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
@@ -71,8 +73,8 @@ class LocalModel:
         from fledge.serve.stream import Choice
 
         context, news = self.engine.context, queue.SimpleQueue[None]()
-        fitted = fit_prompt(self.tokenizer, conversation, context=context, max_tokens=sampling.max_tokens)
-        request = Request(prompt=fitted.ids, sampling=sampling)
+        fitted = fit_prompt(self.tokenizer, conversation, context=context, max_tokens=sampling.max_tokens, raw=self.raw)
+        request = Request(prompt=fitted.ids, sampling=sampling, tools=not self.raw)
         choice = Choice(0, request, self.tokenizer)
         outcome = self.outcome = Outcome(context=context, prompt_tokens=len(fitted.ids), dropped=fitted.dropped)
         self.engine.submit(request, lambda _: news.put(None))

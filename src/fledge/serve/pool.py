@@ -42,6 +42,10 @@ class Entry:
     """Memory of its weights, before it is loaded; the cache comes on top and is known after."""
     load: Callable[[str], Transformer]
     """device -> model; runs in a thread."""
+    raw: bool = False
+    """Whether it was never shown a conversation, and goes on with the plain text of one."""
+    created: int = 0
+    """When its weights were written, in seconds since 1970."""
     suggestions: Sequence[Sequence[str]] = ()
     """Conversations to begin with, each what the user says turn by turn: what these weights were measured to get right."""
 
@@ -84,10 +88,18 @@ def _entry(folder: Path, tokenizer: Tokenizer) -> Entry:
     check_tokenizer(folder, tokenizer)
     checkpoint, state = newest(folder)
     config = read_config(checkpoint)
-    size = (checkpoint / "model.safetensors").stat().st_size
+    weights, raw = (checkpoint / "model.safetensors").stat(), folder.name == "pretrain"
     scores = folder.parent / "eval" / f"{folder.name}.json"
     suggestions = proposed(scores, weights=state["sha256"]["model.safetensors"])
-    return Entry(name=model_name(folder.name), context=config.context, bytes=size, load=load, suggestions=suggestions)
+    return Entry(
+        name=model_name(folder.name),
+        context=config.context,
+        bytes=weights.st_size,
+        load=load,
+        raw=raw,
+        created=int(weights.st_mtime),
+        suggestions=[] if raw else suggestions,
+    )
 
 
 @dataclass

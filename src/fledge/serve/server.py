@@ -126,7 +126,10 @@ class Api:
         self.dispatcher, self.pool, self.sampling = dispatcher, dispatcher.pool, sampling
 
     async def models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._describe(entry) for entry in self.pool.entries]})
+        """The last stage first: many clients take the first."""
+        return JSONResponse(
+            {"object": "list", "data": [self._describe(entry) for entry in reversed(self.pool.entries)]}
+        )
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self._describe(self.pool.entry(request.path_params["name"])))
@@ -134,7 +137,7 @@ class Api:
     def _describe(self, entry: Entry) -> Json:
         about = {"context_tokens": entry.context, "default": entry is self.pool.entries[-1], **self.pool.about}
         about |= {"suggestions": entry.suggestions, "sampling": self.sampling.table()}
-        return {"id": entry.name, "object": "model", "created": 0, "owned_by": "fledge", "fledge": about}
+        return {"id": entry.name, "object": "model", "created": entry.created, "owned_by": "fledge", "fledge": about}
 
     async def health(self, _: Request) -> Response:
         engines = self.pool.engines

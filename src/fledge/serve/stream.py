@@ -140,7 +140,7 @@ class Dispatcher:
                     sampling=ask.sampling.nth(copy),
                     stop=ask.stop,
                     logit_bias=ask.logit_bias,
-                    tools=ask.tools,
+                    tools=ask.tools and not model.entry.raw,
                     client=client,
                     top_logprobs=ask.top_logprobs,
                     echo=ask.echo and ask.top_logprobs is not None,
@@ -162,7 +162,8 @@ class Dispatcher:
         bos = tokenizer.special["<|bos|>"]
         if not ask.plain:
             try:
-                return fit_prompt(tokenizer, prompt, context=context, max_tokens=ask.sampling.max_tokens)
+                room = {"context": context, "max_tokens": ask.sampling.max_tokens}
+                return fit_prompt(tokenizer, prompt, **room, raw=model.entry.raw)
             except ValueError as problem:
                 raise ApiError(str(problem), param="messages", code=code) from problem
         ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [*prompt]

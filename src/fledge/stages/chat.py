@@ -54,4 +54,4 @@ def open_client(config: Chat) -> Client:
     model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
     name = f"{run.name} ({config.run}, {entry.name})"
-    return LocalModel(model, run.tokenizer, name=name, run_tool=tool, suggestions=entry.suggestions)
+    return LocalModel(model, run.tokenizer, name=name, run_tool=tool, raw=entry.raw, suggestions=entry.suggestions)

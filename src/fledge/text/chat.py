@@ -227,15 +227,26 @@ def encode_conversation(
 
 
 def encode_prompt(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list[int]:
-    """Tokens up to and including the mark after which the assistant speaks.
+    """Tokens up to where the assistant speaks: after the mark of that, or within the answer that is last.
 
     Raises:
-        ValueError: the last message is not by the user.
+        ValueError: nothing is said to answer.
     """
-    if not conversation or conversation[-1].role != "user":
-        raise ValueError("the last message of a prompt must be by the user")
-    # As if the answer were empty, without the mark of its end.
-    return encode_conversation(tokenizer, [*conversation, say("assistant")]).ids[:-1]
+    if not conversation or conversation[-1].role == "system":
+        raise ValueError("the last message of a prompt must be by the user, or an answer to go on with")
+    # An answer without the mark of its end; where none has begun, an empty one.
+    begun = () if conversation[-1].role == "assistant" else (say("assistant"),)
+    return encode_conversation(tokenizer, [*conversation, *begun]).ids[:-1]
+
+
+def encode_text(tokenizer: Tokenizer, conversation: Sequence[Message]) -> list[int]:
+    """Tokens of a conversation as a plain text, for a model that was never shown another form.
+
+    What the user says begins a paragraph, and what the assistant says goes on with it.
+    """
+    turns = enumerate(_fold_system(conversation))
+    text = "".join("\n\n" * (place > 0 and turn.role == "user") + turn.text for place, turn in turns)
+    return [tokenizer.special["<|bos|>"], *tokenizer.encode(text)]
 
 
 @dataclass(frozen=True)
@@ -247,14 +258,19 @@ class Fitted:
     """Exchanges (a question and its answer) left out at the beginning."""
 
 
-def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int, max_tokens: int) -> Fitted:
+def fit_prompt(
+    tokenizer: Tokenizer, conversation: Conversation, *, context: int, max_tokens: int, raw: bool = False
+) -> Fitted:
     """Prompt ids of the longest end of `conversation` that leaves room to answer; the system prompt stays.
 
     That is `max_tokens`, or a quarter of the context where they are more: most answers are far shorter than the longest
     allowed. Where the last question alone does not leave that room, it is kept as long as one token can be answered.
 
+    Args:
+        raw: as plain text (`encode_text`).
+
     Raises:
-        ValueError: the last question alone fills the context, or the conversation does not end with the user.
+        ValueError: the last question alone fills the context, or there is nothing to answer.
     """
     room = min(max_tokens, context // 4)
     system = conversation[:1] if conversation and conversation[0].role == "system" else ()
@@ -263,26 +279,30 @@ def fit_prompt(tokenizer: Tokenizer, conversation: Conversation, *, context: int
     # 2: <|bos|> and the mark after which the answer begins.
     first = sum(len(_render(tokenizer, message).ids) for message in system) + 2
     # Every text is encoded once to find where to cut, and the winner once more: a long history costs no more than its length.
+    # An exchange begins with the user; a greeting before the first goes with that.
+    begins = [0, *[place for place, message in enumerate(turns) if message.role == "user"][1:]]
     dropped = 0
-    while dropped + 2 < len(turns) and first + sum(sizes[dropped:]) + room > context:
-        dropped += 2
-    ids = encode_prompt(tokenizer, (*system, *turns[dropped:]))
+    while dropped + 1 < len(begins) and first + sum(sizes[begins[dropped] :]) + room > context:
+        dropped += 1
+    ids = (encode_text if raw else encode_prompt)(tokenizer, (*system, *turns[begins[dropped] :]))
     if len(ids) >= context:
         raise ValueError(
             f"the question has {len(ids)} tokens, the context holds {context} for question and answer; "
             f"shorten it by {len(ids) - context + 1} tokens or more"
         )
-    return Fitted(ids, dropped // 2)
+    return Fitted(ids, dropped)
 
 
 def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     """The system prompt becomes the first paragraph of the first user message, as in the article's template."""
     if not conversation or conversation[0].role != "system":
         return conversation
-    system, user, *rest = conversation
+    system, *turns = conversation
     if not system.text.strip():  # tables have an empty one where there is none
-        return [user, *rest]
-    return [say("user", f"{system.text}\n\n{user.text}"), *rest]
+        return turns
+    place = next(place for place, message in enumerate(turns) if message.role == "user")
+    turns[place] = say("user", f"{system.text}\n\n{turns[place].text}")
+    return turns
 
 
 def _render(tokenizer: Tokenizer, message: Message) -> Rendered:

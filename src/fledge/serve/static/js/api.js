@@ -23,10 +23,10 @@ async function request(path, options = {}) {
   throw new ApiError(body?.error?.message ?? `The server answered ${response.status}.`);
 }
 
-/** The stages, as {id, name, context_tokens, tools, suggestions: what to ask, turn by turn, sampling, default}. */
+/** The stages in the order of training, as {id, name, context_tokens, tools, suggestions: what to ask, turn by turn, sampling, default}. */
 export async function models() {
   const { data } = await (await request("v1/models")).json();
-  return data.map((model) => ({ id: model.id, suggestions: [], tools: [], sampling: [], ...model.fledge }));
+  return data.reverse().map((model) => ({ id: model.id, suggestions: [], tools: [], sampling: [], ...model.fledge }));
 }
 
 /** The payloads of server-sent events, one line each, however the bytes were cut: half characters, half lines, half line ends. */
