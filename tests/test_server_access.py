@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from fledge.config import Serve, check
-from fledge.serve.access import Access, find_key, host_names, is_loopback
+from fledge.serve.access import Access, find_key, find_origins, host_names, is_loopback
 from fledge.serve.api import ApiError
 from fledge.serve.connections import listen
 from test_server import HELLO, client, pool, serving
@@ -146,3 +146,40 @@ def test_where_it_cannot_listen_is_said_before_it_begins() -> None:
             listen(host, 0)
     with pytest.raises(ValueError, match="port=80000 is not a whole number from 0 to 65535"):
         check(Serve(run="x", port=80_000))
+
+
+def test_pages_of_named_origins_may_use_it_and_no_others() -> None:
+    ours, others = "https://app.example.org", ["http://app.example.org", "https://app.example.org:8443", "null"]
+    asking = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    with serving(access=Access(origins=find_origins(f"{ours}, http://localhost:3000"), key="secret")) as url:
+        key = {"Authorization": "Bearer secret", "Sec-Fetch-Site": "cross-site"}
+        for origin, status in {ours: 200, "http://localhost:3000": 200, **dict.fromkeys(others, 403)}.items():
+            answer = httpx.post(url + CHAT, json=ASKED, headers={"Origin": origin} | key)
+            before = httpx.options(url + CHAT, headers={"Origin": origin} | asking)
+            allowed = origin if status == 200 else None
+            assert (origin, answer.status_code) == (origin, status)
+            assert answer.headers.get("access-control-allow-origin") == allowed
+            assert before.headers.get("access-control-allow-origin") == allowed
+        refused = httpx.post(url + CHAT, json=ASKED, headers={"Origin": ours})  # a page can read why
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, ours)
+    with serving(access=Access(origins=find_origins("*"))) as url:
+        answer = httpx.post(url + CHAT, json=ASKED, headers={"Origin": "http://evil.test"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "*")
+    assert find_origins(None) == frozenset()
+    for wrong in ("app.example.org", "https://a/b", "https://a,", "ftp://a", "https://*"):
+        with pytest.raises(ValueError, match="is no origin"):
+            find_origins(wrong)
+
+
+def test_texts_and_conversations_are_told_as_ids(url: str) -> None:
+    def ids(**body: object) -> list[int]:
+        found = httpx.post(f"{url}/tokenize", json=body).raise_for_status().json()
+        assert (found["count"], found["max_model_len"]) == (len(found["tokens"]), 256)
+        return found["tokens"]
+
+    assert ids(prompt="Wörter") == [*"Wörter".encode()]
+    assert ids(prompt=[1, 2]) == [1, 2]
+    assert ids(prompt="") == []
+    assert len(ids(messages=HELLO)) == httpx.post(url + CHAT, json=ASKED).json()["usage"]["prompt_tokens"]
+    for wrong in ({"prompt": ["a", "b"]}, {"messages": []}, {"prompt": 3}):
+        assert httpx.post(f"{url}/tokenize", json=wrong).status_code == 400

@@ -414,6 +414,8 @@ class Serve(AnswerStage):
     """Port to listen on; 0: any that is free."""
     allowed_hosts: str | None = None
     """Further host names that lead here, with commas, as in chat.example.org behind a proxy. Others are refused."""
+    origins: str | None = None
+    """Other sites whose pages may use the API, with commas, as in https://app.example.org; *: any. None: its own page alone."""
     root_path: str = ""
     """Path below which a proxy shows the server, as in /pip."""
     api_key: str | None = None

@@ -57,6 +57,21 @@ def host_names(given: str | None) -> frozenset[str]:
     return frozenset(map(_name, names))
 
 
+def find_origins(given: str | None) -> frozenset[str]:
+    """The origins of the setting `origins`: "https://app.example.org, http://localhost:3000", or "*" for any.
+
+    Raises:
+        ValueError: one of them is no origin.
+    """
+    found = [word.strip().lower() for word in given.split(",")] if given else []
+    for origin in found:
+        if origin != "*" and not re.fullmatch(r"https?://(\w[\w.-]*|\[[0-9a-f:.]+\])(:\d+)?", origin):
+            raise ValueError(
+                f"origins: {origin!r} is no origin; they are scheme, host and port, as in https://app.example.org,http://localhost:3000"
+            )
+    return frozenset(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Access:
     """What a request must be like to be answered."""
@@ -65,6 +80,8 @@ class Access:
     """What the server listens on."""
     allowed_hosts: Collection[str] = ()
     """Further names that lead here, as through a proxy."""
+    origins: Collection[str] = ()
+    """Other sites whose pages may use the API; "*" stands for any."""
     key: str | None = None
 
     def check_origin(self, method: str, headers: Mapping[str, str]) -> None:
@@ -79,13 +96,15 @@ class Access:
         if method in ("GET", "HEAD", "OPTIONS"):
             return  # they do nothing, and without CORS a foreign page cannot read what they say
         origin, site = headers.get("origin"), headers.get("sec-fetch-site", "none")
+        if origin is not None and ("*" in self.origins or origin.lower() in self.origins):
+            return
         # Nothing for "null", the origin of a page that hides its own.
         place = (origin or "").partition("://")[2].lower()
         is_own = place != "" and (place == (asked or "").lower() or _name(place) in self.allowed_hosts)
         if (origin is not None and not is_own) or site not in ("none", "same-origin"):
             raise ApiError(
                 f"this server does nothing for pages of other sites, here {short(origin or site)}; where that is its own page "
-                "behind a proxy, `fledge serve --allowed-hosts` takes its host name",
+                "behind a proxy, `fledge serve --allowed-hosts` takes its host name, and `--origins` lets other sites",
                 status=403,
                 code="origin_not_allowed",
             )

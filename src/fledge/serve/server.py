@@ -3,9 +3,9 @@
     app = create_app(pool, access=Access(host="127.0.0.1"))
     Server(app, host="127.0.0.1", port=8000).run()                      # connections.py
 
-Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: no CORS, a strict
-Content-Security-Policy, and pages of other sites are refused (access.py). A client who hangs up frees its slot before the
-next step of the engine.
+Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: a strict
+Content-Security-Policy, and CORS for the sites of `--origins` alone; pages of others are refused (access.py). A client who hangs
+up frees its slot before the next step of the engine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
@@ -28,11 +30,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.config import Sampling, Serve
 from fledge.serve.access import Access
-from fledge.serve.api import ApiError, Ask, Json
+from fledge.serve.api import ApiError, Ask, Json, parse_chat, parse_completion
 from fledge.serve.metrics import metric
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.stream import LOG, Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
+from fledge.text.chat import Message, encode_prompt, encode_text
+from fledge.text.tokenizer import Tokenizer
 
 STATIC = Path(__file__).parent / "static"
 BODY_BYTES, BODY_SECONDS = 1 << 20, 30.0
@@ -83,6 +87,7 @@ def create_app(
     routes: list[Route | Mount] = [
         # Without redirects: where to would be the client's guess, and wrong behind a proxy.
         Mount("/v1", Router(v1, redirect_slashes=False)),
+        Route("/tokenize", guarded(api.tokenize), methods=["POST"]),
         Route("/metrics", guarded(api.metrics)),
         Route("/health", api.health),
         Mount("/", _Page(directory=STATIC)),
@@ -95,7 +100,11 @@ def create_app(
         access.check_origin(scope["method"], Request(scope).headers)
         await router(scope, receive, send)
 
-    app = Starlette(routes=[Mount("/", entrance)], exception_handlers=ERRORS)
+    cors = Middleware(
+        CORSMiddleware, allow_origins=[*access.origins], allow_methods=["GET", "POST"], allow_headers=["*"]
+    )
+    middleware = [cors] if access.origins else []
+    app = Starlette(routes=[Mount("/", entrance)], exception_handlers=ERRORS, middleware=middleware)
     app.router.redirect_slashes = False
     app.state.dispatcher = dispatcher
     return app
@@ -138,6 +147,16 @@ class Api:
         about = {"context_tokens": entry.context, "default": entry is self.pool.entries[-1], **self.pool.about}
         about |= {"suggestions": entry.suggestions, "sampling": self.sampling.table()}
         return {"id": entry.name, "object": "model", "created": entry.created, "owned_by": "fledge", "fledge": about}
+
+    async def tokenize(self, request: Request) -> Response:
+        """The ids of a text, or of the prompt that messages become."""
+        body = await self._body(request)
+        ask = (parse_chat if isinstance(body, dict) and "messages" in body else parse_completion)(body, self.sampling)
+        entry, (prompt, *more) = self.pool.entry(ask.model), ask.prompts
+        if more:
+            raise ApiError("prompt holds several texts; allowed: one", param="prompt")
+        ids = await asyncio.to_thread(encode, self.pool.tokenizer, prompt, raw=entry.raw)
+        return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": entry.context})
 
     async def health(self, _: Request) -> Response:
         engines = self.pool.engines
@@ -245,6 +264,15 @@ async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGe
             LOG.error("an answer failed", exc_info=error)
             error = ApiError(FAILED, status=500)
         yield _event(error.to_json())
+
+
+def encode(tokenizer: Tokenizer, prompt: Any, *, raw: bool) -> list[int]:
+    """A text without the <|bos|> that goes before it, ids as they are, or a conversation as the model reads it."""
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    if not isinstance(prompt[0], Message):
+        return [*prompt]
+    return (encode_text if raw else encode_prompt)(tokenizer, prompt)
 
 
 def _event(event: Json) -> bytes:

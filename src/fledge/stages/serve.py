@@ -13,7 +13,7 @@ from fledge import console
 from fledge.config import Sampling, Serve, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
-from fledge.serve.access import KEY, Access, find_key, host_names, is_loopback
+from fledge.serve.access import KEY, Access, find_key, find_origins, host_names, is_loopback
 from fledge.serve.connections import Server
 from fledge.serve.pool import ModelPool, open_run
 from fledge.serve.server import create_app
@@ -49,7 +49,8 @@ def make_app(config: Serve) -> Starlette:
         engine_settings={"slots": config.slots, "context": config.context, "run_tool": tool},
     )
     further = host_names(config.allowed_hosts)
-    access = Access(host=config.host, allowed_hosts=further, key=find_key(config.api_key))
+    origins = find_origins(config.origins)
+    access = Access(host=config.host, allowed_hosts=further, origins=origins, key=find_key(config.api_key))
     sampling = Sampling.of(config)
     return create_app(pool, access=access, sampling=sampling, queue=config.queue, root_path=config.root_path)
 
