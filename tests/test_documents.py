@@ -152,7 +152,7 @@ def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> N
         describe(str(tmp_path))
     (tmp_path / "README.txt").write_text("?")
     (tmp_path / "info.json").write_text('{"rows": 3}')
-    with pytest.raises(ValueError, match=r"holds README.txt, info.json"):
+    with pytest.raises(ValueError, match=r"holds README.txt, info.json \(no array.* end in \.jsonl\), but"):
         describe(str(tmp_path))
     write_parquet(tmp_path / "a.parquet", TEXTS[:5], column="content")
     with pytest.raises(ValueError, match="columns source, content found, but none called 'text'"):

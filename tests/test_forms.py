@@ -75,14 +75,19 @@ def test_one_speaker_s_messages_in_a_row_are_one_and_python_s_results_are_parts_
     messages[4]["weight"] = 0  # of a half of an answer nothing can be said
     with pytest.raises(ValueError, match="message 3 is by assistant, expected user"):
         read({"messages": messages})
-    for name, arguments in (("weather", "{}"), ("python", "6*7"), ("python", '{"code": 7}')):
+    for name, arguments in (
+        ("weather", "{}"),
+        ("python", "6*7"),
+        ("python", '{"code": 7}'),
+        ("python", {"code": "6*7"}),
+    ):
         call = {"function": {"name": name, "arguments": arguments}}
         with pytest.raises(ValueError, match=f'here message 2: calls the tool "{name}"; allowed is python alone'):
             read({"messages": [messages[0], {"role": "assistant", "tool_calls": [call]}]})
 
 
 def test_pairs_of_answers_and_two_questions_are_no_conversation() -> None:
-    with pytest.raises(ValueError, match=r"no messages found .pairs of answers, which no stage learns from"):
+    with pytest.raises(ValueError, match=r"no messages found .* .pairs of answers, which no stage learns from"):
         read({"prompt": "Hi", "chosen": "Hello", "rejected": "What?"})
     with pytest.raises(ValueError, match="no messages found"):
         read({"prompt": "Hi", "question": "Hi?", "answer": "Hello"})
@@ -107,6 +112,16 @@ def test_tables_and_arrays_hold_conversations_too(tmp_path: Path, name: str, wri
     chats = open_conversations(tmp_path)
     assert list(chats) == [talk(*SAID[:2]), talk(*SAID[2:])]
     assert dict(chats.forms) == {"question and answer": 2}
+
+
+def test_a_table_as_excel_writes_it_is_read_and_others_are_refused_by_their_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbf\r\nquestion; answer\r\nHi;Hello\r\n;\r\n")
+    assert list(open_conversations(tmp_path / "a.csv")) == [talk("Hi", "Hello")]
+    (tmp_path / "b.csv").write_text("frage;antwort\nHi;Hello\n")
+    with pytest.raises(
+        ValueError, match=r'b.csv row 1: no messages found among \["frage", "antwort"\].*\. Correct them'
+    ):
+        open_conversations(tmp_path / "b.csv", skip_bad=True)
 
 
 ODD: tuple[Any, ...] = (

@@ -19,6 +19,9 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 QUIZ = [{"question": f"Is {n} even?", "choices": ["yes", "no"], "answer": n % 2} for n in range(60)]
 SUMS = [{"question": f"{n} + 1?", "answer": n + 1 if n % 2 else f"One more is #### {n + 1}"} for n in range(60)]
 REWARD = """
+from __future__ import annotations
+from dataclasses import dataclass
+
 questions = [f"Say {n}." for n in range(40)] + [{"question": "Say owl.", "answer": "owl", "weight": 3}]
 max_tokens = 7
 
@@ -30,6 +33,19 @@ def fails(example, answer):
 
 def too_much(example, answer):
     return 7
+
+def leaves(example, answer):
+    exit()
+
+@dataclass
+class Half:
+    value: float = 0.5
+
+    def __float__(self):
+        return self.value
+
+def half(example, answer):
+    return Half()
 """
 
 
@@ -49,6 +65,13 @@ def test_every_question_is_in_one_split_whatever_stands_beside_it(tmp_path: Path
     assert len({one for split in dealt for one in split}) == sum(map(len, dealt)) == len(records)
     fewer = questions(find_task(str(write(tmp_path / "b.jsonl", records[::-2]))))
     assert all(set(some) <= set(whole) for some, whole in zip(fewer, dealt, strict=True))
+
+
+def test_a_question_stays_on_its_side_whatever_the_order_of_its_choices(tmp_path: Path) -> None:
+    turned = [one | {"choices": one["choices"][::-1], "answer": 1 - one["answer"]} for one in QUIZ]
+    dealt = questions(find_task(str(write(tmp_path / "a.jsonl", QUIZ + turned))))
+    asked = [{question.splitlines()[0] for question in split} for split in dealt]
+    assert sum(map(len, asked)) == len(set.union(*asked)) == len(QUIZ)
 
 
 def test_choices_are_asked_by_letter_and_in_reinforcement_answered_in_words(tmp_path: Path) -> None:
@@ -87,7 +110,12 @@ def test_a_function_of_the_user_s_rewards_answers_to_the_questions_beside_it(tmp
     example = task.load("train")[0]
     assert task.graded(example, example.question[-1].text[4:-1]) == 1.0
     assert task.graded(example, "no") == 0.0
-    errors = {"fails": r"KeyError\('nothing'\)", "too_much": "returned 7; allowed are numbers from 0 to 1"}
+    assert find_task(f"{path}:half").graded(example, "no") == 0.5
+    errors = {
+        "leaves": "SystemExit",
+        "fails": r"KeyError\('nothing'\)",
+        "too_much": "returned 7; allowed are numbers from 0 to 1",
+    }
     for name, error in errors.items():
         broken = find_task(f"{path}:{name}")
         with pytest.raises(
@@ -133,6 +161,14 @@ def test_a_stage_knows_the_file_that_it_was_rewarded_by(tmp_path: Path) -> None:
             "def grade(example, answer): return 1",
             r"a\.py: `questions` is NoneType; expected is a list of texts",
         ),
+        (
+            "a.jsonl",
+            '{"question": "1+1?", "answer": 2}\n{"question": "Hi?", "choices": ["a", "b"], "answer": 1}',
+            r"line 2: choices is .*; expected none, as in the file's first question",
+        ),
+        ("a.py", "import sys; sys.exit()", r"a\.py: SystemExit when it is run"),
+        ("a.py", "import neighbour", r"a\.py: ModuleNotFoundError .* a run remembers this file alone"),
+        ("a.py", "questions = [{'question': 'Hi?', 'words': {1}}]\ndef grade(e, a): return 1", r"question 1 is .*JSON"),
         ("a.py", "questions = ['', 1]\ndef grade(e, a): return 1", r"a\.py: question 1 is ''; expected is a text"),
     ],
 )

@@ -114,6 +114,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None
         ("a.json", b'{"text": "a"}', r"a\.json: {.* found; expected is an array of objects"),
         ("a.json", b'[{"text": "a"}, 7]', r"a\.json entry 2: 7 found; each must be one object"),
         ("a.json", b'[{"text": "a"},]', r"a\.json: not JSON \("),
+        ("a.json", b'{"text": "a"}\n{"text": "b"}', r"a\.json: not JSON .*let its name end in \.jsonl"),
         ("a.csv", b"text,text\na,b\n", r"a\.csv row 0: columns .*another name"),
         ("a.csv", b"id,text\n1,a\n2\n", r"a\.csv row 2: 1 fields found, expected 2 \(id, text\)"),
         ("a.csv", b'text\n"a', r"a\.csv: unexpected end of data; expected are fields in quotes"),

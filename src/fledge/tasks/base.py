@@ -131,7 +131,7 @@ class Task:
             return float(self.grade(example, answer))
         except NotJudged:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # exit() would end the run as if all were well
             what = f"task {self.name}: the grader raised {error!r} on the answer {answer!r}"
             raise RuntimeError(f"{what} to {example}") from error
 

@@ -12,10 +12,12 @@ that remain, and it learns from the others.
 from __future__ import annotations
 
 import importlib.util
+import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from fledge.tasks import choice, gsm8k, humaneval
 from fledge.tasks.base import Example, Task
@@ -59,7 +61,7 @@ def task_of(name: str) -> Task:
     def load(split: Split) -> Sequence[Example]:
         records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
         return Stored(
-            (record for record in records if _split(read(record)) == split),
+            (record for record in records if _split(read(record), record) == split),
             make=lambda record: read(Record(record, path, 0)),
         )
 
@@ -89,6 +91,8 @@ def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]
 
 def _number(record: Record) -> Example:
     """{"question", "answer"}: a number, or a solution with one behind ####."""
+    if "choices" in record:  # the answer would be the place of a choice
+        raise record.wrong("choices", "none, as in the file's first question: one kind to a file")
     answer = record.get("answer")
     if (isinstance(answer, int | float) and not isinstance(answer, bool)) or (
         isinstance(answer, str) and read_number(answer)
@@ -97,8 +101,10 @@ def _number(record: Record) -> Example:
     return gsm8k.example(record)
 
 
-def _split(example: Example) -> Split:
-    return split_of(example.messages[0].text, one_in=HELD_OUT)
+def _split(example: Example, fields: Mapping[str, Any]) -> Split:
+    """By the question alone, for it may come again with its choices in another order."""
+    asked = fields.get("question")
+    return split_of(asked if isinstance(asked, str) else example.messages[0].text, one_in=HELD_OUT)
 
 
 def _graded_by(path: Path, name: str) -> Task:
@@ -106,14 +112,15 @@ def _graded_by(path: Path, name: str) -> Task:
     function = name.rpartition(":")[2] if ":" in name else "grade"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give the path of one with a function, as in reward.py:grade")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"task {path}", path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look for it there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path}: {type(error).__name__} when it is run: {error}. Correct it") from error
+    except (Exception, SystemExit) as error:
+        beside = ", or write what it needs into it: a run remembers this file alone" * isinstance(error, ImportError)
+        raise ValueError(f"{path}: {type(error).__name__} when it is run: {error}. Correct it{beside}") from error
     grade = getattr(module, function, None)
     if not callable(grade):
         raise ValueError(
@@ -123,12 +130,13 @@ def _graded_by(path: Path, name: str) -> Task:
 
     def checked(example: Example, answer: str) -> float:
         found = grade(example, answer)
-        if not isinstance(found, int | float) or not 0 <= found <= 1:
+        # Numbers of numpy and torch too.
+        if not isinstance(found, SupportsFloat) or not 0 <= float(found) <= 1:
             raise ValueError(f"{name} returned {found!r}; allowed are numbers from 0 to 1")
         return float(found)
 
     def load(split: Split) -> Sequence[Example]:
-        return [example for example in examples if _split(example) == split]
+        return [example for example in examples if _split(example, example.facts) == split]
 
     return Task(name=name, load=load, grade=checked, max_tokens=getattr(module, "max_tokens", 256))
 
@@ -145,4 +153,10 @@ def _questions(path: Path, questions: Any) -> Iterator[Example]:
             raise ValueError(
                 f"{path}: question {place} is {each!r}; expected is a text, or a dict with one as its question"
             )
+        try:
+            json.dumps(facts)
+        except (TypeError, ValueError) as error:  # a set is written in another order each time
+            raise ValueError(
+                f"{path}: question {place} is {each!r}: {error}; expected is what JSON can say, so that a run knows it again"
+            ) from None
         yield Example(messages=(say("user", asked),), answer=facts.get("answer", ""), facts=facts)

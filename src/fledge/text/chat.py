@@ -108,7 +108,8 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
     messages = record.get("messages") if isinstance(record, Mapping) else None
     if not isinstance(messages, list) or not messages:
         raise ValueError(
-            f'{where}: no messages found{form_of(record)}; expected {{"messages": [{{"role": "user", "content": "..."}}, ...]}}'
+            f"{where}: no messages found among {shown(list(record))}{form_of(record)}; expected "
+            '{"messages": [{"role": "user", "content": "..."}, ...]}, or such as prompt beside completion'
         )
     for field in MEANT:
         if record.get(field) not in NOTHING:

@@ -103,7 +103,7 @@ class Chats(Stored[Conversation]):
 
     def _usable(self) -> Iterator[dict[str, Any]]:
         for record in chain.from_iterable(map(read_records, self.found.files)):
-            where = f"{record.path.name} line {record.number}"
+            where = record.where.removeprefix(f"{record.path.parent}/")
             try:
                 fields, form = in_our_form(record, record.where)
                 conversation = parse_conversation(fields, record.where)
@@ -171,7 +171,8 @@ def account(
         return said
     said += f", {usable:,} usable; left out are {left_out}"
     if not usable or left_out.counts.total() > most * count:
-        raise ValueError(f"{said}. At most {most:.0%} may be left out. {remedy}, correct them or take them out")
+        limit = f"At most {most:.0%} may be left out. {remedy}, correct" if usable else "Correct"
+        raise ValueError(f"{said}. {limit} them or take them out")
     return said
 
 

@@ -91,7 +91,10 @@ def find_files(path: Path, endings: Sequence[str]) -> Found:
                 left_out.append(name)
     if not files:
         there = listed(sorted(left_out)) or "nothing"
-        if hint := next((FORMS[kind_of(path / name)] for name in left_out if kind_of(path / name) in FORMS), ""):
+        kinds = dict.fromkeys(kind_of(path / name) for name in left_out)
+        if hint := "; ".join(
+            FORMS[kind] for kind in kinds if kind in FORMS and (kind == ".json" or kind not in endings)
+        ):
             there += f" ({hint})"
         raise ValueError(f"{path}: holds {there}, but no {_allowed(endings)}; put at least one such file there")
     return Found(path, sorted(files), sorted(left_out))
@@ -151,8 +154,9 @@ MARKS = {
 FORMS = {
     ".txt": "a text: let the name of a file with one object to a line end in .jsonl",
     ".md": "a text in Markdown, for tokenizer and pretrain",
+    ".json": "no array, so what describes a data set: let the name of one with an object to a line end in .jsonl",
 }
-"""What files of other endings are."""
+"""What files are that a folder is not read for."""
 PRINTABLE = {*range(32, 127), *b"\t\r\n"}
 
 

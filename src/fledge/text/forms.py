@@ -118,8 +118,8 @@ def _codes(calls: Any, where: str) -> list[str]:
         code = arguments.get("code") if isinstance(arguments, Mapping) else None
         if name != "python" or not isinstance(code, str):
             raise ValueError(
-                f'{where}: calls the tool {shown(name)}; allowed is python alone, with {{"code": "..."}}, which is all that '
-                "the template can say. Take the conversation out"
+                f"{where}: calls the tool {shown(name)}; allowed is python alone, its arguments a text of JSON, "
+                '{"code": "..."}, which is all that the template can say. Take the conversation out'
             )
         codes.append(code)
     return codes

@@ -146,9 +146,8 @@ def _array_records(path: Source) -> Iterator[dict[str, Any]]:
         entries = json.loads(text, object_pairs_hook=_each_once)
         entries = _whole(entries) if "\\ud" in text.lower() else entries
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path}: not JSON ({error}); expected is an array of objects. Correct it, or write it again"
-        ) from None
+        remedy = "Correct it, or let its name end in .jsonl where each line is an object"
+        raise ValueError(f"{path}: not JSON ({error}); expected is an array of objects. {remedy}") from None
     if not isinstance(entries, list):
         raise ValueError(f"{path}: {shown(entries)} found; expected is an array of objects [{{...}}, ...]")
     for number, fields in enumerate(entries, 1):
@@ -161,10 +160,10 @@ def _table_records(path: Source) -> Iterator[dict[str, Any]]:
     """The rows of a table under its first one, which names the columns."""
     csv.field_size_limit(1 << 30)  # a document is longer than what the library takes for a mistake
     lines = (line for _, line in read_lines(path))
-    first = next(lines, "")
+    first = next((line for line in lines if line.strip()), "")
     mark = "\t" if kind_of(path) == ".tsv" else ";" if ";" in first and "," not in first else ","
-    columns = next(csv.reader([first], delimiter=mark), [])
-    if len(set(columns)) < len(columns) or not all(name.strip() for name in columns):
+    columns = [name.strip() for name in next(csv.reader([first], delimiter=mark), [])]
+    if len(set(columns)) < len(columns) or not all(columns):
         raise ValueError(
             f"{path} row 0: columns {shown(columns)}; the first row must name each column, by another name"
         )
@@ -174,7 +173,7 @@ def _table_records(path: Source) -> Iterator[dict[str, Any]]:
                 raise ValueError(
                     f"{path} row {number}: {len(row)} fields found, expected {len(columns)} ({', '.join(columns)})"
                 )
-            if row:
+            if any(row):  # Excel writes ;;; where people left a row free
                 yield dict(zip(columns, row, strict=True))
     except csv.Error as error:
         raise ValueError(
