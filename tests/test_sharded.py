@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -67,3 +68,35 @@ def test_shards_give_the_losses_and_checkpoints_of_whole_weights_on_any_number_o
     assert code == 0, output
     assert "goes on from step 2 of 4" in output
     assert_alike(run, alone, "pretrain")
+
+
+def test_own_conversations_choose_among_weights_in_shards_as_among_whole_ones(
+    processes: Processes, alone: Path, tmp_path: Path
+) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text(
+        "".join(json.dumps({"question": f"Is {n} even?", "answer": ["yes", "no"][n % 2]}) + "\n" for n in range(120))
+    )
+    words = [
+        *(
+            "--start",
+            "pretrain",
+            "--data",
+            str(chats),
+            "--tokens",
+            "1024",
+            "--batch-tokens",
+            "256",
+            "--eval-every",
+            "1",
+        ),
+        *("--device-tokens", "64", "--dtype", "float32", "--compile", "no", "--save-every", "1", "--keep", "9"),
+    ]
+    runs = [begun_from(alone, tmp_path / name / "run", "tokenizer", "pretrain") for name in ("whole", "shards")]
+    code, output = processes.run("sft", "--run", str(runs[0]), *words, log=tmp_path / "log")
+    assert code == 0, output
+    children = processes.start_ranks(2, "sft", "--run", str(runs[1]), *words, "--shard", log=tmp_path / "ranks")
+    assert ends(children) == [0, 0], children[0].output()
+    assert_alike(runs[1], runs[0], "sft")
+    one, other = (read_json(run / "sft" / "done.json") for run in runs)
+    assert one["kept_step"] == other["kept_step"]

@@ -71,11 +71,7 @@ def copied(
     Args:
         kept: the weights that others shall load, where they are not those of `model`, with which training goes on.
     """
-    state, parts = optimizer.tensors(), model.state_dict()
-    if model.whole:
-        from fledge.train.sharded import whole_weights
-
-        parts = whole_weights(model)
+    state, parts = optimizer.tensors(), weights_of(model)
     final = stage / "checkpoints" / f"step-{progress.step:06d}"
     if not ranks.is_first():
         return lambda: final
@@ -88,6 +84,15 @@ def copied(
     if kept:
         files[TRAINING] = _parts(weights)
     return partial(_write, final, files, asdict(progress), keep)
+
+
+def weights_of(model: Transformer) -> Weights:
+    """Its weights, whole: of shards, which all ranks put together, on the first rank alone."""
+    if not model.whole:
+        return model.state_dict()
+    from fledge.train.sharded import whole_weights
+
+    return whole_weights(model)
 
 
 def _copy(tensors: Weights) -> Weights:

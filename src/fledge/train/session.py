@@ -277,7 +277,8 @@ class Session:
     def keep_these(self) -> None:
         """From now on the weights of this moment are those that the stage leaves."""
         self.kept = {
-            name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.model.state_dict().items()
+            name: tensor.detach().cpu().contiguous().clone()
+            for name, tensor in checkpoint.weights_of(self.model).items()
         }
 
     def save(self, done: int, *, thread: Executor | None = None) -> None:
