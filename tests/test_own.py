@@ -133,6 +133,16 @@ def test_a_stage_knows_the_file_that_it_was_rewarded_by(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_a_folder_of_a_task_s_name_is_not_what_it_was_rewarded_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("gsm8k").mkdir()
+    write(Path("gsm8k/a.jsonl"), SUMS)
+    assert "task" not in origin_of(Rl(task="gsm8k", run="run", replay_tokens=0), lenient=True)
+    assert "task" in origin_of(Rl(task="gsm8k/a.jsonl", run="run", replay_tokens=0), lenient=True)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
 from fledge.storage import read_record
-from fledge.tasks import own
+from fledge.tasks import all_tasks, own
 from fledge.text import tokenizer
 from fledge.text.datasets import find_data, find_generated
 from fledge.text.files import RECORDS, TEXTS, find_files
@@ -59,7 +59,7 @@ def parts_of(config: Stage) -> Iterator[Part]:
         if config.replay_tokens:
             yield Part("replayed chats", start, lambda: _chats(data_of(run / start), "sft", config.seed))
         task = own.file_of(config.task) or Path(config.task)  # an identity file, or a name
-        if task.exists():
+        if task.exists() and config.task not in all_tasks():  # a folder may be called gsm8k
             yield Part("task", "", lambda: find_files(task, (*RECORDS, ".py", ".txt")).fingerprints())
 
 
