@@ -279,7 +279,7 @@ class Midtrain(RowStage):
     start: str = "pretrain"
     """Stage whose model to begin with."""
     data: str = "world"
-    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), or a folder or file of conversations."""
+    """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), own files; or shares of these and tasks: me.jsonl:2,gsm8k,world."""
     skip_bad: bool = False
     """Leave out of own conversations what cannot be learned from, however much it is; else 5 in 100 are the most."""
     tokens: int | None = bounded(None, 1)

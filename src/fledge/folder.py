@@ -25,6 +25,7 @@ from fledge import ranks, runs
 from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
 from fledge.provenance import other_code, provenance
+from fledge.settings import with_paths
 from fledge.storage import naming, partial_of, sealed, write_atomic
 
 LOCK = "lock"
@@ -115,6 +116,10 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
             raise
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute()) if Path(path).exists() else path
+
+
 def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str]:
     """Write config.json, or compare with the one there; returns what checkpoints say of it.
 
@@ -124,7 +129,8 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
     if not left:
         # Apart from the settings, so that what is published of a run names no folder of this machine.
         given = {name: str(getattr(config, name, "")) for name in runs.PATHS}
-        where = {name: str(Path(value).absolute()) for name, value in given.items() if value and Path(value).exists()}
+        where = {name: with_paths(value, _absolute) for name, value in given.items() if value}
+        where = {name: value for name, value in where.items() if value != given[name] or Path(value).exists()}
         write_atomic(path / "where.json", json.dumps(where, indent=1))
         write_atomic(path / "config.json", sealed(_now(config, origin) | {"provenance": provenance()}))
     elif not (path / "config.json").exists():

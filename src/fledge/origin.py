@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
+from fledge.settings import shares_of, with_paths
 from fledge.storage import read_record
 from fledge.tasks import all_tasks, own
 from fledge.text import tokenizer
@@ -97,10 +98,14 @@ def _texts(data: str, seed: int) -> dict[str, str]:
 
 
 def _chats(data: str, stage: Literal["midtrain", "sft"], seed: int) -> dict[str, str]:
-    """Empty for a mixture, which takes long to read: the stage that draws from it knows it."""
-    if (source := find_generated(data)) is not None:
-        return {data: hash_of_draws(lambda index: source.conversation(seed, index, stage=stage))}
-    return find_files(Path(data), RECORDS).fingerprints() if Path(data).exists() else {}
+    """Empty for public sets, which take long to read: the stage that draws from them knows them."""
+    found: dict[str, str] = {}
+    for name in shares_of(data):
+        if (source := find_generated(name)) is not None:
+            found[name] = hash_of_draws(lambda index, source=source: source.conversation(seed, index, stage=stage))
+        elif Path(name).exists():
+            found |= find_files(Path(name), RECORDS).fingerprints()
+    return found
 
 
 def hash_of(items: Iterable[Any]) -> str:
@@ -133,6 +138,13 @@ def data_of(stage: Path) -> str:
     if not isinstance(was := where.get("data"), str):
         return named
     home = data_home()
+    if len(shares_of(was)) > 1:  # what is missing is missed when it is opened
+
+        def found(name: str) -> str:
+            places = [*([home / Path(name).name] if home else []), Path(Path(name).name), Path(name)]
+            return next((str(place) for place in places if place.exists()), name)
+
+        return with_paths(was, found)
     places = [*([home / Path(was).name] if home else []), Path(named), Path(was)]
     there = list(dict.fromkeys(place.absolute() for place in places if place.exists()))
     endings, known = TEXTS if stage.name in ("tokenizer", "pretrain") else RECORDS, kept["origin"].get("data")

@@ -17,7 +17,7 @@ from typing import Any
 
 from fledge.config import TRAINED, Stage
 from fledge.console import notice
-from fledge.settings import nearest
+from fledge.settings import nearest, with_paths
 from fledge.storage import json_hash, read_record
 
 # Settings that may change between two starts of one stage: they change where and how fast, not what; and what saves a run whose
@@ -115,7 +115,9 @@ def flat(settings: Mapping[str, Any], under: str = "") -> Iterator[tuple[str, An
 
 def portable(name: str, value: Any) -> Any:
     """A setting without folders of this machine: of an absolute path the name alone."""
-    return Path(value).name if name in PATHS and isinstance(value, str) and Path(value).is_absolute() else value
+    if name not in PATHS or not isinstance(value, str):
+        return value
+    return with_paths(value, lambda path: Path(path).name if Path(path).is_absolute() else path)
 
 
 def _changed(name: str, was: Any, now: Any) -> str:

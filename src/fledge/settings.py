@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import cache
+from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
@@ -86,3 +88,35 @@ def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
 
     close = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def shares_of(data: str) -> dict[str, float]:
+    """What a `--data` of conversations is mixed of: `chats.jsonl:2,world` -> {"chats.jsonl": 2, "world": 1}.
+
+    A number is the share of the conversations drawn, compared with the others'; 1 where none stands. What exists under the
+    whole name is one path.
+
+    Raises:
+        ValueError: a name is missing or stands twice, or a share is 0.
+    """
+    if Path(data).exists() or not re.search(r",|:[\d.]+$", data):
+        return {data: 1.0}
+    parts: dict[str, float] = {}
+    for word in map(str.strip, data.split(",")):
+        name, _, share = word.rpartition(":")
+        if not re.fullmatch(r"\d+(\.\d+)?", share) or Path(word).exists():
+            name, share = word, "1"
+        if not name or name in parts or not float(share):
+            raise ValueError(
+                f"data {data!r}: {word!r} found; expected are different names, each with a share above 0, as in a:2,b"
+            )
+        parts[name] = float(share)
+    return parts
+
+
+def with_paths(data: str, change: Callable[[str], str]) -> str:
+    """A `--data` with the name of each of its parts changed, and the shares as they were."""
+    shares = shares_of(data)
+    if len(shares) == 1:
+        return change(data)
+    return ",".join(f"{change(name)}:{share:g}" for name, share in shares.items())

@@ -70,9 +70,8 @@ def main(config: Rl) -> None:
     task = tasks[0]
     from fledge.checkpoint import load_pair
     from fledge.evals.score import Scorer
-    from fledge.text.conversations import Chats
     from fledge.train.batches import conversation_rows, in_background
-    from fledge.train.converse import those_that_fit
+    from fledge.train.converse import fitted
     from fledge.train.loop import due
     from fledge.train.resolve import resolved
     from fledge.train.rollouts import Rollouts, describe
@@ -97,8 +96,7 @@ def main(config: Rl) -> None:
         def chats(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than fine-tuning's, or an endless source would begin with the same conversations.
             conversations = open_chats(replayed, stage="sft", seed=config.seed + 1, skip_bad=True)
-            if isinstance(conversations, Chats):
-                conversations = those_that_fit(conversations, tokenizer, length=rollouts.length)
+            conversations, _ = fitted(conversations, tokenizer, length=rollouts.length, skip_bad=True)
             rows = conversation_rows(conversations, tokenizer, length=rollouts.length, cursor=cursor, seed=config.seed)
             return in_background(rows, ahead=rollouts.replayed)
 

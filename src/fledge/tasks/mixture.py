@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
-from fledge.tasks import find_task
+from fledge.settings import shares_of
+from fledge.tasks import find_task, public_tasks
 from fledge.tasks.base import Example
 from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
@@ -58,22 +60,47 @@ def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False
     """Conversations of a stage.
 
     Args:
-        data: "world"; "chat", the mixture of `MIXES`; or a file of conversations, or a folder of them.
+        data: "world"; "chat", the mixture of `MIXES`; a task with training examples; a file of conversations, or a folder of
+            them; or several of these with their shares, as `shares_of` reads them.
         skip_bad: leave out of files whatever cannot be learned from.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
     """
+    parts = shares_of(data)
+    if len(parts) > 1:
+        opened = {name: open_chats(name, stage=stage, seed=seed, skip_bad=skip_bad) for name in parts}
+        return Mixed(tuple(opened.values()), tuple(parts.values()), seed)
+    [data] = parts
     if (source := find_generated(data)) is not None:
         return lambda index: source.conversation(seed, index, stage=stage)
     if data == "chat":
         return mixture(MIXES[stage], seed=seed)
+    if not Path(data).exists() and data in {"smoltalk", *public_tasks()}:
+        examples = training_examples(data, data_home())
+        return lambda index: random.Random(f"{seed}/{index}").choice(examples).messages
     return open_conversations(data, skip_bad=skip_bad)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Conversations of several sources, drawn by their shares; a function of (seed, index) alone."""
+
+    sources: tuple[Conversations, ...]
+    shares: tuple[float, ...]
+    seed: int
+
+    def __call__(self, index: int) -> Conversation:
+        rng = random.Random(f"{self.seed}/{index}")
+        source = rng.choices(self.sources, self.shares)[0]
+        return source(index) if callable(source) else rng.choice(source)
 
 
 def are_own(data: str) -> bool:
     """Whether a `--data` of conversations names the user's own files: so many, and no more."""
-    return data != "chat" and find_generated(data) is None
+    return (
+        data not in {"chat", "smoltalk", *public_tasks()} and len(shares_of(data)) == 1 and find_generated(data) is None
+    )
 
 
 def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:

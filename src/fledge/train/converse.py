@@ -13,7 +13,7 @@ from fledge import console
 from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of_draws, origin_of
-from fledge.tasks.mixture import Conversations, open_chats
+from fledge.tasks.mixture import Conversations, Mixed, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
 from fledge.text.documents import open_documents
@@ -59,13 +59,15 @@ def main(config: Midtrain) -> None:
     model, tokenizer = load_pair(run, config.start)
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
-    if isinstance(conversations, Chats):
-        conversations = those_that_fit(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
+    conversations, own = fitted(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
+    if isinstance(conversations, Fitting):
         config, epochs = bounded(config, conversations, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
     text = data_of(run / "pretrain") if config.replay else ""
-    known = {"data": {config.data: hash_of_draws(conversations)}} if callable(conversations) else {}
+    known: dict[str, Any] = {}
+    if callable(conversations) and not isinstance(conversations, Mixed):  # of which the files are compared
+        known = {"data": {config.data: hash_of_draws(conversations)}}
     origin = origin_of(config, known=known)
     with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
@@ -92,14 +94,14 @@ def main(config: Midtrain) -> None:
             rows = mixed(chats, texts, share=config.replay, cursor=cursor)
             return batched(rows, rows=shape.rows, step_rows=shape.total, device=session.device)
 
-        held_out = conversations.held_out if isinstance(conversations, Fitting) else []
+        held_out = [one for each in own for one in each.held_out]
         best = Best(session, held_out, tokenizer, shape) if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if best and session.due(done, config.eval_every):
                 best.measure(done)
         measured = best.summary() if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
-        dropped = conversations.left_out.counts.total() if isinstance(conversations, Fitting) else drawn
+        dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
 
 
@@ -177,6 +179,20 @@ class Fitting(Sequence[Conversation]):
         rows = len(full) + sum(sizes[place] for place in last) / capacity
         most = max(1, len(drawn))
         return rows * len(self) / most, sum(size > capacity for size in whole) / most
+
+
+def fitted(
+    conversations: Conversations, tokenizer: Tokenizer, *, length: int, skip_bad: bool = False
+) -> tuple[Conversations, list[Fitting]]:
+    """The conversations with those of files cut to what fits (`those_that_fit`), and these."""
+    if isinstance(conversations, Mixed):
+        pairs = [fitted(each, tokenizer, length=length, skip_bad=skip_bad) for each in conversations.sources]
+        sources = tuple(source for source, _ in pairs)
+        return replace(conversations, sources=sources), [one for _, own in pairs for one in own]
+    if isinstance(conversations, Chats):
+        found = those_that_fit(conversations, tokenizer, length=length, skip_bad=skip_bad)
+        return found, [found]
+    return conversations, []
 
 
 def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int, skip_bad: bool = False) -> Fitting:

@@ -1,0 +1,85 @@
+"""Conversations of several sources: drawn by their shares, alike in every process, with what is held out of the user's own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from fledge.config import Sft
+from fledge.origin import broken_links
+from fledge.runs import summary
+from fledge.settings import shares_of
+from fledge.tasks.mixture import Mixed, are_own, open_chats
+from fledge.text.chat import talk, to_json
+from fledge.train.converse import Fitting, fitted, main
+from tiny_engine import BYTES
+
+TALKS = [talk(f"What is number {n}?", f"It is {n}.") for n in range(200)]
+
+
+def write(path: Path, *, name: str = "me") -> Path:
+    path.write_text("".join(json.dumps(to_json(one)) + "\n" for one in TALKS))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("data", "shares"),
+    [
+        ("world", {"world": 1}),
+        ("a.jsonl:2,world", {"a.jsonl": 2, "world": 1}),
+        ("C:/a.jsonl:0.5, gsm8k:3", {"C:/a.jsonl": 0.5, "gsm8k": 3}),
+        ("smoltalk,mmlu:3,b:c", {"smoltalk": 1, "mmlu": 3, "b:c": 1}),
+    ],
+)
+def test_names_have_shares(data: str, shares: dict[str, float]) -> None:
+    assert shares_of(data) == shares
+    assert not are_own("a.jsonl:2,world")
+
+
+@pytest.mark.parametrize("data", ["a,,b", "a:0,b", "a,a:2", ":2"])
+def test_what_is_no_share_is_refused(data: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"found; expected are different names, each with a share above 0, as in a:2,b"
+    ):
+        shares_of(data)
+
+
+def test_what_exists_under_the_whole_name_is_one_path(tmp_path: Path) -> None:
+    odd = write(tmp_path / "a,b:2.jsonl")
+    assert shares_of(str(odd)) == {str(odd): 1}
+    assert shares_of(f"{write(tmp_path / 'c:3')}:2,world") == {str(tmp_path / "c:3"): 2, "world": 1}
+
+
+def test_sources_are_drawn_by_their_shares_and_the_index_alone(tmp_path: Path) -> None:
+    path = write(tmp_path / "me.jsonl")
+    drawn, again = (open_chats(f"{path}:3,world:1", stage="sft", seed=5) for _ in range(2))
+    assert isinstance(drawn, Mixed)
+    assert isinstance(again, Mixed)
+    (drawn, [own]), (again, _) = (fitted(each, BYTES, length=64) for each in (drawn, again))
+    assert isinstance(own, Fitting)
+    assert callable(drawn)
+    assert callable(again)
+    found = [drawn(index) for index in range(400)]
+    assert [again(index) for index in reversed(range(400))] == found[::-1]
+    count = Counter(one in TALKS for one in found)
+    assert count[True] == pytest.approx(300, abs=45)  # five standard errors
+    assert own.held_out
+    assert not {*found} & {*own.held_out}
+
+
+def test_a_stage_knows_the_files_of_its_mixture_and_measures_what_is_held_out(toy_run: Path, tmp_path: Path) -> None:
+    for stage in ("tokenizer", "pretrain"):
+        shutil.copytree(toy_run / stage, tmp_path / stage)
+    path, threads = write(tmp_path / "me.jsonl"), torch.get_num_threads()
+    short = Sft(run=str(tmp_path), start="pretrain", tokens=2048, batch_tokens=512, compile="no", threads=1)
+    main(Sft(**{**vars(short), "data": f"{path}:2,world"}))
+    torch.set_num_threads(threads)
+    assert summary(tmp_path / "sft")["val_answer_bits_per_byte"] > 0
+    assert not [*broken_links(tmp_path)]
+    path.write_text(path.read_text().replace("7.", "8."))
+    assert any("me.jsonl" in told for told in broken_links(tmp_path))
