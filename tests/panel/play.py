@@ -64,8 +64,8 @@ def play(engine: Engine, panel: Sequence[Row], temperature: float, seed: int) ->
             if turn < len(prompt["turns"]):
                 talks[number] += (say("user", prompt["turns"][turn]),)
                 sampling = Sampling(temperature=temperature, seed=seed * 100_000 + number * 10 + turn)
-                room = {"context": engine.context, "max_tokens": sampling.max_tokens}
-                fitted = fit_prompt(engine.tokenizer, talks[number], **room)
+                most = sampling.max_tokens
+                fitted = fit_prompt(engine.tokenizer, talks[number], context=engine.context, max_tokens=most)
                 requests[number] = Request(prompt=fitted.ids, sampling=sampling)
         engine.generate(list(requests.values()))
         for number, request in requests.items():
