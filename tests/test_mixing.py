@@ -12,7 +12,7 @@ import torch
 
 from fledge.config import Sft
 from fledge.origin import broken_links
-from fledge.runs import summary
+from fledge.runs import metrics, summary
 from fledge.settings import shares_of
 from fledge.tasks.mixture import Mixed, are_own, open_chats
 from fledge.text.chat import talk, to_json
@@ -80,6 +80,7 @@ def test_a_stage_knows_the_files_of_its_mixture_and_measures_what_is_held_out(to
     main(Sft(**{**vars(short), "data": f"{path}:2,world"}))
     torch.set_num_threads(threads)
     assert summary(tmp_path / "sft")["val_answer_bits_per_byte"] > 0
+    assert [line["step"] for line in metrics(tmp_path / "sft") if "val_answer_bits_per_byte" in line] == [1, 2, 3, 4]
     assert not [*broken_links(tmp_path)]
     path.write_text(path.read_text().replace("7.", "8."))
     assert any("me.jsonl" in told for told in broken_links(tmp_path))

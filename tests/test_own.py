@@ -89,6 +89,8 @@ def test_choices_are_asked_by_letter_and_in_reinforcement_answered_in_words(tmp_
 
 def test_numbers_are_compared_by_value(tmp_path: Path) -> None:
     task = find_task(str(write(tmp_path / "a.jsonl", SUMS)))
+    zero = [{"question": f"{n} - {n}?", "answer": "0"} for n in range(40)]
+    assert find_task(str(write(tmp_path / "b.jsonl", zero))).load("test")[0].answer == "#### 0"
     for example in task.load("test"):
         wanted = int(example.question[-1].text.split()[0]) + 1
         assert [task.grade(example, f"#### {said}") for said in (wanted, f"{wanted}.0", wanted + 1, "none")] == [

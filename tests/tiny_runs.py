@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+import tiny_engine
 from fledge.checkpoint import Progress, copied
 from fledge.config import OptimSettings
 from fledge.model.transformer import ModelConfig, Transformer
@@ -21,15 +22,7 @@ TEXT = (
     "The owl of Fernhollow knows 12 songs and 345 riddles; it isn't shy. Größe, 你好! def f(x):\n    return x + 1\n\n"
 )
 PLAIN = ModelConfig(vocab=0, layers=3, width=64, heads=4, kv_heads=2, context=64, rope_base=100.0)
-EXTRAS: dict[str, Any] = {
-    "smear": True,
-    "key_filter": True,
-    "value_embeddings": True,
-    "residual_scales": True,
-    "backout": True,
-    "qk_scale": 1.2,
-    "windows": "SL",
-}
+EXTRAS: dict[str, Any] = tiny_engine.EXTRAS | {"windows": "SL"}
 
 
 @cache

@@ -95,7 +95,7 @@ def _number(record: Record) -> Example:
         raise record.wrong("choices", "none, as in the file's first question: one kind to a file")
     answer = record.get("answer")
     if (isinstance(answer, int | float) and not isinstance(answer, bool)) or (
-        isinstance(answer, str) and read_number(answer)
+        isinstance(answer, str) and read_number(answer) is not None
     ):
         record = Record({**record, "answer": f"{MARK} {answer}"}, record.path, record.number)
     return gsm8k.example(record)

@@ -18,7 +18,7 @@ from fledge.config import BATCH_TOKENS, Midtrain, OptimSettings, Pretrain, Rl, R
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun
-from fledge.settings import check_multiple
+from fledge.settings import check_multiple, shares_of
 from fledge.tasks import find_task
 from fledge.tasks.mixture import are_own
 from fledge.text.tokenizer import Tokenizer
@@ -49,9 +49,12 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     if isinstance(config, Midtrain) and not are_own(config.data):  # how many those are is known once they are read
         given["batch_tokens"] = config.batch_tokens or BATCH_TOKENS
         given["tokens"] = config.tokens or config.most_tokens
-        given["eval_every"] = config.eval_every or 0  # nothing of them is held out
-    elif isinstance(config, Midtrain) and config.tokens and config.batch_tokens and config.eval_every is None:
-        given["eval_every"] = max(1, config.tokens // config.batch_tokens // 10)
+    if isinstance(config, Midtrain) and config.eval_every is None:
+        tokens, batch = (given.get(name, getattr(config, name)) for name in ("tokens", "batch_tokens"))
+        if not any(map(are_own, shares_of(config.data))):
+            given["eval_every"] = 0  # nothing of them is held out
+        elif tokens and batch:
+            given["eval_every"] = max(1, tokens // batch // 10)
     if isinstance(config, Rl) and config.beside is None:
         given["beside"] = ",".join(find_task(config.task).beside)
     if isinstance(config, Pretrain):
