@@ -67,11 +67,10 @@ def _pair(fields: dict[str, Any], asked: str, answered: str, where: str) -> list
         question = f"{question}\n\n{about}" if about.strip() else question
     if history not in NOTHING and not _are_pairs(history):
         raise ValueError(f"{where}: history is {shown(history)}; expected pairs of texts, a question and its answer")
-    pairs = [*(history or []), (question, fields[answered])]
     turns = []
-    for role, said in ((role, said) for pair in pairs for role, said in zip(("user", "assistant"), pair, strict=True)):
-        # Some write both as messages.
-        turns += said if isinstance(said, list) else [{"role": role, "content": said}]
+    for first, second in [*(history or []), (question, fields[answered])]:
+        for role, said in (("user", first), ("assistant", second)):
+            turns += said if isinstance(said, list) else [{"role": role, "content": said}]  # some write messages
     return turns
 
 
