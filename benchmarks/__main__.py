@@ -19,6 +19,7 @@ BENCHMARKS = {
     "infer": "the engine beside full forward passes and transformers",
     "sandbox": "calculator and judge: how fast they are",
     "tokenizer": "training and encoding beside rustbpe, tokenizers, tiktoken and gigatoken",
+    "train": "a pretraining step beside nanochat's own model and optimizer",
 }
 
 

@@ -515,6 +515,7 @@ class TrainBench(Machine):
     """Measure how fast this machine trains a model of random weights, and what its time and memory go to."""
 
     model: ModelSettings = field(default_factory=lambda: ModelSettings(depth=4, context=512))
+    optim: OptimSettings = field(default_factory=OptimSettings)
     vocab: int = bounded(4096, 1)
     """Entries of the vocabulary."""
     batch_tokens: int = bounded(8192, 1)

@@ -144,6 +144,7 @@ def report(config: TrainBench) -> dict[str, Any]:
     wanted = Pretrain(
         run="",
         model=config.model,
+        optim=config.optim,
         tokens=config.batch_tokens,
         batch_tokens=config.batch_tokens,
         device_tokens=config.device_tokens,
