@@ -226,6 +226,7 @@ OF_OTHERS = ("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "s
         ({"response_format": {"type": "json_object"}}, "response_format is"),
         ({"tool_choice": "required"}, "tool_choice is"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools is"),
+        ({"tools": [3], "tool_choice": "none"}, "tools[0] must be an object"),
         ({"functions": [{"name": "f"}]}, "functions is"),
         *(({"extra_body": {name: 3}}, f"{name} is 3, which is not done here") for name in OF_OTHERS),
     ],

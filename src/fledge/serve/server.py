@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fledge.config import Sampling, Serve
 from fledge.serve.access import Access
-from fledge.serve.api import ApiError, Ask, Json, parse_chat, parse_completion
+from fledge.serve.api import ApiError, parse_chat, parse_completion
+from fledge.serve.fields import Json
 from fledge.serve.metrics import metric
+from fledge.serve.openapi import document
 from fledge.serve.pool import Entry, ModelPool
 from fledge.serve.stream import LOG, Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
@@ -69,7 +71,7 @@ def create_app(
         root_path: the path below which a proxy shows the server, whether it passes that path on or cuts it off.
     """
     dispatcher = Dispatcher(pool, queue=queue)
-    api, access = Api(dispatcher, sampling or Serve()), access or Access()
+    api, access = Api(dispatcher, sampling or Serve(), root_path), access or Access()
 
     def guarded(handler: Handler) -> Handler:
         async def handle(request: Request) -> ASGIApp:
@@ -89,6 +91,7 @@ def create_app(
         Mount("/v1", Router(v1, redirect_slashes=False)),
         Route("/tokenize", guarded(api.tokenize), methods=["POST"]),
         Route("/metrics", guarded(api.metrics)),
+        Route("/openapi.json", guarded(api.openapi)),
         Route("/health", api.health),
         Mount("/", _Page(directory=STATIC)),
     ]
@@ -114,12 +117,15 @@ async def answer_error(request: Request, error: Exception) -> Response:
     """The response for whatever an endpoint raised, in OpenAI's format."""
     if isinstance(error, ClientDisconnect):
         return Response(status_code=499)  # as nginx notes it; nobody reads it
+    headers: dict[str, str] = {}
     if isinstance(error, HTTPException):  # starlette's: no route, or not by this method
+        headers |= error.headers or {}
         what = f"does not answer {request.method}" if error.status_code == 405 else "does not exist here"
         error = ApiError(f"{request.url.path} {what}", status=error.status_code)
     if not isinstance(error, ApiError):
         error = ApiError(FAILED, status=500)  # starlette raises what it was again, and uvicorn logs it
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
     if error.status in (408, 413):
         headers["Connection"] = "close"  # the rest of the body is not read
     return JSONResponse(error.to_json(), error.status, headers=headers)
@@ -131,8 +137,9 @@ ERRORS: Any = dict.fromkeys((HTTPException, ApiError, ClientDisconnect, Exceptio
 class Api:
     """The routes."""
 
-    def __init__(self, dispatcher: Dispatcher, sampling: Sampling) -> None:
+    def __init__(self, dispatcher: Dispatcher, sampling: Sampling, root_path: str) -> None:
         self.dispatcher, self.pool, self.sampling = dispatcher, dispatcher.pool, sampling
+        self.root_path = root_path
 
     async def models(self, _: Request) -> Response:
         """The last stage first: many clients take the first."""
@@ -157,6 +164,10 @@ class Api:
             raise ApiError("prompt holds several texts; allowed: one", param="prompt")
         ids = await asyncio.to_thread(encode, self.pool.tokenizer, prompt, raw=entry.raw)
         return JSONResponse({"tokens": ids, "count": len(ids), "max_model_len": entry.context})
+
+    async def openapi(self, _: Request) -> Response:
+        names = [entry.name for entry in reversed(self.pool.entries)]
+        return JSONResponse(document(self.sampling, models=names, root_path=self.root_path))
 
     async def health(self, _: Request) -> Response:
         engines = self.pool.engines
@@ -207,19 +218,17 @@ class Api:
     async def answer(self, request: Request, form: type[WireFormat]) -> ASGIApp:
         """A stream or a whole answer, as the request says; the model stays borrowed until the client has it."""
         ask = form.parse(await self._body(request), self.sampling)
-        wire = form(ask)
 
         async def send_answer(*asgi: Any) -> None:
             async with self.dispatcher.open(ask, client=request.client.host if request.client else "") as generation:
+                wire = form(ask, generation)
                 if ask.stream:
-                    async with contextlib.aclosing(_events(generation, ask, wire)) as events:
+                    async with contextlib.aclosing(_events(wire)) as events:
                         response = StreamingResponse(events, headers=STREAM_HEADERS, media_type="text/event-stream")
                         with contextlib.suppress(ClientDisconnect):  # nobody is left to be told
                             await response(*asgi)
                 else:
-                    whole = await _whole(generation, request.receive)
-                    body = wire.head(generation.model.entry.name, whole=True) | {"choices": [*map(wire.whole, whole)]}
-                    await JSONResponse(body | {"usage": generation.usage()} | generation.dropped())(*asgi)
+                    await JSONResponse(wire.answer(await _whole(generation, request.receive)))(*asgi)
 
         return send_answer
 
@@ -243,27 +252,19 @@ async def _whole(generation: Generation, receive: Receive) -> list[Update]:
         await asyncio.wait(tasks)  # the slots are free before the model is
 
 
-async def _events(generation: Generation, ask: Ask, wire: WireFormat) -> AsyncGenerator[bytes]:
-    """What is sent of a stream. Its last event is [DONE], or an error."""
-    head = wire.head(generation.model.entry.name, whole=False)
-    left = len(generation.choices)
+async def _events(wire: WireFormat) -> AsyncGenerator[bytes]:
+    """What is sent of a stream. Its last event says that it is the last, or is an error."""
     try:
-        yield b"".join(_event(head | {"choices": [first]}) for first in wire.first(left))
-        async with contextlib.aclosing(generation.follow()) as updates:
+        yield _stream(wire.begin())
+        async with contextlib.aclosing(wire.generation.follow()) as updates:
             async for update in updates:
-                left -= bool(update.finish)
-                events = [head | {"choices": [choice]} for choice in wire.chunks(update)]
-                if not left:
-                    events[-1] |= generation.dropped()
-                yield b"".join(map(_event, events))
-        if ask.include_usage:
-            yield _event(head | {"choices": [], "usage": generation.usage()})
-        yield b"data: [DONE]\n\n"
+                yield _stream(wire.events(update))
+        yield _stream(wire.end()) + wire.last
     except Exception as error:
         if not isinstance(error, ApiError):
             LOG.error("an answer failed", exc_info=error)
             error = ApiError(FAILED, status=500)
-        yield _event(error.to_json())
+        yield _stream([wire.failed(error)])
 
 
 def encode(tokenizer: Tokenizer, prompt: Any, *, raw: bool) -> list[int]:
@@ -275,9 +276,14 @@ def encode(tokenizer: Tokenizer, prompt: Any, *, raw: bool) -> list[int]:
     return (encode_text if raw else encode_prompt)(tokenizer, prompt)
 
 
-def _event(event: Json) -> bytes:
-    # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
-    return f"data: {COMPACT.encode(event)}\n\n".encode()
+def _stream(events: Iterable[Json]) -> bytes:
+    """Server-sent events; those that have a type are called by it."""
+    said = []
+    for event in events:
+        name = f"event: {event['type']}\n" if "type" in event else ""
+        # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
+        said.append(f"{name}data: {COMPACT.encode(event)}\n\n")
+    return "".join(said).encode()
 
 
 class _Page(StaticFiles):

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fledge.infer.engine import Request
-from fledge.serve.api import ApiError, Ask, Json
+from fledge.serve.api import ApiError, Ask
+from fledge.serve.fields import Json
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import LoadedModel, ModelPool
 from fledge.text.chat import Fitted, Part, PartReader, fit_prompt, join_pieces

@@ -1,7 +1,8 @@
-"""The two endpoints that answer: how each reads a request, and how its chunks and whole choices look on the wire.
+"""Endpoints that answer: how each reads a request, and how its stream or its whole answer looks on the wire.
 
-wire = ChatFormat(ask)                              # or CompletionFormat, for /v1/completions
-wire.head(model, whole=False) | {"choices": wire.chunks(update)}
+wire = ChatFormat(ask, generation)                  # or CompletionFormat, for /v1/completions
+[*wire.begin(), *wire.events(update), *wire.end()]  # a stream
+wire.answer(updates)                                # or all at once
 """
 
 from __future__ import annotations
@@ -10,39 +11,85 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
 
 from fledge.config import Sampling
-from fledge.serve.api import Ask, Json, parse_chat, parse_completion
-from fledge.serve.stream import Update
+from fledge.serve.api import ApiError, Ask, parse_chat, parse_completion
+from fledge.serve.fields import Json
+from fledge.serve.stream import Generation, Update
 from fledge.text.chat import join_pieces
 
 
 class WireFormat(ABC):
-    """An endpoint that answers."""
+    """An endpoint that answers, for one request."""
 
     parse: Callable[[Any, Sampling], Ask]
     """The body of a request -> what is asked."""
     prefix: str
     """Of the ids of answers."""
+    last = b"data: [DONE]\n\n"
+    """What a stream ends with that did not fail."""
+
+    def __init__(self, ask: Ask, generation: Generation) -> None:
+        self.ask, self.generation = ask, generation
+        self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+
+    @abstractmethod
+    def begin(self) -> list[Json]:
+        """Events that a stream begins with."""
+
+    @abstractmethod
+    def events(self, update: Update) -> list[Json]:
+        """Events of a stream for what is new in a choice; the last of a choice says why it ended."""
+
+    @abstractmethod
+    def end(self) -> list[Json]:
+        """Events of a stream when every choice has ended."""
+
+    @abstractmethod
+    def answer(self, updates: Sequence[Update]) -> Json:
+        """The response that is no stream: every choice, whole."""
+
+    def failed(self, error: ApiError) -> Json:
+        """The last event of a stream that failed."""
+        return error.to_json()
+
+
+class Choices(WireFormat):
+    """An endpoint whose answers are lists of choices."""
+
     names: tuple[str, str]
     """What a chunk and what a whole answer is called."""
 
-    def __init__(self, ask: Ask) -> None:
-        self.ask = ask
-        self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
+    def __init__(self, ask: Ask, generation: Generation) -> None:
+        super().__init__(ask, generation)
+        self.left = len(generation.choices)
 
-    def head(self, model: str, *, whole: bool) -> Json:
-        return {"id": self.id, "object": self.names[whole], "created": self.created, "model": model}
+    def _body(self, choices: list[Json], *, whole: bool = False) -> Json:
+        about = {"id": self.id, "object": self.names[whole], "created": self.created}
+        return about | {"model": self.generation.model.entry.name, "choices": choices}
 
-    def first(self, choices: int) -> list[Json]:
-        """What a stream begins with."""
+    def begin(self) -> list[Json]:
         return []
 
+    def events(self, update: Update) -> list[Json]:
+        self.left -= bool(update.finish)
+        events = [self._body([choice]) for choice in self.chunks(update)]
+        if not self.left:
+            events[-1] |= self.generation.dropped()
+        return events
+
+    def end(self) -> list[Json]:
+        return [self._body([]) | {"usage": self.generation.usage()}] if self.ask.include_usage else []
+
+    def answer(self, updates: Sequence[Update]) -> Json:
+        body = self._body([*map(self.whole, updates)], whole=True)
+        return body | {"usage": self.generation.usage()} | self.generation.dropped()
+
     def chunks(self, update: Update) -> list[Json]:
-        """Events of a stream for what is new; the last of a choice says why it ended."""
+        """What a stream says of what is new in a choice."""
         return [self.whole(update)] if update.pieces or update.logprobs or update.finish else []
 
     @abstractmethod
@@ -50,15 +97,16 @@ class WireFormat(ABC):
         """A choice, or what is new in it."""
 
 
-class ChatFormat(WireFormat):
+class ChatFormat(Choices):
     """/v1/chat/completions. Tool use travels beside the text."""
 
     parse = staticmethod(parse_chat)
     prefix = "chatcmpl"
     names = ("chat.completion.chunk", "chat.completion")
 
-    def first(self, choices: int) -> list[Json]:
-        return [_choice(index, "delta", {"role": "assistant", "content": ""}) for index in range(choices)]
+    def begin(self) -> list[Json]:
+        said = {"role": "assistant", "content": ""}
+        return [self._body([_choice(index, "delta", said)]) for index in range(self.left)]
 
     def chunks(self, update: Update) -> list[Json]:
         deltas: list[Json] = [
@@ -84,15 +132,15 @@ class ChatFormat(WireFormat):
         return _choice(update.index, "message", message, logprobs=logprobs, finish=update.finish)
 
 
-class CompletionFormat(WireFormat):
+class CompletionFormat(Choices):
     """/v1/completions: everything is text."""
 
     parse = staticmethod(parse_completion)
     prefix = "cmpl"
     names = ("text_completion", "text_completion")
 
-    def __init__(self, ask: Ask) -> None:
-        super().__init__(ask)
+    def __init__(self, ask: Ask, generation: Generation) -> None:
+        super().__init__(ask, generation)
         self.written: Counter[int] = Counter()
         """Characters of each choice so far."""
 

@@ -1,0 +1,211 @@
+"""The fields of requests: how each is read, and what /openapi.json says of it. One table per endpoint.
+
+    field = chat_fields(Serve())["stop"]
+    field.read("stop", "\\n")          # ("\\n",); ValueError says what is allowed
+    field.schema                       # what JSON Schema says of the same values
+
+What would change an answer and is not done stands here too, with the values that change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fledge.config import Sampling
+from fledge.serve import messages
+from fledge.serve.messages import check_whole, read_conversation
+from fledge.settings import within
+from fledge.text.records import shown
+
+CHOICES, PROMPTS = 16, 256
+CONTINUE = "continue_final_message"
+ALTERNATIVES = 20
+STOPS, STOP_CHARS = 4, 200
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of a request; null stands for leaving it out."""
+
+    name: str | None
+    """What it is called in `Ask`. None: its values change nothing."""
+    read: Callable[[str, Any], Any]
+    """(name of the field, value) -> value; ValueError says what is allowed."""
+    schema: Json
+    """What JSON Schema says of the values that are read."""
+    required: bool = False
+
+
+def chat_fields(sampling: Sampling) -> dict[str, Field]:
+    """Of POST /v1/chat/completions; `sampling` bounds the length of answers."""
+    longest = _longest(sampling, least=1)
+    numbers = _numbers(sampling) | {"max_tokens": longest, "max_completion_tokens": longest}  # the newer name
+    return REFUSED | COMMON | CHAT | numbers
+
+
+def completion_fields(sampling: Sampling) -> dict[str, Field]:
+    """Of POST /v1/completions, where an answer may have no tokens."""
+    longest = _longest(sampling, least=0)
+    numbers = _numbers(sampling) | {"max_tokens": longest, "max_completion_tokens": longest}
+    return REFUSED | COMMON | COMPLETION | numbers
+
+
+def _numbers(sampling: Sampling) -> dict[str, Field]:
+    return {
+        row["name"]: number(row["name"], low=row["low"], high=row["high"], help=row["help"]) for row in sampling.table()
+    }
+
+
+def _longest(sampling: Sampling, *, least: int) -> Field:
+    """Whoever wants more tokens than there can be gets the most, as with -1."""
+
+    def read(name: str, value: Any) -> int:
+        most = sampling.max_tokens
+        return most if value == -1 else min(most, within(name, value, low=least, high=math.inf))
+
+    return Field("max_tokens", read, {"anyOf": [{"const": -1}, {"type": "integer", "minimum": least}]})
+
+
+def number(name: str, *, low: float, high: float, help: str = "") -> Field:
+    """A number from `low` to `high`, a whole one where `low` is an int."""
+    schema: Json = {"type": "integer" if isinstance(low, int) else "number", "minimum": low, "maximum": high}
+    return Field(name, partial(within, low=low, high=high), schema | ({"description": help} if help else {}))
+
+
+def flag(name: str) -> Field:
+    """True or false."""
+    return Field(name, partial(_typed, kind=bool, said="true or false"), {"type": "boolean"})
+
+
+def words(name: str) -> Field:
+    """Any text."""
+    return Field(name, _text, {"type": "string"})
+
+
+def refused(*harmless: Any) -> Field:
+    """What would change an answer and is not done, with the values that change nothing."""
+
+    def read(name: str, value: Any) -> None:
+        if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
+            allowed = " or ".join(map(shown, harmless)) or "null"
+            raise ValueError(f"{name} is {shown(value)}, which is not done here; allowed: {allowed}, or leave it out")
+
+    return Field(None, read, {"enum": [*harmless]} if harmless else {"type": "null"})
+
+
+def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} must be {said}")
+    return value
+
+
+_text = partial(_typed, kind=str, said="a string")
+
+
+def _include_usage(name: str, value: Any) -> bool:
+    usage = _typed(name, value, kind=dict, said="an object").get("include_usage")
+    return usage is not None and flag(name).read("include_usage", usage)
+
+
+def _tool_choice(name: str, value: Any) -> bool:
+    REFUSED[name].read(name, value)
+    return value != "none"
+
+
+def _tools(name: str, value: Any) -> list[Any]:
+    tools = _typed(name, value, kind=list, said="a list of objects")
+    return [_typed(f"{name}[{place}]", tool, kind=dict, said="an object") for place, tool in enumerate(tools)]
+
+
+def _stops(name: str, value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
+        raise ValueError(f"{name} must be a string or a list of strings, none of them empty")
+    if len(stops) > STOPS:
+        raise ValueError(f"{name} has {len(stops)} strings; allowed: {STOPS}")
+    if any(len(text) > STOP_CHARS for text in stops):
+        raise ValueError(f"{name} has {max(map(len, stops))} characters; allowed: {STOP_CHARS}")
+    return tuple(stops)
+
+
+def _biases(name: str, value: Any) -> dict[int, float]:
+    tokens = _typed(name, value, kind=dict, said='an object of ids and numbers from -100 to 100, as in {"42": -100}')
+    if strange := next((token for token in tokens if not re.fullmatch(ID, token)), None):
+        raise ValueError(f"{name} has the key {shown(strange)}, which is no id of a token")
+    return {int(token): within(f"{name} of {token}", bias, low=-100.0, high=100.0) for token, bias in tokens.items()}
+
+
+def _prompts(name: str, value: Any) -> tuple[str | tuple[int, ...], ...]:
+    prompts = value if isinstance(value, list) and not _are_ids(value) else [value]
+    if not prompts or not all(isinstance(item, str) or _are_ids(item) for item in prompts):
+        raise ValueError(f"{name} must be a string, a list of strings, a list of token ids or a list of such lists")
+    check_whole(name, [text for text in prompts if isinstance(text, str)])
+    if len(prompts) > PROMPTS:
+        raise ValueError(f"{name} has {len(prompts)} texts; allowed: {PROMPTS}")
+    return tuple(text if isinstance(text, str) else tuple(text) for text in prompts)
+
+
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(type(item) is int for item in value)
+
+
+ID = "[0-9]{1,9}"
+_STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
+_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer"}}
+_ONE_TEXT = [{"type": "string"}, _IDS]
+_BIAS = {"type": "number", "minimum": -100, "maximum": 100}
+COMMON = {
+    "model": words("model"),
+    "n": number("n", low=1, high=CHOICES),
+    "stop": Field("stop", _stops, {"anyOf": [_STOP, {"type": "array", "maxItems": STOPS, "items": _STOP}]}),
+    "logit_bias": Field(
+        "logit_bias",
+        _biases,
+        {"type": "object", "propertyNames": {"pattern": f"^{ID}$"}, "additionalProperties": _BIAS},
+    ),
+    "stream": flag("stream"),
+    "stream_options": Field(
+        "include_usage",
+        _include_usage,
+        {"type": "object", "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+    ),
+}
+CHAT = {
+    "messages": Field("prompts", read_conversation, messages.SCHEMA, required=True),
+    "logprobs": flag("logprobs"),
+    "top_logprobs": number("top_logprobs", low=0, high=ALTERNATIVES),
+    "tools": Field("declared", _tools, {"type": "array", "items": {"type": "object"}}),
+    "tool_choice": Field("tools", _tool_choice, {"enum": ["auto", "none"]}),
+    CONTINUE: flag("continues"),
+}
+COMPLETION = {
+    "prompt": Field(
+        "prompts",
+        _prompts,
+        {"anyOf": [*_ONE_TEXT, {"type": "array", "minItems": 1, "maxItems": PROMPTS, "items": {"anyOf": _ONE_TEXT}}]},
+    ),
+    "echo": flag("echo"),
+    "logprobs": number("top_logprobs", low=0, high=ALTERNATIVES),
+}
+REFUSED = {
+    "response_format": refused({"type": "text"}),
+    "tools": refused([]),
+    "tool_choice": refused("auto", "none"),
+    "functions": refused([]),
+    "function_call": refused("auto", "none"),
+    "repetition_penalty": refused(1),
+    "best_of": refused(1),
+    "suffix": refused(""),
+    "modalities": refused(["text"]),
+    "min_tokens": refused(0),
+    "ignore_eos": refused(False),
+    "stop_token_ids": refused([]),
+    "prompt_logprobs": refused(),
+}
+"""Of OpenAI's and of other servers'."""

@@ -1,0 +1,139 @@
+"""What clients send as a conversation, in all the forms of OpenAI's protocol, as the model reads it.
+
+    (conversation,) = read_conversation("messages", [{"role": "user", "content": "Hi"}])
+
+Calls of the one tool and what they gave come as parts of the answer, as this server sends them, or as messages of their own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, parse_message
+from fledge.text.records import shown
+
+MESSAGES = 500
+_TEXT = {"type": "string"}
+_CALL = {
+    "type": "object",
+    "required": ["id", "function"],
+    "properties": {
+        "id": _TEXT,
+        "function": {
+            "type": "object",
+            "required": ["name", "arguments"],
+            "properties": {"name": {"const": "python"}, "arguments": _TEXT},
+        },
+    },
+}
+
+
+def _message_schema(roles: list[str], *kinds: Kind, optional: bool = False, **further: Any) -> dict[str, Any]:
+    """A message by one of `roles`, whose content is a text or parts of `kinds`."""
+    part = {"type": "object", "required": ["type", "text"], "properties": {"type": {"enum": [*kinds]}, "text": _TEXT}}
+    content = [_TEXT, {"type": "array", "items": part}, *([{"type": "null"}] if optional else [])]
+    properties = {"role": {"enum": roles}, "content": {"anyOf": content}, **further}
+    required = ["role"] if optional else ["role", "content"]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MESSAGES,
+    "contains": {"type": "object", "required": ["role"], "properties": {"role": {"const": "user"}}},
+    "items": {
+        "anyOf": [
+            _message_schema(["system", "developer", "user"], "text"),
+            _message_schema(
+                ["assistant"], *KINDS, optional=True, tool_calls={"type": ["array", "null"], "items": _CALL}
+            ),
+            _message_schema(["tool"], "text", tool_call_id=_TEXT),
+        ]
+    },
+}
+"""Of a list of messages, for /openapi.json."""
+
+
+def read_conversation(name: str, value: Any) -> tuple[Conversation]:
+    """A field's list of messages as the one conversation to answer.
+
+    Raises:
+        ValueError: what is wrong with it, and which of the messages it is.
+    """
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{name} must be a list with at least one message")
+    if len(value) > MESSAGES:
+        raise ValueError(f"{name} has {len(value)} entries; allowed: {MESSAGES}")
+    said = [(f"{name}[{place}]", message) for place, message in enumerate(value)]
+    results: dict[str, list[str]] = {}
+    for where, message in said:
+        if _is_result(message):
+            text = _message({"role": "user", "content": message.get("content")}, where, results).text
+            results.setdefault(str(message.get("tool_call_id")), []).append(text)
+    parsed = [_message(message, where, results) for where, message in said if not _is_result(message)]
+    if any(results.values()):
+        raise ValueError(f"{name}: what a tool gave needs the tool_call_id of a call in a message of the assistant")
+    conversation: list[Message] = []
+    # Some clients send a message in several pieces: neighbours by the same side are one turn, and so is all of the system.
+    for message in sorted(parsed, key=lambda message: message.role != "system"):
+        if conversation and conversation[-1].role == message.role:
+            edges = [part.kind for part in (*conversation[-1].parts[-1:], *message.parts[:1])]
+            gap = (Part("text", "\n\n"),) * (edges == ["text", "text"])
+            conversation[-1] = Message(message.role, conversation[-1].parts + gap + message.parts)
+        else:
+            conversation.append(message)
+    if not any(message.role == "user" for message in conversation):
+        raise ValueError(f"{name}: none is by the user, whom the assistant answers")
+    return (tuple(conversation),)
+
+
+def _is_result(message: Any) -> bool:
+    return isinstance(message, dict) and message.get("role") == "tool"
+
+
+def _message(message: Any, where: str, results: dict[str, list[str]]) -> Message:
+    """One message; an answer takes what its calls gave out of `results`, by their ids."""
+    calls: list[Part] = []
+    if isinstance(message, dict) and message.get("role") == "developer":  # OpenAI's newer name for system
+        message = message | {"role": "system"}
+    elif isinstance(message, dict) and message.get("role") == "assistant":
+        message = message | {"content": [] if message.get("content") is None else message["content"]}
+        calls = _calls(message.get("tool_calls"), f"{where}.tool_calls", results)
+    parsed = parse_message(message, where)
+    parsed = replace(parsed, parts=(*parsed.parts, *calls))
+    check_whole(f"{where}: content", [part.text for part in parsed.parts])
+    return parsed
+
+
+def _calls(value: Any, where: str, results: dict[str, list[str]]) -> list[Part]:
+    """Calls of the one tool and what they gave, as the model was taught to read them."""
+    parts = []
+    if not isinstance(value, list | None):
+        raise ValueError(f"{where} must be a list")
+    for call in value or []:
+        match call:
+            case {"id": str(key), "function": {"name": str(tool), "arguments": str(arguments)}}:
+                if tool != "python":
+                    raise ValueError(f"{where}: the tool {shown(tool)} is not known; allowed: python")
+            case _:
+                raise ValueError(f"{where}: a call has an id, and a function with name and arguments")
+        try:
+            code = json.loads(arguments)["code"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            code = None
+        if not isinstance(code, str):
+            raise ValueError(f'{where}: arguments of python must be JSON as in {{"code": "6 * 7"}}')
+        if not results.get(key):
+            raise ValueError(f"{where}: no message by tool has the tool_call_id {shown(key)}")
+        parts += [Part("python", code), Part("output", results[key].pop(0))]
+    return parts
+
+
+def check_whole(name: str, texts: Iterable[str]) -> None:
+    """Raise ValueError for half of a character, which JSON can say and no text can hold."""
+    if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):
+        raise ValueError(f"{name} holds a lone surrogate, which is no character")

@@ -1,0 +1,150 @@
+"""/openapi.json: what the API takes and gives, from the tables that requests are read by (fields.py).
+
+    document(sampling, models=["base", "sft"])          # OpenAPI 3.1, a dictionary
+
+What answers look like stands below, closed: `tests/test_openapi.py` finds a key that is sent and not named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fledge import __version__
+from fledge.config import Sampling
+from fledge.serve.fields import Field, Json, chat_fields, completion_fields
+
+STATUSES = {
+    "400": "The request is wrong, or asks for what is not done; the error names the field.",
+    "401": "The key is missing or wrong.",
+    "403": "Asked by a page of another site.",
+    "404": "There is no such model.",
+    "405": "The path does not answer this method.",
+    "408": "The body took too long.",
+    "413": "The body is too long.",
+    "429": "Too many requests wait; Retry-After says when to come back.",
+    "500": "The server failed; its log says more.",
+    "503": "The server stops, or every model in memory is in use.",
+}
+
+
+def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") -> Json:
+    """The description of the whole API, with the models and bounds of this server."""
+    chat, completion = (_body(fields(sampling), models) for fields in (chat_fields, completion_fields))
+    model = {"name": "name", "in": "path", "required": True, "schema": {"enum": [*models]}}
+    stream = "text/event-stream"
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "fledge",
+            "version": __version__,
+            "description": "OpenAI's protocol over the models of a run.",
+        },
+        "servers": [{"url": "/" + root_path.strip("/")}],
+        "components": {"schemas": ANSWERS, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{}, {"key": []}],
+        "paths": {
+            "/v1/chat/completions": {"post": _says("ChatCompletion", stream, body=chat)},
+            "/v1/completions": {"post": _says("Completion", stream, body=completion)},
+            "/v1/models": {"get": _says("Models")},
+            "/v1/models/{name}": {"get": _says("Model", parameters=[model])},
+            "/tokenize": {"post": _says("Tokens", body={"anyOf": [chat, completion]})},
+            "/metrics": {"get": _says(None, "text/plain")},
+            "/health": {"get": _says("Health", more={"503": _content("Stopping.", "Health")})},
+            "/openapi.json": {"get": _says("Document")},
+        },
+    }
+
+
+def _body(fields: Mapping[str, Field], models: Sequence[str]) -> Json:
+    """The schema of a request; null stands for a field that is left out."""
+    said = {name: field.schema for name, field in fields.items()} | {"model": {"enum": [*models]}}
+    optional = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in said.items()}
+    required = [name for name, field in fields.items() if field.required]
+    properties = optional | {name: said[name] for name in required}
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+
+
+def _says(answer: str | None, *text: str, body: Json | None = None, parameters: Any = (), more: Any = None) -> Json:
+    """One method of a path: what it takes, and what it answers, as JSON named `answer` or as other types of text."""
+    fails = {status: _content(about, "Error") for status, about in STATUSES.items()}
+    done = _content("Done.", answer) if answer else {"description": "Done.", "content": {}}
+    done["content"] |= {kind: {} for kind in text}
+    asked = {"requestBody": {"required": True, "content": {"application/json": {"schema": body}}}} if body else {}
+    return {"parameters": [*parameters], "responses": {"200": done} | fails | (more or {}), **asked}
+
+
+def _content(about: str, answer: str) -> Json:
+    schema = {"$ref": f"#/components/schemas/{answer}"}
+    return {"description": about, "content": {"application/json": {"schema": schema}}}
+
+
+def _object(**properties: Any) -> Json:
+    """A closed object: JSON Schema by name, or a single value that it always has. `fledge` may be absent: what clients skip."""
+    told = {name: kind if isinstance(kind, dict) else {"const": kind} for name, kind in properties.items()}
+    required = [name for name in told if name != "fledge" or "owned_by" in told]
+    return {"type": "object", "properties": told, "required": required, "additionalProperties": False}
+
+
+def _list(of: Json) -> Json:
+    return {"type": "array", "items": of}
+
+
+def _or_null(kind: Json) -> Json:
+    return {"anyOf": [kind, {"type": "null"}]}
+
+
+TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
+_PART = _object(type={"enum": ["text", "python", "output"]}, text=TEXT)
+_TOKEN = {"token": TEXT, "logprob": _or_null(NUMBER), "bytes": _list(COUNT)}
+_ENDED = {"enum": ["stop", "length", "tool_error"]}
+_USAGE = _object(
+    prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT, prompt_tokens_details=_object(cached_tokens=COUNT)
+)
+_DROPPED = _object(dropped_turns=COUNT)
+_MESSAGE = _object(role="assistant", content=TEXT, fledge=_object(parts=_list(_PART)))
+_CHAT_LOGPROBS = _object(content=_list(_object(**_TOKEN, top_logprobs=_list(_object(**_TOKEN)))))
+_TEXT_LOGPROBS = _object(
+    tokens=_list(TEXT),
+    token_logprobs=_list(_or_null(NUMBER)),
+    top_logprobs=_list(_or_null({"type": "object", "additionalProperties": NUMBER})),
+    text_offset=_list(COUNT),
+)
+_SETTING = _object(
+    name=TEXT,
+    type={"enum": ["integer", "number"]},
+    default=_or_null(NUMBER),
+    low=NUMBER,
+    high=NUMBER,
+    help=TEXT,
+)
+_ABOUT_MODEL = {
+    "type": "object",
+    "required": ["context_tokens", "default", "suggestions", "sampling"],
+    "properties": {
+        "context_tokens": COUNT,
+        "default": {"type": "boolean"},
+        "suggestions": _list(_list(TEXT)),
+        "sampling": _list(_SETTING),
+    },
+}
+_MODEL = _object(id=TEXT, object="model", created=COUNT, owned_by="fledge", fledge=_ABOUT_MODEL)
+
+
+def _answer(kind: str, **choice: Json) -> Json:
+    """A list of choices, as both endpoints of completions give."""
+    choices = _list(_object(index=COUNT, finish_reason=_ENDED, **choice))
+    return _object(id=TEXT, object=kind, created=COUNT, model=TEXT, choices=choices, usage=_USAGE, fledge=_DROPPED)
+
+
+ANSWERS: dict[str, Json] = {
+    "ChatCompletion": _answer("chat.completion", message=_MESSAGE, logprobs=_or_null(_CHAT_LOGPROBS)),
+    "Completion": _answer("text_completion", text=TEXT, logprobs=_or_null(_TEXT_LOGPROBS)),
+    "Model": _MODEL,
+    "Models": _object(object="list", data=_list(_MODEL)),
+    "Tokens": _object(tokens=_list(COUNT), count=COUNT, max_model_len=COUNT),
+    "Health": _object(status={"enum": ["ok", "stopping"]}, running=COUNT, waiting=COUNT, models=_list(TEXT)),
+    "Document": {"type": "object", "required": ["openapi", "paths"]},
+    "Error": _object(error=_object(message=TEXT, type=TEXT, param=_or_null(TEXT), code=_or_null(TEXT))),
+}
+"""What is answered, by name; the events of a stream stand in wire.py alone."""
