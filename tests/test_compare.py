@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import pytest
 
 from fledge.cli import run
-from fledge.research.compare import Group, Trained, compare, difference, t_quantile
+from fledge.evals.student import t_quantile
+from fledge.research.compare import compare, compared, difference, frontier, multiple, multiplier
+from fledge.research.groups import Group, Trained, arms_of
+from fledge.storage import sealed
 
 
 def trained(
@@ -112,14 +116,94 @@ def test_what_was_measured_on_other_text_is_refused_and_other_tokenizers_and_set
     assert "tokenizers differ" in found["warnings"][0]
 
 
-def test_the_command_ends_with_a_line_for_programs_and_prints_markdown(
-    toy_run: Path, capsys: pytest.CaptureFixture[str]
+def ladder(label: str, *, saves: float = 1.0, seeds: int = 3, budgets: Sequence[float] = (1, 3, 10)) -> list[Group]:
+    """Trainings that end where the law 3 C^-.1 is after `saves` times the steps, give or take a seed."""
+    rungs = [(budget, np.linspace(1, 10 * budget, 4) / budget) for budget in budgets]
+    return [
+        group(
+            f"{label}/{budget}",
+            *(
+                replace(
+                    trained([3.0] * 3 + [3 * (saves * budget * (1 + seed / 9)) ** -0.1], seed=seed),
+                    spent={"flops": shape * budget, "seconds": shape, "tokens": shape, "steps": shape},
+                )
+                for seed in range(seeds)
+            ),
+        )
+        for budget, shape in rungs
+    ]
+
+
+def test_over_a_ladder_what_is_saved_is_a_multiple_of_compute() -> None:
+    base, other = ladder("a"), ladder("b", saves=1.25)
+    found = multiplier(list(zip(base, other, strict=True)))
+    assert found["multiplier"] == pytest.approx(1.25, rel=1e-6)
+    assert (found["inside"], found["rungs"], found["verdict"]) == (
+        6,
+        9,
+        "better",
+    )  # the largest ends below all of the other
+    same = multiplier([(one, one) for one in base])
+    assert (same["multiplier"], same["interval"], same["verdict"]) == (1.0, [1.0, 1.0], "cannot be told apart")
+    apart = multiplier(list(zip(base, ladder("b", saves=1e3), strict=True)))
+    assert (apart["multiplier"], apart["inside"]) == (None, 0)
+    assert "unknown" in multiple("b", apart)
+
+
+def test_what_ends_worse_than_something_cheaper_is_no_end_of_a_ladder() -> None:
+    runs = [one.runs[0] for one in ladder("a", seeds=1)]
+    worse = replace(runs[1], bits=[3.0, 3.0, 3.0, 3.001])
+    assert frontier([*runs, worse])[0].tolist() == frontier(runs)[0].tolist()
+    assert frontier([runs[0], worse, runs[2]])[0].tolist() == [10.0, 100.0]
+
+
+def test_rungs_of_two_sweeps_are_compared_with_each_other_and_of_one_with_its_baseline(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(["compare", str(toy_run), str(toy_run), "--markdown", "--json"]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    found = json.loads(last)
+    variants = {"d=1,base": "d=1,base", "d=1,wide": "d=1,base", "d=2,base": "d=2,base", "d=2,wide": "d=2,base"}
+    for sweep in ("one", "two"):
+        for variant in variants:
+            (tmp_path / sweep / variant).mkdir(parents=True)
+            (tmp_path / sweep / variant / "seed-0").symlink_to(toy_run)
+        points = [{"variant": name, "against": base, "state": "done"} for name, base in variants.items()]
+        (tmp_path / sweep / "sweep.json").write_text(sealed({"points": points}))
+    one, two = (tmp_path / sweep for sweep in ("one", "two"))
+    assert {arm: [(a.label, b.label) for a, b in pairs] for arm, pairs in arms_of([one]).items()} == {
+        "wide": [("d=1,base", "d=1,wide"), ("d=2,base", "d=2,wide")]
+    }
+    (pairs,) = arms_of([one, two]).values()
+    assert [(a.label, b.label) for a, b in pairs] == [(f"one/{name}", f"two/{name}") for name in variants]
+    assert list(arms_of([toy_run, one])) == [""]
+    assert run(["compare", str(one), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["multipliers"]["wide"]["multiplier"] == 1.0
+
+
+def test_the_page_has_table_curves_and_the_difference_of_the_code(tmp_path: Path) -> None:
+    made_by = [
+        {"code": code, "commit": f"{code}+changes", "changes": f"+x = {code!r}\n~~~\n```\n"} for code in ("c1", "c2")
+    ]
+    one, two = (
+        group(label, replace(trained([3.0, 2.5 - n / 10, 2.2]), made_by=made_by[n])) for n, label in enumerate("ab")
+    )
+    compared({"": [(one, two)]}, out=tmp_path)
+    text, html = ((tmp_path / f"compare.{kind}").read_text() for kind in ("md", "html"))
+    assert "| b | 2.2000 |" in text
+    assert "    +x = 'c2'" in text
+    assert html.count("<svg") == 2
+    assert html.count("<pre>") == 1
+    assert "not all were trained by the same code" in text
+    compared({"": [(one, one)]}, out=tmp_path)
+    assert "## Code" not in (tmp_path / "compare.md").read_text()
+
+
+def test_the_command_ends_with_a_line_for_programs_and_writes_a_page(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["compare", str(toy_run), str(toy_run), "--out", str(tmp_path / "page"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (found["metric"], found["difference"], found["interval"]) == ("val_bits_per_byte", 0.0, None)
     assert found["verdict"] == "cannot be told apart"
-    assert any(line.startswith(("| toy | 2.", "| toy | 3.")) for line in lines)
+    assert (tmp_path / "page" / "compare.md").read_text().count("\n| toy | ") == 2
     assert run(["compare", str(toy_run)]) == 2
     assert run(["compare", str(toy_run / "nothing"), str(toy_run)]) == 2

@@ -306,6 +306,28 @@ def test_the_commit_is_named_without_touching_the_index_of_the_repository(tmp_pa
         assert (tmp_path / ".git" / "index").read_bytes() == before
 
 
+def test_changes_are_kept_beside_the_mark_files_that_are_in_no_commit_included(tmp_path: Path) -> None:
+    (source := tmp_path / "src" / "fledge").mkdir(parents=True)
+    (source / "provenance.py").write_bytes(Path(provenance.__file__).read_bytes())
+    (source / "__init__.py").write_text("__version__ = '1'\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "mine"]):
+        subprocess.run([*git, *words], check=True)
+    ask = "from fledge.provenance import *; print(changes()); print('between', commits_differ(commit(), 'HEAD~1'))"
+    words, environment = [sys.executable, "-P", "-c", ask], os.environ | {"PYTHONPATH": str(tmp_path / "src")}
+
+    def said() -> str:
+        return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, cwd="/").stdout
+
+    assert said() == "\nbetween \n"
+    (source / "new.py").write_text("x = 'ä'\n")
+    with (source / "__init__.py").open("a") as file:
+        file.write("y = 2\n")
+    assert {"+x = 'ä'", "+y = 2"} <= {*said().splitlines()}
+    subprocess.run([*git, "commit", "-qam", "more"], check=True)
+    assert said().rstrip().splitlines()[-1] == "-y = 2"
+
+
 def test_git_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     ask = subprocess.run

@@ -254,7 +254,7 @@ def test_the_plots_of_the_report_are_there_and_well_formed(toy_run: Path) -> Non
 @given(points=POINTS, title=st.text(alphabet=st.characters(exclude_categories=["Cc", "Cs"]), max_size=20))
 @settings(deadline=None, max_examples=60)
 def test_any_series_is_drawn_inside_the_frame_as_well_formed_svg(points: list[tuple[int, float]], title: str) -> None:
-    svg = line_plot(title + "b<&>", points, x="step", y="nats")
+    svg = line_plot(title + "b<&>", {"one": points, "two<": points[:3]}, dots={"one": points[:2]}, x="step", y="nats")
     if not points:
         assert svg == ""
         return
@@ -268,8 +268,8 @@ def test_any_series_is_drawn_inside_the_frame_as_well_formed_svg(points: list[tu
 
 
 def test_what_is_not_finite_is_left_out_of_a_plot() -> None:
-    assert line_plot("t", [(1, math.nan), (2, math.inf)], x="x", y="y") == ""
-    assert "nan" not in line_plot("t", [(1, math.nan), (2, 1.0), (3, 2.0)], x="x", y="y")
+    assert line_plot("t", {"": [(1, math.nan), (2, math.inf)]}, x="x", y="y") == ""
+    assert "nan" not in line_plot("t", {"": [(1, math.nan), (2, 1.0), (3, 2.0)]}, x="x", y="y")
 
 
 @given(low=st.floats(-1e5, 1e5), width=st.floats(0, 1e5))

@@ -101,6 +101,7 @@ OTHER: dict[str, Any] = {
     "stage": "pretrain",
     "tasks": "world/counting",
     "hourly_cost": 3.0,
+    "ladder": "elsewhere",
     "minutes": 0.001,
 }
 """Values that are not simply another number, another choice or the opposite: of a setting everywhere, or in one command."""

@@ -19,11 +19,13 @@ import pytest
 
 from fledge.cli import parse, run, with_folder
 from fledge.config import ModelSettings, Pretrain, Sweep
+from fledge.research.compare import compared
+from fledge.research.groups import arms_of
 from fledge.research.points import Point, points_of
-from fledge.research.sweep import compared, words_of
+from fledge.research.sweep import record_of, words_of
 from fledge.runs import checkpoints, summary
 from fledge.stages import pretrain
-from fledge.storage import read_json
+from fledge.storage import read_json, sealed
 
 SHAPE = [
     "--model.depth",
@@ -65,6 +67,7 @@ def in_one_go() -> list[Point]:
         shutil.copytree("killed/tokenizer", point.run / "tokenizer")
         with contextlib.suppress(ValueError):
             pretrain.main(point.config)
+    Path("straight/sweep.json").write_text(sealed({"points": [record_of(point, {}) for point in points_of(ask)]}))
     return points_of(ask)
 
 
@@ -90,7 +93,7 @@ def test_a_killed_sweep_ends_with_the_table_of_one_in_one_go_and_a_point_that_cr
     record, points = read_json(Path("killed/sweep.json")), in_one_go()
     done = [summary(point.run / "pretrain").get("val_bits_per_byte") for point in points]
     assert [point.get("val_bits_per_byte") for point in record["points"]] == done
-    assert timeless(record["comparisons"]) == timeless(compared(points))
+    assert timeless(record["comparisons"]) == timeless(compared(arms_of([Path("straight")]))["comparisons"])
     assert [(point["variant"][-1], point["seed"], point["state"]) for point in record["points"]] == [
         ("2", 5, "done"),
         ("2", 6, "done"),

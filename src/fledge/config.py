@@ -371,6 +371,8 @@ class Report(Stage):
 
     hourly_cost: float | None = None
     """Dollars per hour of this machine, for the cost column."""
+    ladder: str | None = None
+    """A sweep that was made with --fit: what the next $100 buy by its laws, at the speed and price of this run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -556,7 +558,9 @@ class Sweep:
     at_once: int | None = bounded(None, 1)
     """Points trained at the same time, which share GPUs or cores. None: one for each GPU, or for the CPU."""
     price: float | None = None
-    """Dollars per hour of this machine, for the plan."""
+    """Dollars per hour of this machine, for the plan, and for what the next $100 buy (--fit)."""
+    fit: bool = False
+    """Fit power laws of the best size, tokens and bits per byte to four sizes or more in each of three FLOPs or more."""
     base: Pretrain = field(default_factory=Pretrain)
 
 
@@ -566,8 +570,8 @@ class Compare:
 
     runs: tuple[str, ...] = ()
     """Runs, folders of runs that differ in their seed, or sweeps; the first is what the others are compared with."""
-    markdown: bool = False
-    """Print Markdown."""
+    out: str | None = None
+    """Folder for compare.md and compare.html, with curves and the difference of the code."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,14 @@ from typing import Any
 from fledge import ranks, runs
 from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
-from fledge.provenance import other_code, provenance
+from fledge.provenance import changes, other_code, provenance
 from fledge.settings import with_paths
 from fledge.storage import naming, partial_of, sealed, write_atomic
 
 LOCK = "lock"
-CONFIG = ("where.json", "config.json")
+CHANGES = "changes.diff"
+"""How the code differed from its commit, where it did."""
+CONFIG = ("where.json", CHANGES, "config.json")
 """What a stage writes before it makes anything."""
 WRITTEN = ("done.json", "checkpoints", "metrics.jsonl", "tokenizer.json", "tokenizer_meta.json", *CONFIG)
 """What it writes into its folder in all. Nothing else there is ever moved or removed, and these in this order: a stage that is
@@ -132,6 +134,9 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
         where = {name: with_paths(value, _absolute) for name, value in given.items() if value}
         where = {name: value for name, value in where.items() if value != given[name] or Path(value).exists()}
         write_atomic(path / "where.json", json.dumps(where, indent=1))
+        (path / CHANGES).unlink(missing_ok=True)
+        if found := changes():
+            write_atomic(path / CHANGES, found)
         write_atomic(path / "config.json", sealed(_now(config, origin) | {"provenance": provenance()}))
     elif not (path / "config.json").exists():
         raise ValueError(

@@ -10,11 +10,15 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Container
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from fledge import __version__
+
+SOURCE = str(Path(__file__).resolve().parents[1])
+"""Where our packages lie."""
 
 
 def provenance() -> dict[str, Any]:
@@ -34,20 +38,49 @@ def commit() -> str:
 
     An installed package may lie in a work tree of somebody else's: what is not among the files of a tree is not described by it.
     """
-    # Without optional locks: looking must not keep the user from a commit at the same moment. `describe` and `diff` take one
-    # all the same, `status` does not.
-    git = ["git", "--no-optional-locks", "-C", str(Path(__file__).resolve().parent)]
-    status = ["status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    # Within a hook these name the repository of the user.
-    apart = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    settings: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "env": apart}
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], **settings)
-        head, *rest = subprocess.run([*git, *status], **settings).stdout.splitlines()
-    except (OSError, subprocess.CalledProcessError):
+    if not _is_in_git():
         return f"fledge {__version__}"
+    # `describe` and `diff` take a lock all the same, `status` does not.
+    head, *rest = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no").splitlines()
     changed = any(not line.startswith("#") for line in rest)
     return head.removeprefix("# branch.oid ") + "+changes" * changed
+
+
+@cache
+def changes() -> str:
+    """How our source differs from its commit, as git shows it, files that are in no commit included; empty where it does not."""
+    if not _is_in_git():
+        return ""
+    new = _git("ls-files", "--others", "--exclude-standard", "--", "*.py").splitlines()
+    found = _git("diff", "--no-ext-diff", "HEAD", "--", SOURCE)
+    return found + "".join(
+        _git("diff", "--no-ext-diff", "--no-index", "--", os.devnull, each, codes=(0, 1)) for each in new
+    )
+
+
+def commits_differ(one: str, other: str) -> str:
+    """How our source differs between two of what `commit` gives, apart from their changes; empty where git does not know both."""
+    ends = [each.removesuffix("+changes") for each in (one, other)]
+    return _git("diff", "--no-ext-diff", *ends, "--", SOURCE, codes=range(256)) if _is_in_git() else ""
+
+
+def _is_in_git() -> bool:
+    try:
+        return bool(_git("ls-files", "--error-unmatch", __file__))
+    except (OSError, subprocess.CalledProcessError):
+        return False
+
+
+def _git(*words: str, codes: Container[int] = (0,)) -> str:
+    """What git says in the folder of our source, where it ends with one of these codes."""
+    # Without optional locks: looking must not keep the user from a commit at the same moment.
+    git = ["git", "--no-optional-locks", "-C", SOURCE]
+    # Within a hook these name the repository of the user.
+    apart = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    done = subprocess.run([*git, *words], capture_output=True, text=True, errors="replace", env=apart)
+    if done.returncode not in codes:
+        done.check_returncode()
+    return done.stdout
 
 
 @cache

@@ -1,47 +1,88 @@
 """Line plots as SVG text: no drawing library, readable in light and dark, small enough to stand inside an HTML page.
 
-svg = line_plot("pretrain: loss", [(1, 7.2), (2, 6.9)], x="step", y="nats")
+svg = line_plot("pretrain: loss", {"": [(1, 7.2), (2, 6.9)]}, x="step", y="nats")
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 260, 56, 38, 30, 14
+COLOURS = ("#2f6fde", "#d9622b", "#2a9d62", "#8a5cd1", "#b8860b", "#c23b3b", "#0f8f9e", "#7a7f87")
 Points = Sequence[tuple[float, float]]
 
 
-def line_plot(title: str, points: Points, *, x: str, y: str) -> str:
-    """An SVG of a line through the points that are finite; empty text when there are none."""
-    points = [point for point in points if math.isfinite(point[1])]
-    if not points:
+def line_plot(
+    title: str, lines: Mapping[str, Points], *, x: str, y: str, dots: Mapping[str, Points] | None = None, log: str = ""
+) -> str:
+    """An SVG of lines through the points that are finite; empty text when there are none.
+
+    Args:
+        lines: by the name that stands beside the plot where there are several.
+        dots: points that no line leads through, in the colour of the line of their name.
+        log: axes that count in powers: "x", "y" or "xy".
+    """
+    shown = [{name: _finite(points) for name, points in kind.items()} for kind in (lines, dots or {})]
+    both = [point for kind in shown for points in kind.values() for point in points]
+    if not both:
         return ""
-    xs, ys = (ticks(min(values), max(values)) for values in zip(*points, strict=True))
-
-    def across(value: float) -> str:
-        return f"{LEFT + (value - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT):.1f}"
-
-    def down(value: float) -> float:
-        return HEIGHT - BOTTOM - (value - ys[0]) / (ys[-1] - ys[0]) * (HEIGHT - BOTTOM - TOP)
-
+    xs, across = _axis([point[0] for point in both], LEFT, WIDTH - RIGHT, is_log="x" in log)
+    ys, down = _axis([point[1] for point in both], HEIGHT - BOTTOM, TOP, is_log="y" in log)
+    names = [*dict.fromkeys(name for kind in shown for name in kind)]
+    colours = {name: COLOURS[n % len(COLOURS)] for n, name in enumerate(names)}
+    beside = 8 + max(8 * len(name) for name in names) if len(names) > 1 else 0
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + beside} {HEIGHT}" width="{WIDTH + beside}" '
+        f'height="{HEIGHT}" role="img" '
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="11" fill="#7a7f87">',
         f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
     ]
     for value in ys:
-        ends = " ".join(f"{across(end)},{down(value):.1f}" for end in (xs[0], xs[-1]))
+        ends = " ".join(f"{across(end):.1f},{down(value):.1f}" for end in (xs[0], xs[-1]))
         parts.append(f'<polyline points="{ends}" stroke="#7a7f87" stroke-opacity=".22" fill="none"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in xs:
-        parts.append(f'<text x="{across(value)}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
+        parts.append(f'<text x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
-    line = " ".join(f"{across(step)},{down(value):.1f}" for step, value in thinned(points))
-    parts.append(f'<polyline points="{line}" stroke="#2f6fde" stroke-width="1.8" fill="none" stroke-linejoin="round"/>')
+    for name, points in shown[0].items():
+        line = " ".join(f"{across(step):.1f},{down(value):.1f}" for step, value in thinned(points))
+        style = 'stroke-width="1.8" fill="none" stroke-linejoin="round"'
+        parts.append(f'<polyline points="{line}" stroke="{colours[name]}" {style}/>')
+    single = {name: points for name, points in shown[0].items() if len(points) == 1}
+    for name, points in [*single.items(), *shown[1].items()]:
+        parts += [f'<circle cx="{across(a):.1f}" cy="{down(b):.1f}" r="3" fill="{colours[name]}"/>' for a, b in points]
+    for n, name in enumerate(names if beside else ()):
+        parts.append(f'<text x="{WIDTH}" y="{TOP + 10 + 15 * n}" fill="{colours[name]}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def _finite(points: Points) -> Points:
+    return [point for point in points if math.isfinite(point[1])]
+
+
+def _axis(
+    values: Sequence[float], start: float, end: float, *, is_log: bool
+) -> tuple[list[float], Callable[[float], float]]:
+    """Ticks that enclose the values, and where between two pixels a value lies."""
+    marks = (powers if is_log else ticks)(min(values), max(values))
+    scale = math.log if is_log else float
+    low, high = scale(marks[0]), scale(marks[-1])
+    return marks, lambda value: start + (scale(value) - low) / (high - low) * (end - start)
+
+
+def powers(low: float, high: float) -> list[float]:
+    """Round numbers above 0 that enclose [low, high] on a logarithmic axis: (30, 700) -> [20, 50, 100, 200, 500, 1000]."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
+    marks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
+    marks = [mark for mark, after in itertools.pairwise(marks) if after > low]
+    marks = marks[: next(n for n, mark in enumerate(marks) if mark >= high and n) + 1]
+    if len(marks) <= 7:
+        return marks
+    return [float(f"1e{power}") for power in range(first, math.ceil(math.log10(high)) + 1)]
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -23,6 +23,8 @@ from typing import Any
 from fledge import console
 from fledge.config import TRAINED
 from fledge.evals.kinds import Change
+from fledge.evals.ladder import outlook
+from fledge.evals.page import publish, table
 from fledge.evals.plots import line_plot
 from fledge.evals.results import Score, read_scores
 from fledge.folder import REPORT, check_ours
@@ -47,11 +49,15 @@ Table = tuple[list[str], list[list[str]]]
 """Columns and rows."""
 
 
-def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
+def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = None) -> dict[str, Any]:
     """Every number of the report.
+
+    Args:
+        ladder: the sweep whose laws say what the next $100 buy.
 
     Raises:
         FileNotFoundError: the run has no finished stage.
+        ValueError: see `outlook`.
     """
     stages = {name: summary(run / name) for name in ("tokenizer", *TRAINED)}
     stages = {name: found for name, found in stages.items() if found}
@@ -90,6 +96,7 @@ def gather(run: Path, *, hourly_cost: float | None = None) -> dict[str, Any]:
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_seconds": round(total, 3),
         "hourly_cost": hourly_cost,
+        "next": outlook(Path(ladder), done=stages.get("pretrain", {}), hourly_cost=hourly_cost) if ladder else None,
         "cost_dollars": None if hourly_cost is None else round(total / 3600 * hourly_cost, 2),
         "subjects": graded,
         "gains": gains(scores),
@@ -191,7 +198,7 @@ def suggestions(scores: Scores) -> list[dict[str, Any]]:
 def plots(card: dict[str, Any]) -> dict[str, str]:
     """SVG by name."""
     drawn = {
-        f"{stage}-{name}": line_plot(f"{stage}: {name.replace('_', ' ')}", points, x="step", y=UNITS[name])
+        f"{stage}-{name}": line_plot(f"{stage}: {name.replace('_', ' ')}", {"": points}, x="step", y=UNITS[name])
         for stage, lines in card["curves"].items()
         for name, points in lines.items()
     }
@@ -201,12 +208,9 @@ def plots(card: dict[str, Any]) -> dict[str, str]:
 def write(card: dict[str, Any], run: Path) -> None:
     """report.json, report.md, report.html and the plots, each whole or not at all."""
     drawn = plots(card)
-    for name, svg in drawn.items():
-        write_atomic(run / "plots" / f"{name}.svg", svg)
     write_atomic(run / "report.json", json.dumps(card, indent=1))
-    text = markdown(card, list(drawn))
-    write_atomic(run / "report.md", text)
-    write_atomic(run / "report.html", page(card, text, drawn))
+    title, text = f"Report card: {card['run']}", markdown(card, list(drawn))
+    publish(run / "report", title=title, text=text, drawn=drawn, badges=badges(card))
 
 
 def summary_rows(card: dict[str, Any], *, errors: bool = True) -> Table:
@@ -255,6 +259,8 @@ def facts(card: dict[str, Any]) -> dict[str, str]:
         found["code judged behind"] = card["isolation"]
     if card["changed_since"]:
         found["changed since"] = "; ".join(card["changed_since"])
+    if card["next"]:
+        found["the next $100"] = card["next"]
     found["commit"] = f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"
     found["tokenizer"] = str(origin["tokenizer_hash"])[:16]
     return found
@@ -356,12 +362,6 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     return "\n".join(lines)
 
 
-def table(columns: list[str], rows: list[list[str]], *, numbers: bool = True) -> list[str]:
-    """Lines of a Markdown table; numbers stand to the right, but for the first column."""
-    line = "|--" + ("|--:" if numbers else "|--") * (len(columns) - 1) + "|"
-    return ["| " + " | ".join(columns) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)]
-
-
 def literal(text: str) -> str:
     """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
     text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", console.visible(text).expandtabs(4))
@@ -401,39 +401,14 @@ def suggestion_rows(card: dict[str, Any]) -> Table:
     return ["skill", "asked", "likeliest answer right", "drawn ones right", "proposed"], rows
 
 
-def page(card: dict[str, Any], text: str, drawn: dict[str, str]) -> str:
-    """The Markdown as one HTML file that needs nothing else: plots stand inside, HTML in the text is shown and not obeyed."""
-    from markdown_it import MarkdownIt
-
-    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    for name, svg in drawn.items():
-        html = html.replace(f'<img src="plots/{name}.svg" alt="{name}" />', svg)
-    badges = "".join(
+def badges(card: dict[str, Any]) -> str:
+    """HTML that shows the grades."""
+    shown = (
         f'<li class="{subject["grade"]}"><b>{subject["grade"]}</b><span>{escape(task.removeprefix("world/"))}</span>'
         f"<i>{subject['accuracy']:.2f}</i></li>"
         for task, subject in card["subjects"].items()
     )
-    html = html.replace("<h2>", f'<ul class="badges">{badges}</ul><h2>', 1)
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Report card: {escape(card['run'])}</title><style>{STYLE}</style><main>{html}</main></html>"
-    )
-
-
-STYLE = """
-:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}main{max-width:70rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.7rem}ul{padding:0;list-style:none}
-h1+ul li{display:grid;grid-template-columns:11rem 1fr;margin:.2rem 0}h1+ul strong{font-weight:400;opacity:.65}
-.badges{display:flex;flex-wrap:wrap;gap:.6rem}
-.badges li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
-background:color-mix(in srgb,var(--c) 14%,transparent)}
-.badges b{font-size:1.8rem;color:var(--c)}.badges i{opacity:.7}
-.S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
-table{border-collapse:collapse;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid #8883}
-p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
-blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockquote p{margin:0}
-"""
+    return f'<ul class="badges">{"".join(shown)}</ul>'
 
 
 def show(card: dict[str, Any]) -> None:

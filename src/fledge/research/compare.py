@@ -1,20 +1,21 @@
 """`fledge compare`: which training is better at equal tokens, steps, FLOPs and seconds, and whether chance explains it.
 
-    first, other = groups_of(Path("runs/a")), groups_of(Path("runs/b"))       # a run, a folder of its seeds, or a sweep
-    told = compare(first[0], other[0])
-    told["sentence"]                    # "b is better by 0.0037 ± 0.0009 bits per byte"
+    (base, other), = arms_of([Path("runs/a"), Path("runs/b")])[""]     # runs, folders of their seeds, or sweeps (groups.py)
+    told = compare(base, other)
+    told["sentence"]                    # "b is better by .0037 ± .0009 bits per byte than a"
 
 Equal seeds read the same text in the same order, so differences are taken seed by seed, which leaves most of the noise out; the
-interval is Student's over them. Between its measurements a curve is interpolated over the logarithm of what was spent.
+interval is Student's over them. Between its measurements a curve is interpolated over the logarithm of what was spent. Over a
+ladder the difference is told in compute too: from where trainings ended alone, since on the way the rates of a longer one are high.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,108 +23,59 @@ import numpy as np
 import numpy.typing as npt
 
 from fledge import console
-from fledge.config import Compare
-from fledge.evals.results import read_scores
-from fledge.runs import begun, flat, is_done, metrics, summary
-from fledge.storage import read_record
+from fledge.config import Compare, check
+from fledge.evals.page import publish, table
+from fledge.evals.plots import line_plot
+from fledge.evals.student import CONFIDENCE, t_quantile
+from fledge.provenance import commits_differ
+from fledge.research.groups import EQUAL, Group, Trained, arms_of
+from fledge.runs import flat
 
 AXES = ("seconds", "tokens", "steps", "flops")
-CONFIDENCE = 0.95
-EQUAL = 0.98
-"""Who has spent so much of what another has is as far as that."""
 CHANCE, UNKNOWN = "cannot be told apart", "not measured"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A finished pretraining: held-out bits per byte, and what was spent until each of these measurements."""
-
-    run: Path
-    spent: Mapping[str, npt.NDArray[Any]]
-    bits: Sequence[float]
-    settings: Mapping[str, Any]
-    done: Mapping[str, Any]
-    code: str = ""
-    core: float | None = None
-
-    @classmethod
-    def of(cls, run: Path) -> Trained:
-        """Raises FileNotFoundError where there is no finished pretraining, ValueError where it was not measured."""
-        stage = run / "pretrain"
-        if not is_done(stage):
-            raise FileNotFoundError(f"{run}: no finished pretraining. `fledge pretrain {run}` makes or finishes it.")
-        lines, done, known = metrics(stage), summary(stage), begun(stage)
-        steps = {line["step"]: line for line in lines if "loss_nats" in line}
-        bits = {line["step"]: line["val_bits_per_byte"] for line in lines if "val_bits_per_byte" in line}
-        places = [place for place, step in enumerate(steps) if step in bits]
-        if not places:
-            raise ValueError(f"{stage}: metrics.jsonl has no held-out bits per byte. Train it again with --fresh.")
-        spent = {name: np.cumsum([line[name] for line in steps.values()])[places] for name in ("seconds", "tokens")}
-        spent |= {"steps": np.array([*steps])[places], "flops": spent["tokens"] * done["flops_per_token"]}
-        core = read_scores(run / "eval" / "pretrain.json").get("core")
-        return cls(
-            run=run,
-            spent=spent,
-            bits=[bits[step] for step in spent["steps"]],
-            settings=known["settings"],
-            done=done,
-            code=str(known["provenance"].get("code")),
-            core=core and core.accuracy,
-        )
-
-    def at(self, axis: str, spent: float) -> float:
-        """Bits per byte after so much was spent; nan before the first measurement."""
-        known = self.spent[axis]
-        return float(np.interp(math.log(spent), np.log(known), self.bits)) if spent >= EQUAL * known[0] else math.nan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Trainings that differ in nothing but their seed, by which they are found."""
-
-    label: str
-    runs: Mapping[int, Trained]
-
-    @classmethod
-    def of(cls, label: str, runs: Sequence[Path]) -> Group:
-        """Raises ValueError where two runs have the same seed."""
-        by_seed = {one.settings["seed"]: one for one in map(Trained.of, runs)}
-        if len(by_seed) < len(runs):
-            raise ValueError(f"{label}: {len(runs)} runs have only {len(by_seed)} seeds; a group has one run per seed")
-        return cls(label=label, runs=by_seed)
-
-    @property
-    def bits(self) -> list[float]:
-        """What each seed ended with."""
-        return [one.bits[-1] for one in self.runs.values()]
-
-
-def groups_of(path: Path) -> list[Group]:
-    """A run is a group, a folder of runs is one of several seeds, and a sweep has one per variant.
-
-    Raises:
-        FileNotFoundError: it is none of these, or nothing in it is finished.
-        ValueError: see `Group.of`.
-    """
-    if (path / "pretrain").is_dir():
-        return [Group.of(path.name, [path])]
-    if (path / "sweep.json").exists():
-        record = read_record(path / "sweep.json", advice="Start the sweep again: it writes it anew.")
-        names = dict.fromkeys(point["variant"] for point in record["points"] if point["state"] == "done")
-        return [group for name in names for group in groups_of(path / name.replace("/", "_"))]
-    if runs := sorted(stage.parent for stage in path.glob("*/pretrain") if is_done(stage)):
-        return [Group.of(path.name, runs)]
-    raise FileNotFoundError(f"{path}: neither a run with a pretraining, nor a folder of finished runs, nor a sweep.")
+TITLE = f"held-out bits per byte, and differences from the baseline at equal (paired by seed, {CONFIDENCE:.0%})"
+CURVES = 12
+"""Trainings whose curves are drawn."""
+Pairs = Sequence[tuple[Group, Group]]
 
 
 def main(ask: Compare) -> dict[str, Any]:
-    """Compare the first with each of the others, print it, and return it as JSON."""
-    groups = [group for path in ask.runs for group in groups_of(Path(path))]
-    if len(groups) < 2:
+    """Compare what belongs together, show it, and return it as JSON."""
+    check(ask)
+    arms = arms_of([Path(path) for path in ask.runs]) if ask.runs else {}
+    if not any(arms.values()):
         raise ValueError(f"runs={' '.join(ask.runs)!r} is not two trainings or more; give another, or a sweep")
-    found = [compare(groups[0], other) for other in groups[1:]]
-    show(groups[0], found, markdown=ask.markdown)
-    return {**found[0], "comparisons": found}
+    return compared(arms, out=Path(ask.out) if ask.out else None)
+
+
+def compared(arms: Mapping[str, Pairs], *, out: Path | None = None) -> dict[str, Any]:
+    """Compare each pair, show and write it, and return it as JSON."""
+    pairs = list(itertools.chain(*arms.values()))
+    bases = [base.label for base, _ in pairs]
+    pairs.sort(key=lambda pair: bases.index(pair[0].label))
+    found = [compare(*pair) for pair in pairs]
+    ladders = {arm: each for arm, each in arms.items() if len({base.label for base, _ in each}) > 1}
+    saved = {arm: multiplier(each) for arm, each in ladders.items()}
+    columns, rows = table_of(pairs, found)
+    lines = [*remarks(pairs, found), *(multiple(arm, each) for arm, each in saved.items())]
+    console.table(TITLE, columns, rows)
+    for line in lines:
+        console.say(line)
+    if out:
+        groups = list({group.label: group for pair in pairs for group in pair}.values())
+        drawn = curves(groups[:CURVES])
+        text = ["# Comparison", "", f"{TITLE[0].upper()}{TITLE[1:]}:", "", *table(columns, rows), ""]
+        text += [
+            *(f"- {line}" for line in lines),
+            "",
+            "## Curves",
+            "",
+            *(f"![{name}](plots/{name}.svg)" for name in drawn),
+            "",
+        ]
+        publish(out / "compare", title="Comparison", text="\n".join([*text, *code_lines(groups)]), drawn=drawn)
+        console.say(f"written: {out / 'compare.html'}")
+    return {**found[0], "comparisons": found, "multipliers": saved}
 
 
 def compare(base: Group, other: Group) -> dict[str, Any]:
@@ -148,7 +100,7 @@ def compare(base: Group, other: Group) -> dict[str, Any]:
     at = {name: _at_equal(name, pairs) for name in AXES}
     warnings = {
         "the tokenizers differ: equal tokens are not equal text": lambda each: each.done.get("tokenizer_hash"),
-        "not all were trained by the same code": lambda each: each.code,
+        "not all were trained by the same code (--out shows the difference)": lambda each: each.made_by.get("code"),
     }
     found = {
         "base": base.label,
@@ -199,61 +151,110 @@ def sentence(found: Mapping[str, Any]) -> str:
     return f"{other} is {verdict} by {size[1:]} bits per byte than {base}"
 
 
-def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """The t within which Student's distribution lies with this confidence; for 1 to a few hundred degrees of freedom.
+def multiplier(pairs: Pairs) -> dict[str, Any]:
+    """FLOPs that the baseline takes to get as far as the other, over those of the other: above 1 the other saves compute.
 
-    By bisection of its finite series (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4) in the angle atan(t / sqrt(freedom)).
+    Over the ends of trainings of a ladder, seed by seed: the baseline's FLOPs for the same bits per byte are interpolated between
+    its own, over logarithms; rungs of the other that end outside of these are left out, and counted.
     """
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        angle = (low + high) / 2
-        is_odd, cosine = freedom % 2, math.cos(angle)
-        total, term = 0.0, cosine if is_odd else 1.0
-        for power in range(2 + is_odd, freedom + 1, 2):
-            total += term
-            term *= (power - 1) / power * cosine**2
-        inside = math.sin(angle) * total
-        inside = 2 / math.pi * (angle + inside) if is_odd else inside
-        low, high = (angle, high) if inside < confidence else (low, angle)
-    return math.sqrt(freedom) * math.tan(low)
+    seeds = sorted(set.intersection(*({*group.runs} for pair in pairs for group in pair)))
+    logs, inside, rungs = [], 0, 0
+    for seed in seeds:
+        (known, bits), (taken, reached) = (
+            frontier([group.runs[seed] for group in side]) for side in zip(*pairs, strict=True)
+        )
+        ratios = np.interp(-np.log(reached), -np.log(bits), np.log(known), left=math.nan, right=math.nan) - np.log(
+            taken
+        )
+        inside, rungs = inside + int(np.isfinite(ratios).sum()), rungs + len(ratios)
+        logs.append(float(np.nanmean(ratios)) if np.isfinite(ratios).any() else math.nan)
+    found = difference(logs, sign=1) if logs else difference([math.nan])
+    times, ends = found.pop("difference"), found["interval"]
+    return found | {
+        "multiplier": None if times is None else math.exp(times),
+        "interval": ends and [math.exp(end) for end in ends],
+        "inside": inside,
+        "rungs": rungs,
+    }
+
+
+def frontier(runs: Sequence[Trained]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """FLOPs and bits per byte where trainings ended, of those that no cheaper one was as good as."""
+    ends = sorted((float(run.spent["flops"][-1]), run.bits[-1]) for run in runs)
+    best = [end for place, end in enumerate(ends) if all(end[1] < before[1] for before in ends[:place])]
+    flops, bits = np.array(best).T
+    return flops, bits
 
 
 # How it is shown
 
 
-def show(base: Group, found: Sequence[Mapping[str, Any]], *, markdown: bool = False) -> None:
-    """The table, a sentence for each comparison, and what else one must know."""
+def table_of(pairs: Pairs, found: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """A row for each baseline, and under it those that are compared with it."""
     columns: dict[tuple[str, ...], str] = {}
     for axis in AXES:  # where all steps are alike, equal steps are equal tokens
         cells = tuple(_cell(one["at_equal"][axis]) for one in found)
         columns[cells] = ", ".join(filter(None, (columns.get(cells), axis)))
     if any(one["core"] for one in found):
         columns[tuple(_cell(one["core"] or {"difference": None}) for one in found)] = "CORE"
-    rows = [
-        [one["other"], f"{one['bits_per_byte']:.4f}", *(cells[n] for cells in columns)] for n, one in enumerate(found)
-    ]
-    rows = [[base.label, f"{statistics.fmean(base.bits):.4f}", *[""] * len(columns)], *rows]
-    title = f"held-out bits per byte, and differences from {base.label} at equal (paired by seed, {CONFIDENCE:.0%})"
-    heads = ["", "at the end", *columns.values()]
-    if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in (heads, ["--", *["--:"] * (len(heads) - 1)], *rows)]
-        console.say("\n".join([title, "", *lines, ""]))
-    else:
-        console.table(title, heads, rows)
+    rows, above = [], None
+    for place, ((base, _), one) in enumerate(zip(pairs, found, strict=True)):
+        if base.label != above:
+            rows.append([above := base.label, f"{statistics.fmean(base.bits):.4f}", *[""] * len(columns)])
+        rows.append([one["other"], f"{one['bits_per_byte']:.4f}", *(cells[place] for cells in columns)])
+    return ["", "at the end", *columns.values()], rows
+
+
+def remarks(pairs: Pairs, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each comparison, and what else one must know."""
     told = [
         f"{one['sentence']} at equal {one['at']}; {', '.join(one['differs']) or 'no setting differs'}" for one in found
     ]
     told += sorted({warning for one in found for warning in one["warnings"]})
-    if noise := found[0]["noise_floor"]:
-        told.append(f"noise floor: seeds of {base.label} have a standard deviation of {noise:.4f}")
-    if any("*" in cells for column in columns for cells in column):
+    noise = {base.label: one["noise_floor"] for (base, _), one in zip(pairs, found, strict=True) if one["noise_floor"]}
+    if noise:
+        each = ", ".join(f"{label} {floor:.4f}" for label, floor in noise.items())
+        told.append(f"noise floor: standard deviation of the seeds of {each}")
+    if any(at["early"] and at["difference"] is not None for one in found for at in one["at_equal"].values()):
         told.append("*: one had far to go there, its rates still high: that flatters the other")
     if len(found) > 4:
         told.append(
             f"of {len(found)} such intervals about {len(found) * (1 - CONFIDENCE):.1f} miss the truth by chance"
         )
-    for line in told:
-        console.say(f"- {line}" if markdown else line)
+    return told
+
+
+def multiple(arm: str, saved: Mapping[str, Any]) -> str:
+    """The compute multiplier of a ladder in words."""
+    if saved["multiplier"] is None:
+        return f"compute of {arm}: unknown, none of its ends lies between two of the baseline"
+    ends = " ({:.2f} to {:.2f})".format(*saved["interval"]) if saved["interval"] else ", of one seed"
+    on = f"{saved['inside']} of {saved['rungs']} ends"
+    return (
+        f"compute of {arm}: the baseline takes {saved['multiplier']:.2f} times the FLOPs{ends} to get as far, by {on}"
+    )
+
+
+def curves(groups: Sequence[Group]) -> dict[str, str]:
+    """SVG by name: bits per byte of the first seed of each group, over what was spent."""
+    firsts = {group.label: next(iter(group.runs.values())) for group in groups}
+    drawn = {}
+    for axis in ("flops", "seconds"):
+        lines = {label: list(zip(run.spent[axis].tolist(), run.bits, strict=True)) for label, run in firsts.items()}
+        drawn[f"bits-{axis}"] = line_plot("held-out bits per byte", lines, x=axis, y="bits per byte", log="x")
+    return drawn
+
+
+def code_lines(groups: Sequence[Group]) -> list[str]:
+    """Markdown of what differs in the code of the first and of the others: between their commits, and what was in none."""
+    codes = {run.made_by.get("code"): run for group in groups for run in group.runs.values()}
+    if len(codes) < 2:
+        return []
+    first, *others = codes.values()
+    text = [f"{run.run}: {run.made_by['commit']}\n\n{run.made_by['changes']}" for run in codes.values()]
+    text += [commits_differ(first.made_by["commit"], run.made_by["commit"]) for run in others]
+    # A block by indentation: no line of a difference can end it.
+    return ["## Code", "", *(f"    {line}" for each in text for line in [*each.splitlines(), ""])]
 
 
 def _cell(told: Mapping[str, Any]) -> str:

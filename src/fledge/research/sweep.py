@@ -9,7 +9,6 @@ variant come first, since what differs by no more than they do is noise; then al
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
@@ -25,7 +24,9 @@ from fledge.config import Pretrain, Sweep, Tokenizer, check
 from fledge.folder import locked
 from fledge.pipeline import finished
 from fledge.recipes import Item
-from fledge.research.compare import compare, groups_of, show
+from fledge.research.compare import compared
+from fledge.research.groups import arms_of
+from fledge.research.ladder import check_points, fitted
 from fledge.research.points import Point, points_of
 from fledge.runs import is_done, summary
 from fledge.settings import cores
@@ -38,6 +39,8 @@ def main(ask: Sweep) -> dict[str, Any]:
     """Train every point that is not finished, compare the variants, and return all of it as JSON."""
     check(ask)
     points, out, base = points_of(ask), Path(ask.out), ask.base
+    if ask.fit:
+        check_points(points)
     ahead = plan(ask)
     length = f"about {console.duration(ahead['seconds'])} of steps" if ahead["seconds"] else "nobody knows how long"
     cost = f", ${ahead['dollars']:,.2f}" if ahead["dollars"] else ""
@@ -53,7 +56,9 @@ def main(ask: Sweep) -> dict[str, Any]:
         if len(left) < len(points):
             console.say(f"sweep: {len(points) - len(left)} points are done")
         failed = train_all(left, at_once=ask.at_once or slots_of(base))
-        found = {"points": [_told(point, failed) for point in points], "comparisons": compared(points)}
+        found: dict[str, Any] = {"points": [record_of(point, failed) for point in points]}
+        write_atomic(out / "sweep.json", sealed({"settings": asdict(base), **found}))
+        found |= what_it_shows(ask, points)
         write_atomic(out / "sweep.json", sealed({"settings": asdict(base), **found}))
     for point, (_, why) in failed.items():
         console.say(f"failed: {point}: {why}")
@@ -186,7 +191,15 @@ def _last_words(point: Point, code: int) -> str:
 # What they show
 
 
-def _told(point: Point, failed: Mapping[Point, tuple[int, str]]) -> dict[str, Any]:
+def what_it_shows(ask: Sweep, points: Sequence[Point]) -> dict[str, Any]:
+    """Each variant against its own, where both have a finished seed in common, and the laws of a ladder."""
+    arms = arms_of([Path(ask.out)]) if any(is_done(point.run / "pretrain") for point in points) else {}
+    found = compared(arms) if arms else {}
+    shown = {name: found.get(name, []) for name in ("comparisons", "multipliers")}
+    return shown | ({"fit": fitted(points, Path(ask.out), price=ask.price)} if ask.fit else {})
+
+
+def record_of(point: Point, failed: Mapping[Point, tuple[int, str]]) -> dict[str, Any]:
     """A point of sweep.json."""
     done = summary(point.run / "pretrain")
     names = ("val_bits_per_byte", "tokens", "steps", "flops_per_token", "held_out", "tokenizer_hash", "total_seconds")
@@ -200,17 +213,3 @@ def _told(point: Point, failed: Mapping[Point, tuple[int, str]]) -> dict[str, An
         **({"exit_code": code, "error": why} if code else {}),
         **{name: done[name] for name in names if name in done},
     }
-
-
-def compared(points: Sequence[Point]) -> list[dict[str, Any]]:
-    """Each variant against its own, shown and returned; those that have no finished seed in common are left out."""
-    done = {point.variant: point.run.parent for point in points if is_done(point.run / "pretrain")}
-    groups = {variant: groups_of(folder)[0] for variant, folder in done.items()}
-    found: dict[str, list[dict[str, Any]]] = {}
-    for variant, against in dict.fromkeys((point.variant, point.against) for point in points):
-        one, other = groups.get(against), groups.get(variant)
-        if variant != against and one and other and one.runs.keys() & other.runs.keys():
-            found.setdefault(against, []).append(compare(one, other))
-    for against, rows in found.items():
-        show(groups[against], rows)
-    return list(itertools.chain(*found.values()))

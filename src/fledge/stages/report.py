@@ -13,7 +13,7 @@ def main(config: Report) -> None:
     """Write report.md, report.html and report.json into the run's folder, and print the summary."""
     check(config)
     run = Path(config.run)
-    card = gather(run, hourly_cost=config.hourly_cost)
+    card = gather(run, hourly_cost=config.hourly_cost, ladder=config.ladder)
     write(card, run)
     show(card)
     console.say(f"report card: {run / 'report.md'}")
