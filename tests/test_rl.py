@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,33 +18,37 @@ from hypothesis import strategies as st
 from fernhollow.asked import TASKS
 from fledge.checkpoint import load_model
 from fledge.config import OptimSettings, Rl
-from fledge.infer.engine import Request
 from fledge.runs import metrics, summary
 from fledge.sandbox.sandbox import NotJudged
+from fledge.settings import NothingLearned
 from fledge.stages.rl import STUCK_STEPS, main, prepare
 from fledge.tasks.base import Example, Task
 from fledge.text.chat import say
 from fledge.train.batches import conversation_rows
 from fledge.train.loop import Batch, Plan, train
 from fledge.train.optim import build
-from fledge.train.rollouts import Rollouts, advantages, describe, policy_batches, weigh
+from fledge.train.policy import Answer, advantages, policy_batches, token_weights, weigh
+from fledge.train.rollouts import Rollouts
 from tiny_engine import BYTES, tiny_model
 
 REWARDS = st.lists(st.floats(0, 1), min_size=1, max_size=20)
 
 
-@given(rewards=REWARDS, normalise=st.sampled_from(["none", "std"]))
+KINDS = st.sampled_from(["mean", "std", "maxrl"])
+
+
+@given(rewards=REWARDS, kind=KINDS)
 @settings(deadline=None)
-def test_advantages_sum_to_0_in_a_group(rewards: list[float], normalise: str) -> None:
-    found = advantages(rewards, normalise=normalise)
+def test_advantages_sum_to_0_in_a_group(rewards: list[float], kind: str) -> None:
+    found = advantages(rewards, kind=kind)
     assert len(found) == len(rewards)
     assert abs(math.fsum(found)) < 1e-6 * (1 + max(abs(value) for value in found)) * len(found)
 
 
-@given(reward=st.floats(0, 1), count=st.integers(1, 20), normalise=st.sampled_from(["none", "std"]))
+@given(reward=st.floats(0, 1), count=st.integers(1, 20), kind=KINDS)
 @settings(deadline=None)
-def test_equal_rewards_give_no_advantage(reward: float, count: int, normalise: str) -> None:
-    assert advantages([reward] * count, normalise=normalise) == pytest.approx([0.0] * count, abs=1e-12)
+def test_equal_rewards_give_no_advantage(reward: float, count: int, kind: str) -> None:
+    assert advantages([reward] * count, kind=kind) == pytest.approx([0.0] * count, abs=1e-12)
 
 
 @given(rewards=REWARDS)
@@ -57,22 +62,33 @@ def test_more_reward_is_more_advantage(rewards: list[float]) -> None:
 
 def test_advantages_of_a_known_group() -> None:
     assert advantages([1, 0, 0, 1]) == [0.5, -0.5, -0.5, 0.5]
-    assert advantages([1, 0, 0, 1], normalise="std") == [1, -1, -1, 1]
+    assert advantages([1, 0, 0, 1], kind="std") == [1, -1, -1, 1]
     assert advantages([1, 0, 0, 0]) == [0.75, -0.25, -0.25, -0.25]
+    assert advantages([1, 0, 0, 0], kind="maxrl") == [3, -1, -1, -1]  # with one of two right it is [1, -1]
+
+
+def test_maxrl_follows_the_likelihood_of_being_right() -> None:
+    """Of a policy that is right with probability p the mean gradient of `mean` is p', of `maxrl` near p'/p, that of ln p."""
+    for p, count in ((0.5, 400), (0.05, 4000)):
+        right = [float(n < p * count) for n in range(count)]
+        score = [1 / p if one else -1 / (1 - p) for one in right]  # d ln(probability of the outcome) / dp
+        for kind, expected in (("mean", 1.0), ("maxrl", 1 / p)):
+            weighted = zip(advantages(right, kind=kind), score, strict=True)
+            assert math.fsum(a * s for a, s in weighted) / count == pytest.approx(expected)
 
 
 def test_what_could_not_be_judged_is_no_reward_and_moves_nothing() -> None:
     assert advantages([1, None, 0]) == [0.5, 0.0, -0.5]
-    assert advantages([None, None], normalise="std") == [0.0, 0.0]
+    assert advantages([None, None], kind="std") == [0.0, 0.0]
 
     def grade(_: Example, answer: str) -> float:
-        if len(answer.encode()) % 2:
+        if ord(answer[:1] or "a") % 2:
             raise NotJudged("the machine failed")
         return 1.0
 
-    made = rollouts(config_of(), grade)
+    made = rollouts(config_of(), grade, go_on=())
     next(made.batches())
-    found = describe(made.groups)
+    found = made.numbers
     assert 0 < found["not_judged"] < 12
     assert (found["reward"], found["flat_groups_share"]) == (1.0, 1.0)
 
@@ -83,6 +99,10 @@ def test_a_step_that_nobody_can_judge_ends_the_run() -> None:
 
     with pytest.raises(RuntimeError, match=r"step 1 could be judged \(the machine failed\)"):
         next(rollouts(config_of(), grade).batches())
+
+
+GO_ON = b"nopqrstuvwxyz0123456789"
+"""Bytes behind which an answer goes on, to be cut off."""
 
 
 def starts_low(_: Example, answer: str) -> float:
@@ -97,8 +117,11 @@ def task_of(grade: Any = starts_low, examples: int = 6) -> Task:
     return Task(name="toy/letter", load=lambda _: asked, grade=grade, max_tokens=2)
 
 
-def rollouts(config: Rl, grade: Any = starts_low, *, seed: int = 0) -> Rollouts:
-    return Rollouts(tiny_model(seed=seed, spread=0.1), BYTES, task_of(grade), config)
+def rollouts(config: Rl, grade: Any = starts_low, *, seed: int = 0, go_on: Iterable[int] = GO_ON) -> Rollouts:
+    made = Rollouts(tiny_model(seed=seed, spread=0.1), BYTES, task_of(grade), config)
+    # Of random weights hardly an answer would ever end: any token may end it, but for some.
+    made.engine.ends |= {*range(BYTES.vocab)} - {*go_on, BYTES.special["<|output_start|>"]}
+    return made
 
 
 def config_of(**settings: Any) -> Rl:
@@ -121,7 +144,7 @@ def test_a_step_of_rollouts_does_not_depend_on_the_number_of_passes() -> None:
             total = sum(
                 float(made.model.nll_sum(batch.inputs_BT, batch.targets_BT, batch.weights_BT)) for batch in batches
             )
-        assert tokens == sum(sum(r.mask) for group in made.groups for r in group.requests)
+        assert tokens == sum(sum(answer.mask) for group in made.groups for answer in group.answers)
         sums.append(total)
     assert sums == pytest.approx([sums[0]] * 4, rel=1e-4)
 
@@ -129,9 +152,7 @@ def test_a_step_of_rollouts_does_not_depend_on_the_number_of_passes() -> None:
 def test_only_sampled_tokens_carry_weight_and_it_is_their_answers_advantage() -> None:
     made = rollouts(config_of(), by_length)
     batch = next(made.batches())
-    weighted = sorted(
-        (advantage, sum(request.mask)) for request, advantage in weigh(made.groups, normalise="none") if advantage
-    )
+    weighted = sorted((weights[0], sum(answer.mask)) for answer, weights in weigh(made.groups) if any(weights))
     found = sorted(
         (row[row != 0].mean().item(), int((row != 0).sum())) for row in batch.weights_BT if bool((row != 0).any())
     )
@@ -140,31 +161,41 @@ def test_only_sampled_tokens_carry_weight_and_it_is_their_answers_advantage() ->
     assert [value for value, _ in found] == pytest.approx([value for value, _ in weighted])
 
 
-def test_rollouts_weigh_advantage_times_mask_and_count_all_sampled_tokens() -> None:
-    def answer(prompt: list[int], answer: list[int]) -> Request:
-        return Request(prompt=prompt, answer=answer, mask=[1] * len(answer))
+def answer(prompt: list[int], ids: list[int], **about: Any) -> Answer:
+    count = len(ids)
+    given: dict[str, Any] = {"mask": [1] * count, "drawn": [-1.0] * count, "finish": "stop", "reward": 0.0}
+    return Answer(prompt=prompt, ids=ids, **(given | about))
 
-    weighted = [(answer([256, 1], [2, 3]), 0.5), (answer([256, 4, 5], [6, 7, 8]), -1.0), (answer([256, 9], [10]), 0.0)]
-    [batch] = policy_batches(weighted, passes=1, length=4, pad=0)
+
+def test_rollouts_weigh_advantage_times_mask_and_count_all_sampled_tokens() -> None:
+    weighted = [
+        (one, token_weights(one, advantage))
+        for one, advantage in (
+            (answer([256, 1], [2, 3]), 0.5),
+            (answer([256, 4, 5], [6, 7, 8]), -1.0),
+            (answer([256, 9], [10]), 0.0),
+        )
+    ]
+    [(batch, _)] = policy_batches(weighted, passes=1, length=4, pad=0)
     assert batch.inputs_BT.tolist() == [[256, 4, 5, 6], [256, 1, 2, 3]]
     assert batch.targets_BT.tolist() == [[4, 5, 6, 7], [1, 2, 3, 0]]
     assert batch.weights_BT.tolist() == [[0, 0, -1, -1], [0, 0.5, 0.5, 0]]
     assert batch.tokens == 6  # the answer without advantage counts, and so does what was cut off
-    first, second, idle = policy_batches(weighted, passes=3, length=4, pad=0)
+    first, second, idle = (made for made, _ in policy_batches(weighted, passes=3, length=4, pad=0))
     assert torch.equal(first.inputs_BT, batch.inputs_BT[:1])
     assert torch.equal(second.weights_BT, batch.weights_BT[1:, :3])
     assert (first.tokens + second.tokens, idle.tokens, idle.weights_BT.abs().sum()) == (6, 0, 0)
 
 
 def test_equal_rewards_leave_the_weights_as_they_are() -> None:
-    made = rollouts(config_of(steps=1), lambda *_: 1.0)
+    made = rollouts(config_of(steps=1), lambda *_: 1.0, go_on=())
     before = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}
     [step] = train(made.model, build(made.model, OptimSettings()), made.batches(), Plan(steps=1))
     assert (step.loss_nats, step.gradient_norm) == (0.0, 0.0)
     assert step.tokens > 0
     assert all(torch.equal(value, before[name]) for name, value in made.model.state_dict().items())
-    assert describe(made.groups)["flat_groups_share"] == 1.0
-    assert describe(made.groups)["reward"] == 1.0
+    assert made.numbers["flat_groups_share"] == 1.0
+    assert made.numbers["learned_groups"] == 0
 
 
 def test_the_rollouts_of_a_step_are_those_of_its_number_whatever_came_before() -> None:
@@ -183,7 +214,7 @@ def test_the_policy_gradient_raises_the_probability_of_what_is_rewarded() -> Non
     rewards = []
     optimizer = build(made.model, OptimSettings(matrix_rate=0.01))
     for _ in train(made.model, optimizer, made.batches(), Plan(steps=25, clip=1.0)):
-        rewards.append(describe(made.groups)["reward"])
+        rewards.append(made.numbers["reward"])
     assert sum(rewards[:3]) / 3 < 0.25  # 13 of 265 tokens are rewarded
     assert sum(rewards[-3:]) / 3 > 0.6
 
@@ -232,7 +263,9 @@ def test_what_is_replayed_does_not_depend_on_device_tokens(rows: int) -> None:
     assert sum(batch.tokens for batch in whole) == sum(batch.tokens for batch in cut)
 
 
-def test_where_no_answer_is_ever_right_training_ends_and_says_so(toy_run: Path, tmp_path: Path) -> None:
+def test_where_no_answer_is_ever_right_training_ends_and_says_so(
+    toy_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for stage in ("tokenizer", "sft"):
         shutil.copytree(toy_run / stage, tmp_path / stage)
     short: dict[str, Any] = {
@@ -244,11 +277,13 @@ def test_where_no_answer_is_ever_right_training_ends_and_says_so(toy_run: Path, 
         "replay_tokens": 0,
         "beside": "",
         "eval_each": 0,
+        "pass_examples": 0,
     }
-    with pytest.raises(ValueError, match=f"in {STUCK_STEPS} steps in a row .* Take more --samples"):
+    with pytest.raises(NothingLearned, match=f"in {STUCK_STEPS} steps in a row .* Take more --samples"):
         main(Rl(run=str(tmp_path), task="world/problems_hard", steps=40, **short))
     rewards = [line["reward"] for line in metrics(tmp_path / "rl") if "reward" in line]
     assert rewards == [0.0] * STUCK_STEPS
+    assert "in 1 step all answers" in capsys.readouterr().out
 
 
 def vowels(_: Example, answer: str) -> float:

@@ -24,7 +24,7 @@ from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, Sweep,
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.runs import summary as summary_of
-from fledge.settings import nearest
+from fledge.settings import NothingLearned, nearest
 
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 GO_ON = (*TRAINED, "run", "evaluate", "sweep")
@@ -42,6 +42,7 @@ ENDS = {
     3: "out of memory",
     4: "diverged: the loss is not finite, or worse than guessing",
     5: "a sweep is done but for points that failed",
+    6: "rl had nothing to learn from: all answers earned the same",
     130: "interrupted",
 }
 """Exit codes."""
@@ -114,6 +115,8 @@ def code_of(error: Exception) -> int:
         return 3
     if isinstance(error, FloatingPointError):
         return 4
+    if isinstance(error, NothingLearned):
+        return 6
     return 2 if isinstance(error, ValueError | OSError) else 1
 
 
@@ -194,7 +197,7 @@ def dispatch(command: str, words: list[str]) -> int:
     if flags.json and ranks.is_first():
         run = vars(config).get("run", "")
         print(json.dumps({"command": command, "exit_code": 0, "run": run} | (found or summary_of(Path(run) / command))))
-    return found["exit_code"] if command == "sweep" else 0
+    return found["exit_code"] if command in ("sweep", "rl") else 0
 
 
 def planned(config: Any) -> dict[str, Any]:

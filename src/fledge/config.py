@@ -331,8 +331,16 @@ class Rl(TrainStage):
     """Of the sampled answers; 0: off."""
     max_tokens: int = bounded(160, 1)
     """Longest answer, in tokens."""
-    normalise: Literal["none", "std"] = "none"
-    """Advantage: reward minus the group's mean, optionally over its deviation."""
+    advantage: Literal["mean", "std", "maxrl"] = "mean"
+    """mean: reward minus the group's mean. std: over its deviation. maxrl: over that mean, so that rare successes count more."""
+    resample: int = bounded(4, 0)
+    """How often groups whose answers all earned the same are replaced by those of other prompts, at most."""
+    updates: int = bounded(1, 1)
+    """Steps that learn from the same answers before new ones are sampled."""
+    clip_range: float = 0.2
+    """Of several updates: a token that is 1 + this times as likely as when it was sampled is not made likelier (1 - this: less)."""
+    kl: float = 0.0
+    """What a nat of distance from `start` costs, in rewards. More than 0 keeps a second copy of the weights."""
     replay_tokens: int = 0
     """Tokens per step of conversations as `start` learned from, so that what the model knew is not forgotten."""
     beside: str | None = None
@@ -343,6 +351,8 @@ class Rl(TrainStage):
     """Validation examples of each task at a measurement, and more where there are fewer than `eval_each` of a kind."""
     eval_each: int = bounded(8, 0)
     """Validation examples of each kind of problem at a measurement."""
+    pass_examples: int = bounded(50, 0)
+    """Validation examples of `task` that are answered 8 times as in training, for pass@1, 2, 4 and 8. 0: none."""
 
 
 @dataclass(frozen=True, kw_only=True)

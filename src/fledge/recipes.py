@@ -113,7 +113,7 @@ def demo(ask: RunRecipe) -> list[Item]:
             Rl(
                 optim=replace(late, rate_share=0.2),
                 steps=12,
-                prompts=64,
+                prompts=40,  # two in five groups are flat at first, and replaced
                 samples=8,
                 replay_tokens=8192,
                 eval_every=6,

@@ -23,6 +23,10 @@ class DoesNotFit(ValueError, MemoryError):
     """What is asked for takes more memory than there is."""
 
 
+class NothingLearned(RuntimeError):
+    """Reinforcement has nothing to learn from: all answers earn the same."""
+
+
 def bounded(default: Any, low: float, high: float = math.inf) -> Any:
     """A field from `low` to `high`; where `low` is an int, whole numbers alone."""
     return field(default=default, metadata={"low": low, "high": high})

@@ -15,6 +15,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from fledge.config import Sampling
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 CHANCE = 0.05
 """How likely a measurement finds a fall where no kind fell."""
+PASS_SAMPLES = 8
+"""Answers to an example from which pass@k is told."""
 Grades = dict[tuple[str, int], float]
 """By task and index of the example; without those that could not be judged."""
 Kinds = dict[tuple[str, str], list[int]]
@@ -77,6 +80,14 @@ class Checks:
                 (task.name, index): one["correct"] for index, one in records.items() if one["correct"] is not None
             }
         return found
+
+    def pass_at(self, way: Sampling, *, examples: int) -> dict[str, float]:
+        """pass@1, 2, 4 and 8 of the first task, by k: of so many of its examples, answered in that way."""
+        from fledge.evals.score import judged, pass_at
+
+        task, chosen = self.chosen[0]
+        records = self.scorer.ask(task, dict(islice(chosen.items(), examples)), [way] * PASS_SAMPLES)
+        return pass_at([judged(one["correct"]) for one in records.values()], PASS_SAMPLES)
 
     def kinds(self) -> Kinds:
         """Which examples are of which kind."""

@@ -105,9 +105,6 @@ class Scorer:
             raise RuntimeError(f"task {task.name}: none of {len(records)} answers could be judged ({reasons})")
         accuracy, error = mean_and_error(means)
         truncated = sum(records[index]["truncated"] for index in free)
-        ks = [2**power for power in range(samples.bit_length())] if free else []
-        counts = [(len(grades[index]), grades[index].count(1.0)) for index in free]
-        chances = {k: [pass_at_k(many, right, k) for many, right in counts if many >= k] for k in ks}
         second = [statistics.fmean(judged(record["lenient"])) for record in records.values() if "lenient" in record]
         return Score(
             accuracy=accuracy,
@@ -118,7 +115,7 @@ class Scorer:
             truncated_share=truncated / max(1, len(ways) * len(free)),
             lenient=statistics.fmean(second) if second else None,
             not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
-            pass_at={str(k): statistics.fmean(found) for k, found in chances.items() if found},
+            pass_at=pass_at([grades[index] for index in free], samples),
             suggestions=[suggestion(free[index], records[index]) for index in free] if task.drawn else [],
         )
 
@@ -323,6 +320,16 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     if not 1 <= k <= samples:
         raise ValueError(f"pass@{k} needs between 1 and {samples} samples for k")
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def pass_at(grades: Sequence[Sequence[float]], samples: int) -> dict[str, float]:
+    """Mean pass@k of examples for k = 1, 2, 4 ... up to `samples`, by the grades of each one's answers that could be judged."""
+    counts = [(len(found), list(found).count(1.0)) for found in grades]
+    chances = {
+        2**power: [pass_at_k(many, right, 2**power) for many, right in counts if many >= 2**power]
+        for power in range(samples.bit_length())
+    }
+    return {str(k): statistics.fmean(found) for k, found in chances.items() if found}
 
 
 def samples(model: Transformer, tokenizer: Tokenizer, *, prompts: Sequence[str], seed: int) -> list[dict[str, str]]:

@@ -29,7 +29,7 @@ from fledge.config import Sampling
 from fledge.infer.cache import SlotCache
 from fledge.infer.check import find_kernel, inference_model
 from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
-from fledge.infer.sampling import Judged, Settings, draw, judge, row_keys, seed_key
+from fledge.infer.sampling import Judged, Settings, draw, judge, row_keys, seed_key, tempered
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
 from fledge.sandbox.calls import ToolPool
@@ -59,6 +59,8 @@ class Request:
     """Who asks: one client's calls of tools must not keep others waiting. Empty: no bound."""
     top_logprobs: int | None = None
     """Likeliest alternatives to report per sampled token; 0: its own log-probability alone. None: neither."""
+    as_drawn: bool = False
+    """Whether reported log-probabilities are of what was drawn from, with its temperature and cuts; else the model's own."""
     echo: bool = False
     """Whether to report the same of the prompt, all of which is computed for that."""
 
@@ -67,7 +69,7 @@ class Request:
     mask: list[int] = field(default_factory=list)
     """1: sampled, 0: forced."""
     logprobs: list[float] = field(default_factory=list)
-    """ln p under the model itself (temperature 1, nothing truncated), if `top_logprobs` asks; 0 for forced tokens."""
+    """ln p under the model itself (temperature 1, nothing truncated) or `as_drawn`, if `top_logprobs` asks; 0 where forced."""
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
     echoed: list[Judged] = field(default_factory=list)
@@ -340,9 +342,10 @@ class Engine:
         if settings.temperature_R1 is not None:
             positions = np.array([request.computed for request in ready])
             row_keys_R2 = row_keys(keys, positions, self.device)
-        tokens_R = draw(self._biased(ready, logits_RV), settings, row_keys_R2)
+        biased_RV = self._biased(ready, logits_RV)
+        tokens_R = draw(biased_RV, settings, row_keys_R2)
         if any(request.top_logprobs is not None for request in ready):
-            self._report(ready, logits_RV, tokens_R)
+            self._report(ready, logits_RV, tokens_R, drawn_RV=tempered(biased_RV, settings))
         self.counts["sampled_tokens"] += len(ready)  # before anyone hears of them: who then asks finds them counted
         now = time.perf_counter()
         for request, token in zip(ready, tokens_R.tolist(), strict=True):
@@ -365,9 +368,11 @@ class Engine:
             logits_RV[rows] += torch.stack([bias_V for request in ready if (bias_V := request.bias_V) is not None])
         return logits_RV
 
-    def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor) -> None:
+    def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor, *, drawn_RV: Tensor) -> None:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
         best = max(request.top_logprobs or 0 for request in ready)
+        as_drawn_R1 = torch.tensor([[request.as_drawn] for request in ready], device=self.device)
+        logits_RV = torch.where(as_drawn_R1, drawn_RV, logits_RV)
         for request, (logprob, likeliest) in zip(ready, judge(logits_RV, tokens_R, best=best), strict=True):
             if request.top_logprobs is not None:
                 request.logprobs.append(logprob)

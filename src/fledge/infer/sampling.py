@@ -60,11 +60,16 @@ def draw(logits_RV: Float[Tensor, "R V"], settings: Settings, keys_R2: Int[Tenso
     if settings.temperature_R1 is None:
         return logits_RV.argmax(-1)
     assert keys_R2 is not None, "rows with a temperature need keys"
-    p = truncate(logits_RV / settings.temperature_R1, settings).softmax(-1)
+    p = tempered(logits_RV, settings).softmax(-1)
     tokens = p.div_(exponential_noise(keys_R2, p.size(-1))).argmax(-1)
     if settings.greedy_R is not None:
         tokens = torch.where(settings.greedy_R, logits_RV.argmax(-1), tokens)
     return tokens
+
+
+def tempered(logits_RV: Float[Tensor, "R V"], settings: Settings) -> Float[Tensor, "R V"]:
+    """The logits of what is drawn from, where some row is."""
+    return logits_RV if settings.temperature_R1 is None else truncate(logits_RV / settings.temperature_R1, settings)
 
 
 def truncate(z_RV: Float[Tensor, "R V"], settings: Settings) -> Float[Tensor, "R V"]:

@@ -32,6 +32,24 @@ def logits(
     return softcap * torch.tanh(z / softcap)
 
 
+def logprobs(
+    x_ND: Float[Tensor, "N D"],
+    unembedding: Float[Tensor, "R D"],
+    targets_N: Int[Tensor, " N"],
+    *,
+    vocab: int,
+    softcap: float,
+) -> Float[Tensor, " N"]:
+    """ln p(target) of each under `logits`; not for a gradient."""
+    pairs = zip(*(each.split(max(1, LOGITS // vocab)) for each in (x_ND, targets_N)), strict=True)
+    return torch.cat(
+        [
+            logits(x, unembedding, vocab=vocab, softcap=softcap).log_softmax(-1).gather(-1, targets[:, None])[:, 0]
+            for x, targets in pairs
+        ]
+    )
+
+
 def nll_sum(
     x_ND: Float[Tensor, "N D"],
     unembedding: Float[Tensor, "R D"],

@@ -288,6 +288,14 @@ class Transformer(nn.Module):
         shape = {"vocab": self.config.vocab, "softcap": self.config.softcap}
         return head.nll_sum(x_ND, self.unembedding, targets_N, weights_N, **shape, part=part)
 
+    @torch.no_grad()
+    def logprobs(
+        self, tokens_BT: Int[Tensor, "B T"], targets_BT: Int[Tensor, "B T"], where_BT: Tensor
+    ) -> Float[Tensor, " N"]:
+        """ln p(target) at the places that are wanted, row by row."""
+        x_ND, targets_N = self.hidden(tokens_BT)[where_BT], targets_BT[where_BT]
+        return head.logprobs(x_ND, self.unembedding, targets_N, vocab=self.config.vocab, softcap=self.config.softcap)
+
     def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the head reads: the stream behind the last block, normalised."""
         table = rotary_table(self.config, torch.arange(tokens_BT.size(1), device=tokens_BT.device))

@@ -1,10 +1,11 @@
 """`fledge rl`: improve a chat model on one task by its own graded answers (GRPO, see train/rollouts.py).
 
-Each step draws prompts, samples a group of answers to each, and grades them. The loss is the mean over the sampled tokens of
-advantage x negative log-likelihood. The answers come from the newest weights, so the importance ratio is 1 and nothing needs
-clipping. `replay_tokens` adds conversations to each step, so that what the reward does not ask for is not forgotten (Ouyang et
+Each step draws prompts, samples a group of answers to each, and grades them; what is cut off or made up a tool's result earns
+nothing. The loss is the mean over the sampled tokens of advantage x negative log-likelihood, weighed as train/policy.py says.
+`replay_tokens` adds conversations to each step, so that what the reward does not ask for is not forgotten (Ouyang et
 al. 2022, arXiv:2203.02155, mix in text). And what it broke all the same is left out: every kind of problem is measured on the way
 (evals/kinds.py), and the weights that remain are the best of those at which none had fallen, those of the start among them.
+Nothing here looks at the test split: `fledge evaluate` asks it once, in the end.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fledge import console
-from fledge.config import Rl, check
-from fledge.evals.kinds import Change, Checks, Grades, choose, compare
+from fledge import console, ranks
+from fledge.config import Rl, Sampling, check
+from fledge.evals.kinds import Change, Checks, choose, compare
 from fledge.folder import open_stage
 from fledge.origin import data_of, hash_of, origin_of
-from fledge.runs import metrics
+from fledge.runs import metrics, summary
+from fledge.settings import NothingLearned
 from fledge.tasks import find_task, find_tasks, gradable
 from fledge.tasks.base import Task, freely
 from fledge.tasks.mixture import open_chats
@@ -33,8 +35,16 @@ if TYPE_CHECKING:
     from fledge.train.session import Session
 
 
-STUCK_STEPS = 10
+STUCK_STEPS = 5
 """After so many steps in a row with nothing to learn from we no longer believe that one will come."""
+WORDS = {
+    "reward": "reward {:.3f}",
+    "answer_tokens": "{:.0f} tokens each",
+    "entropy_nats": "entropy {:.2f}",
+    "cut_share": "{:.0%} cut off",
+    "tool_calls": "{:.1f} calls",
+}
+"""What stands on the live line, and how."""
 
 
 def prepare(config: Rl) -> list[Task]:
@@ -64,8 +74,12 @@ def beside(config: Rl, task: Task) -> dict[str, Task]:
     return gradable(map(find_task, task.beside), otherwise="not looked after")
 
 
-def main(config: Rl) -> None:
-    """Reinforce a chat model on one task."""
+def main(config: Rl) -> dict[str, Any]:
+    """Reinforce a chat model on one task; returns what done.json says, and an exit code of 6 where no step had anything to teach.
+
+    Raises:
+        NothingLearned: so many steps in a row had not that no other is taken.
+    """
     tasks = prepare(config)
     task = tasks[0]
     from fledge.checkpoint import load_pair
@@ -74,7 +88,7 @@ def main(config: Rl) -> None:
     from fledge.train.converse import fitted
     from fledge.train.loop import due
     from fledge.train.resolve import resolved
-    from fledge.train.rollouts import Rollouts, describe
+    from fledge.train.rollouts import Rollouts
     from fledge.train.session import Session
 
     run = Path(config.run)
@@ -101,26 +115,29 @@ def main(config: Rl) -> None:
             return in_background(rows, ahead=rollouts.replayed)
 
         def batches(cursor: Cursor | None) -> Iterator[Batch]:
-            first, place = (cursor["step"], cursor["chats"]) if cursor else (0, None)
-            return rollouts.batches(
-                first=first, chats=chats(place) if rollouts.replayed else None, device=session.device
-            )
+            at = cursor or {"step": 0, "chats": None}
+            talks = chats(at["chats"]) if rollouts.replayed else None
+            return rollouts.batches(first=at["step"], begun=at.get("rollouts"), chats=talks, device=session.device)
+
+        def told() -> dict[str, Any]:
+            words = [form.format(rollouts.numbers[name]) for name, form in WORDS.items()]
+            return {**rollouts.numbers, "samples": [rollouts.transcript()], "told": " · ".join(words)}
 
         began = time.perf_counter()
         checks = Checks(tasks, Scorer(model, tokenizer), examples=config.eval_examples, each=config.eval_each)
-        choice = Choice(session, checks, before=checks.grades(), task=task.name)
+        choice = Choice(session, checks, config)
         session.seconds["other"] += time.perf_counter() - began
-        for done in session.train(
-            batches, steps=config.steps, micro=rollouts.micro, also=lambda: describe(rollouts.groups)
-        ):
-            if (flat := flat_steps(stage.path)) == STUCK_STEPS:
-                raise ValueError(nothing_learned(task.name, flat))
+        for done in session.train(batches, steps=config.steps, micro=rollouts.micro, also=told):
+            if flat := flat_steps(stage.path):
+                console.say(f"rl step {done}: {nothing_learned(task.name, flat)}")
+                if flat == STUCK_STEPS:
+                    raise NothingLearned(nothing_learned(task.name, flat))
             if due(done, config.eval_every, config.steps):
                 choice.measure(done)
-        if flat_steps(stage.path) == config.steps:
-            console.say(nothing_learned(task.name, config.steps))
+                show_sample(stage.path, done)
         session.save(config.steps)  # with what the last measurement led to
         session.finish(task=task.name, steps=config.steps, **choice.summary(config.steps))
+    return {"exit_code": 6 * (flat_steps(stage.path) == config.steps)} | summary(stage.path)
 
 
 class Choice:
@@ -130,9 +147,21 @@ class Choice:
     one is at which a stage is resumed, leads to the same.
     """
 
-    def __init__(self, session: Session, checks: Checks, *, before: Grades, task: str) -> None:
-        self.session, self.checks, self.before, self.task = session, checks, before, task
+    def __init__(self, session: Session, checks: Checks, config: Rl) -> None:
+        self.session, self.checks, self.examples = session, checks, config.pass_examples
+        [task, _], *_ = checks.chosen
+        self.task = task.name
+        self.way = Sampling(
+            max_tokens=min(config.max_tokens, task.max_tokens),
+            temperature=config.temperature,
+            top_k=config.top_k,
+            seed=config.seed,
+        )
+        self.before, self.pass_before = checks.grades(), self._pass_at()
         session.keep_these()
+
+    def _pass_at(self) -> dict[str, float]:
+        return self.checks.pass_at(self.way, examples=self.examples) if self.examples else {}
 
     @property
     def measured(self) -> dict[int, list[Change]]:
@@ -143,10 +172,13 @@ class Choice:
     def measure(self, done: int) -> None:
         """Measure the weights of this moment, log them, and keep them if they are the best so far."""
         found = compare(self.checks.kinds(), self.before, self.checks.grades())
-        self.session.notes["measured"] = self.session.notes.get("measured", {}) | {str(done): [*map(asdict, found)]}
+        chances = self._pass_at()
+        for name, value in (("measured", [*map(asdict, found)]), ("pass_at", chances)):
+            self.session.notes[name] = self.session.notes.get(name, {}) | {str(done): value}
         self.session.stage.log(step=done, **{each.name: each.after for each in found})
         own, fallen = found[0], [each for each in found if each.fell]
         gain = {"validation_gain": own.difference, "validation_gain_error": own.standard_error}
+        gain |= {f"pass_at_{k}": chance for k, chance in chances.items()}
         self.session.log(done, validation=own.after, **gain, fallen_kinds=len(fallen))
         if fallen:
             console.say(f"rl step {done}: more than chance lost {'; '.join(map(str, fallen))}")
@@ -166,17 +198,28 @@ class Choice:
             console.say(f"rl: the weights of the start remain, none measured was better and harmless{harm}")
         # Where the start's remain, the last of those left out show why.
         shown = kept or steps
-        return {"kept_step": kept, "shown_step": shown, "kinds": [*map(asdict, measured[shown])], "fallen": fallen}
+        pass_at = {"before": self.pass_before, "after": self.session.notes["pass_at"][str(shown)]}
+        kinds = [*map(asdict, measured[shown])]
+        return {"kept_step": kept, "shown_step": shown, "kinds": kinds, "fallen": fallen, "pass_at": pass_at}
+
+
+def show_sample(folder: Path, step: int) -> None:
+    """Print a question of a step and the best and the worst of its answers."""
+    for sample in (each for line in metrics(folder) if line["step"] == step for each in line.get("samples", ())):
+        console.say(f"  {sample['asked']}")
+        for answer in sample["answers"]:
+            console.say(f"  > {answer['text'].strip()} (earned {answer['reward']})")
 
 
 def flat_steps(folder: Path) -> int:
-    """How many steps before now, in a row, had no group of answers with different rewards."""
-    shares = [line["flat_groups_share"] for line in metrics(folder) if "flat_groups_share" in line]
-    return sum(1 for _ in takewhile(lambda share: share == 1, reversed(shares)))
+    """How many steps before now, in a row, had no group of answers with different rewards; as the first rank has written it."""
+    learned = [line["learned_groups"] for line in metrics(folder) if "learned_groups" in line]
+    flat = sum(1 for _ in takewhile(lambda count: count == 0, reversed(learned)))
+    return int(ranks.sum_of([flat if ranks.is_first() else 0])[0])
 
 
 def nothing_learned(task: str, steps: int) -> str:
     return (
-        f"rl: in {steps} steps in a row all answers to each prompt of {task} earned the same: nothing can be learned. "
-        "Take more --samples, a higher --temperature, an easier --task, or a --start that is right now and then"
+        f"in {steps} step{'s in a row' * (steps > 1)} all answers to each prompt of {task} earned the same: nothing can be "
+        "learned. Take more --samples, a higher --temperature, an easier --task, or a --start that is right now and then"
     )

@@ -162,11 +162,11 @@ class Session:
                 self.seconds["compile"] += time.perf_counter() - began
 
     def train(
-        self, batches: Batches, *, steps: int, micro: int, also: Callable[[], dict[str, float]] = dict
+        self, batches: Batches, *, steps: int, micro: int, also: Callable[[], dict[str, Any]] = dict
     ) -> Iterator[int]:
         """Steps done so far, from the last checkpoint on: `steps` in all, of `micro` batches each, or as many as the budget holds.
 
-        also: more numbers of the step just done, for its line of the metrics.
+        also: more numbers of the step just done, for its line of the metrics; "told" stands on the live line in place of the loss.
         """
         self.steps = steps = sys.maxsize if self.budget else steps
         with ranks.first_alone():  # who renames what is damaged
@@ -201,8 +201,8 @@ class Session:
                 done, (stops, is_late) = self.done, step.votes
                 self._count(step)
                 self._written(wait=False)
+                learns = more.pop("told", f"loss {step.loss_nats:.3f}")
                 self.stage.log(step=done, **self._numbers(step), **more)
-                learns = f"reward {more['reward']:.3f}" if "reward" in more else f"loss {step.loss_nats:.3f}"
                 live.show(self._shown(), f"{learns} · {step.tokens / step.seconds:,.0f} tokens/s")
                 every = self.config.save_every
                 last = self.is_last(done)
