@@ -1,4 +1,4 @@
-"""The pictures of the README, taken of a run: the page in light, dark with two stages and token colours, and on a phone.
+"""The pictures of the README, taken of a run: the chat in light, dark with two stages and token colours, on a phone; its curves.
 
     python tests/screenshots.py runs/demo            # into docs/images; look at them before they are committed
 
@@ -25,9 +25,9 @@ DARK = ("Where does the turtle live?", "I am a bird. I eat voles. I say hoot. Wh
 
 
 @contextmanager
-def served(run: str) -> Iterator[str]:
-    """The address of a server of the run, which answers with its likeliest tokens."""
-    words = [sys.executable, "-m", "fledge", "serve", run, "--port", "0", "--temperature", "0"]
+def served(*words: str) -> Iterator[str]:
+    """The address of what `fledge serve` or `fledge watch` listens on."""
+    words = (sys.executable, "-m", "fledge", *words, "--port", "0")
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
@@ -51,31 +51,38 @@ def main() -> None:
     parser.add_argument("run")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
     asked = parser.parse_args()
-    with served(asked.run) as address, sync_playwright() as started:
+    serve, watch = served("serve", asked.run, "--temperature", "0"), served("watch", asked.run)
+    with serve as address, watch as curves, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
-        def opened(**options: Any) -> Any:
+        def opened(url: str = address, **options: Any) -> Any:
             page = browser.new_context(reduced_motion="reduce", **options).new_page()
-            page.goto(address)
+            page.goto(url)
             page.wait_for_selector("body.ready")
             return page
 
         def shoot(page: Any, name: str) -> None:
-            page.screenshot(path=asked.out / f"chat-{name}.png")
+            page.screenshot(path=asked.out / f"{name}.png")
 
         screen = {"viewport": {"width": 1280, "height": 800}}
         page = opened(**screen)
         ask(page, *LIGHT)
-        shoot(page, "light")
+        shoot(page, "chat-light")
         page = opened(**screen, color_scheme="dark")
         page.click("#compare")
         page.click("#inspect")
         ask(page, *DARK)
         page.locator("#turns .answer .token").nth(-4).hover()
-        shoot(page, "dark")
+        shoot(page, "chat-dark")
         page = opened(**started.devices["iPhone 13"])
         ask(page, DARK[0])
-        shoot(page, "phone")
+        shoot(page, "chat-phone")
+        page = opened(curves, **screen)
+        chart = page.locator("[data-chart=loss_nats] .u-over")
+        for place in (0.3, 0.31):  # the first move is that into it
+            chart.hover(position={"x": place * chart.bounding_box()["width"], "y": 100})
+        page.wait_for_selector("output b")
+        shoot(page, "watch")
 
 
 if __name__ == "__main__":

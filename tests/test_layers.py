@@ -11,7 +11,19 @@ import fledge
 
 ROOT = Path(fledge.__file__).parent
 LAYERS = (
-    ("__init__", "settings", "config", "ranks", "console", "endings", "storage", "provenance", "runs", "folder"),
+    (
+        "__init__",
+        "settings",
+        "config",
+        "ranks",
+        "console",
+        "endings",
+        "storage",
+        "provenance",
+        "trackers",
+        "runs",
+        "folder",
+    ),
     ("text", "model", "sandbox"),
     ("checkpoint", "weights", "origin", "train", "infer", "tasks"),
     ("evals",),

@@ -37,7 +37,7 @@ def measured(run: Path) -> dict[str, list[dict[str, object]]]:
     """All metrics of every stage, without times."""
     return {
         stage: [
-            {name: value for name, value in line.items() if "second" not in name and name != "mfu_share"}
+            {name: value for name, value in line.items() if not re.search("second|memory|mfu", name)}
             for line in metrics(run / stage)
         ]
         for stage in TRAINED

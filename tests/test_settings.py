@@ -121,6 +121,7 @@ ELSEWHERE = {
     "compile": "the compiled step equals the eager one (tests/test_loop.py): only time differs",
     "clock": "what it times: tests/test_budget.py",
     "shard": "of several ranks: tests/test_sharded.py",
+    "log": "what wandb and trackio are told: tests/test_trackers.py",
     "fresh": "what is set aside: tests/test_runs.py",
     "eval_each": "of every kind some are chosen: tests/test_kinds.py",
     "midtrain.eval_every": "of own conversations: tests/test_held_out.py",

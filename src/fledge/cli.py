@@ -29,7 +29,13 @@ from fledge.settings import NothingLearned, nearest
 SHORT = {"-p": "--prompt", "--from": "--start", "--rehearse": "--replay-tokens"}
 GO_ON = (*TRAINED, "run", "evaluate", "sweep")
 """Commands that find what they had done when they were interrupted; the others begin anew."""
-APART = {"run": "pipeline", "plan": "plan", "sweep": "research.sweep", "compare": "research.compare"}
+APART = {
+    "run": "pipeline",
+    "plan": "plan",
+    "sweep": "research.sweep",
+    "compare": "research.compare",
+    "watch": "research.watch",
+}
 APART |= {"export": "export.out", "import": "export.back", "upload": "export.upload"}
 """Modules of commands that are neither stages nor benches."""
 BEGINS_AGAIN = {"--fresh", "--from", "--only"}
@@ -251,7 +257,7 @@ def with_folder(command: str, words: list[str]) -> list[str]:
     names = FIRST.get(command, ("--run",))[: len(given)]
     if names:
         return [*itertools.chain.from_iterable(zip(names, given, strict=False)), *words[len(names) :]]
-    about_a_run = command in ("chat", "serve", "evaluate", "report", "export")
+    about_a_run = command in ("chat", "serve", "evaluate", "report", "watch", "export")
     talks_of_a_run = about_a_run and not {"--run", "--help"} & set(words)
     found = newest_run() if talks_of_a_run else None
     return words if found is None else ["--run", str(found), *words]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from fledge.settings import bounded, check_bounds, check_multiple, help_of
+from fledge.trackers import check_tracker
 
 BATCH_TOKENS = 16_384
 """Of an optimizer step on conversations where nothing else is asked."""
@@ -195,6 +196,14 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """What the commands share that train."""
+
+    log: Literal["wandb", "trackio"] | None = None
+    """Tell this program too what metrics.jsonl gets; it is an extra of the same name. None: the files alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Machine(Threaded):
     """What the commands with a model share."""
 
@@ -203,7 +212,7 @@ class Machine(Threaded):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainStage(Seeded, Ranked, Machine, Made):
+class TrainStage(Seeded, Ranked, Tracked, Machine, Made):
     """What the stages that train share."""
 
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -386,6 +395,16 @@ class Report(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Watch(Stage):
+    """Show a training as it goes on, or as it went, on a page of this machine."""
+
+    run: str = "runs/demo"
+    """Folder of a run, of a sweep, or of several runs."""
+    port: int = bounded(8001, 0, 65_535)
+    """Port of 127.0.0.1 to listen on; 0: any that is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnswerStage(Sampling, Machine, Stage):
     """What the commands share whose model answers a user."""
 
@@ -447,7 +466,7 @@ class Serve(AnswerStage):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecipe(Seeded, Ranked, Machine):
+class RunRecipe(Seeded, Ranked, Tracked, Machine):
     """Raise a model: all stages of a recipe, in one folder."""
 
     recipe: str = "demo"
@@ -633,7 +652,7 @@ COMMANDS: dict[str, dict[str, type[Any]]] = {
     "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
     "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench, "bench train": TrainBench},
-    "Research": {"sweep": Sweep, "compare": Compare},
+    "Research": {"watch": Watch, "sweep": Sweep, "compare": Compare},
     "Talking": {"chat": Chat, "serve": Serve},
     "Taking it along": {"export": Export, "import": Import, "upload": Upload},
 }
@@ -646,6 +665,8 @@ TRAINED = tuple(name for name, kind in STAGES.items() if issubclass(kind, TrainS
 def check(config: Any) -> None:
     """Raise ValueError for what can be known to be wrong before anything expensive starts."""
     check_bounds(config)
+    if isinstance(config, Tracked):
+        check_tracker(config.log)
     if isinstance(config, Midtrain) and not config.replay < 1:
         raise ValueError(
             f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"

@@ -27,6 +27,7 @@ from fledge.console import notice
 from fledge.provenance import changes, other_code, provenance
 from fledge.settings import with_paths
 from fledge.storage import naming, partial_of, sealed, write_atomic
+from fledge.trackers import Tell, tracking
 
 LOCK = "lock"
 CHANGES = "changes.diff"
@@ -52,6 +53,8 @@ class StageFolder:
     name: str
     made_from: dict[str, str] = field(default_factory=dict)
     """As `runs.made_from` says it: its checkpoints carry it."""
+    tell: Tell | None = None
+    """Who else is told the metrics (trackers.py)."""
 
     def log(self, **values: Any) -> None:
         """Append one line to metrics.jsonl; it is on the disk when this returns, though not yet flushed through."""
@@ -60,6 +63,9 @@ class StageFolder:
         path = self.path / "metrics.jsonl"
         with naming(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        if self.tell:
+            step = values.pop("step")
+            self.tell(step, {name: value for name, value in values.items() if isinstance(value, int | float)})
 
     def rewind(self, step: int) -> None:
         """Forget metrics of steps after `step` and what was measured at it: a resumed run writes them again."""
@@ -109,9 +115,11 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
         if config.fresh:
             _set_aside(path)
         try:
-            stage = StageFolder(path, name, _begin(path, config, origin or {}))
-            ranks.meet()
-            yield stage
+            made_from = _begin(path, config, origin or {})
+            begun = runs.begun(path)["provenance"].get("started", "")
+            with tracking(getattr(config, "log", None), path, settings=settings, begun=begun) as tell:
+                ranks.meet()
+                yield StageFolder(path, name, made_from, tell)
         except BaseException:
             if config.fresh:
                 _put_back(run, [name])

@@ -55,6 +55,7 @@ Recipe = Callable[[RunRecipe], list[Item]]
 def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
     asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads, "ranks": ask.ranks}
+    asked["log"] = ask.log
     items = []
     for config, minutes in stages:
         # Runs of all seeds are measured alike: an evaluation keeps its own.

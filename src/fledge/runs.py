@@ -26,6 +26,7 @@ FREE = {
     "run",
     "fresh",
     "ranks",
+    "log",
     "device",
     "threads",
     "keep",
@@ -143,24 +144,30 @@ def metrics(stage: Path) -> list[dict[str, Any]]:
     """All lines of a stage's metrics.jsonl. A last line that a kill cut short is left out; of others that is said."""
     path = stage / "metrics.jsonl"
     lines, strange = [], []
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    read = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    text = read.splitlines()
     for number, line in enumerate(text, 1):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError):
-            found = None
-        # True is an int to Python, so types are compared and not asked.
-        kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
-        kinds.pop("samples", None)  # texts of pretraining
-        if kinds.get("step") is int and {*kinds.values()} <= {int, float}:
+        if found := measured(line):
             lines.append(found)
-        elif number < len(text) or found is not None:
+        elif number < len(text) or read.endswith("\n"):
             strange.append(str(number))
     if strange:
         notice(
             f"{path}: left out, not one object of numbers with a step: line {', '.join(strange[:5])}; somebody changed the file"
         )
     return lines
+
+
+def measured(line: str | bytes) -> dict[str, Any] | None:
+    """A line of the metrics: numbers with a step, and maybe samples of texts; None where it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    # True is an int to Python, so types are compared and not asked.
+    kinds = {name: type(value) for name, value in found.items()} if isinstance(found, dict) else {}
+    kinds.pop("samples", None)
+    return found if kinds.get("step") is int and {*kinds.values()} <= {int, float} else None
 
 
 def is_done(stage: Path) -> bool:

@@ -15,7 +15,7 @@ import os
 import socket
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -24,7 +24,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from fledge import endings
 from fledge.config import Serve
 from fledge.serve.access import EVERYWHERE
-from fledge.serve.stream import LOG, Dispatcher
+from fledge.serve.site import LOG
+
+if TYPE_CHECKING:
+    from fledge.serve.stream import Dispatcher
 
 HEAD_SECONDS = 10.0  # for the first line and the headers of a request to arrive
 
@@ -77,7 +80,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: Starlette, *, host: str, port: int, grace_seconds: float = Serve.grace_seconds) -> None:
-        self.dispatcher: Dispatcher = app.state.dispatcher
+        self.dispatcher: Dispatcher | None = getattr(app.state, "dispatcher", None)
+        """None: of a site without models, whose answers are short."""
         self.grace_seconds = grace_seconds
         self.most = most_connections()
         self.hurry = False
@@ -141,13 +145,16 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self.dispatcher is None:
+            await super().shutdown(sockets)
+            return
         self.dispatcher.closing = True
-        ending = asyncio.create_task(self._end_answers())
+        ending = asyncio.create_task(self._end_answers(self.dispatcher))
         await super().shutdown(sockets)
         ending.cancel()
         await self.dispatcher.pool.close()
 
-    async def _end_answers(self) -> None:
+    async def _end_answers(self, dispatcher: Dispatcher) -> None:
         """When their time is over, or at the second signal."""
         if running := sum(one.is_answered() for one in self.connections()):
             LOG.warning("stopping: %d answers have %g s to end; once more to stop at once", running, self.grace_seconds)
@@ -155,7 +162,7 @@ class Server(uvicorn.Server):
             async with asyncio.timeout(self.grace_seconds):
                 while not self.hurry:
                     await asyncio.sleep(0.05)
-        await self.dispatcher.pool.close()
+        await dispatcher.pool.close()
         await asyncio.sleep(0.5)  # the answers' last words go out
         for one in self.connections():  # to clients who do not take them
             one.transport.abort()

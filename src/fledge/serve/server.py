@@ -3,9 +3,8 @@
     app = create_app(pool, access=Access(host="127.0.0.1"))
     Server(app, host="127.0.0.1", port=8000).run()                      # connections.py
 
-Conversations are neither logged nor kept. Nothing may be embedded elsewhere or fetched from elsewhere: a strict
-Content-Security-Policy, and CORS for the sites of `--origins` alone; pages of others are refused (access.py). A client who hangs
-up frees its slot before the next step of the engine.
+Conversations are neither logged nor kept; who may ask, and from where, is said in site.py and access.py. A client who hangs up
+frees its slot before the next step of the engine.
 """
 
 from __future__ import annotations
@@ -15,18 +14,13 @@ import contextlib
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, Router
-from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive
 
 from fledge.config import Sampling, Serve
 from fledge.serve.access import Access
@@ -35,21 +29,14 @@ from fledge.serve.fields import Json
 from fledge.serve.metrics import metric
 from fledge.serve.openapi import document
 from fledge.serve.pool import Entry, ModelPool
-from fledge.serve.stream import LOG, Dispatcher, Generation, Update
+from fledge.serve.site import FAILED, LOG, site
+from fledge.serve.stream import Dispatcher, Generation, Update
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 from fledge.text.chat import Message, encode_prompt, encode_text
 from fledge.text.tokenizer import Tokenizer
 
-STATIC = Path(__file__).parent / "static"
 BODY_BYTES, BODY_SECONDS = 1 << 20, 30.0
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
-    "font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-FAILED = "the server failed; its log says more"
 COMPACT = json.JSONEncoder(separators=(",", ":"))
 Handler = Callable[[Request], Awaitable[ASGIApp]]
 
@@ -86,52 +73,20 @@ def create_app(
         Route("/models", guarded(api.models)),
         Route("/models/{name}", guarded(api.model)),
     ]
-    routes: list[Route | Mount] = [
-        # Without redirects: where to would be the client's guess, and wrong behind a proxy.
-        Mount("/v1", Router(v1, redirect_slashes=False)),
-        Route("/tokenize", guarded(api.tokenize), methods=["POST"]),
-        Route("/metrics", guarded(api.metrics)),
-        Route("/openapi.json", guarded(api.openapi)),
-        Route("/health", api.health),
-        Mount("/", _Page(directory=STATIC)),
-    ]
-    if root_path := root_path.strip("/"):
-        routes.insert(0, Mount("/" + root_path, Router([*routes], redirect_slashes=False)))
-    router = Router(routes, redirect_slashes=False)
-
-    async def entrance(scope: Scope, receive: Receive, send: Send) -> None:
-        access.check_origin(scope["method"], Request(scope).headers)
-        await router(scope, receive, send)
-
-    cors = Middleware(
-        CORSMiddleware, allow_origins=[*access.origins], allow_methods=["GET", "POST"], allow_headers=["*"]
+    app = site(
+        [
+            # Without redirects: where to would be the client's guess, and wrong behind a proxy.
+            Mount("/v1", Router(v1, redirect_slashes=False)),
+            Route("/tokenize", guarded(api.tokenize), methods=["POST"]),
+            Route("/metrics", guarded(api.metrics)),
+            Route("/openapi.json", guarded(api.openapi)),
+            Route("/health", api.health),
+        ],
+        access=access,
+        root_path=root_path,
     )
-    middleware = [cors] if access.origins else []
-    app = Starlette(routes=[Mount("/", entrance)], exception_handlers=ERRORS, middleware=middleware)
-    app.router.redirect_slashes = False
     app.state.dispatcher = dispatcher
     return app
-
-
-async def answer_error(request: Request, error: Exception) -> Response:
-    """The response for whatever an endpoint raised, in OpenAI's format."""
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=499)  # as nginx notes it; nobody reads it
-    headers: dict[str, str] = {}
-    if isinstance(error, HTTPException):  # starlette's: no route, or not by this method
-        headers |= error.headers or {}
-        what = f"does not answer {request.method}" if error.status_code == 405 else "does not exist here"
-        error = ApiError(f"{request.url.path} {what}", status=error.status_code)
-    if not isinstance(error, ApiError):
-        error = ApiError(FAILED, status=500)  # starlette raises what it was again, and uvicorn logs it
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    if error.status in (408, 413):
-        headers["Connection"] = "close"  # the rest of the body is not read
-    return JSONResponse(error.to_json(), error.status, headers=headers)
-
-
-ERRORS: Any = dict.fromkeys((HTTPException, ApiError, ClientDisconnect, Exception), answer_error)
 
 
 class Api:
@@ -284,16 +239,3 @@ def _stream(events: Iterable[Json]) -> bytes:
         # ASCII: many clients take U+2028 or U+0085 within a string for the end of a line.
         said.append(f"{name}data: {COMPACT.encode(event)}\n\n")
     return "".join(said).encode()
-
-
-class _Page(StaticFiles):
-    """The web page's files, with the headers that keep it to itself. Folders are not there: they would redirect."""
-
-    async def get_response(self, path: str, scope: Scope) -> Response:
-        return await super().get_response("index.html" if path == "." else path, scope)
-
-    def file_response(self, *args: Any, **settings: Any) -> Response:
-        response = super().file_response(*args, **settings)
-        response.headers.update(PAGE_HEADERS)
-        response.headers["Cache-Control"] = "no-cache"
-        return response

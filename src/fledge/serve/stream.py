@@ -9,7 +9,6 @@ Leaving the loop early cancels the requests: that is how a client who hangs up f
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -22,10 +21,9 @@ from fledge.serve.api import ApiError, Ask
 from fledge.serve.fields import Json
 from fledge.serve.metrics import Histogram
 from fledge.serve.pool import LoadedModel, ModelPool
+from fledge.serve.site import LOG
 from fledge.text.chat import Fitted, Part, PartReader, fit_prompt, join_pieces
 from fledge.text.tokenizer import Tokenizer
-
-LOG = logging.getLogger("uvicorn.error")
 
 
 @dataclass

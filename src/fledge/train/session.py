@@ -339,4 +339,5 @@ class Session:
         speed = step.tokens / step.seconds
         mfu = {"mfu_share": speed * self.model.flops_per_token() / (peak * ranks.count())} if peak else {}
         names = ("loss_nats", "gradient_norm", "rate_share", "tokens", "seconds")
-        return {name: getattr(step, name) for name in names} | {"tokens_per_second": speed} | mfu
+        found = {"tokens_per_second": speed, "peak_memory_bytes": machine.peak_memory_bytes(self.device)}
+        return {name: getattr(step, name) for name in names} | found | mfu
