@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,7 @@ import pytest
 
 from processes import Processes
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker per core is enough; torch reads it when it is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker per core is enough; torch reads it when it is imported
 
 
 @pytest.fixture(scope="session")
@@ -22,22 +22,29 @@ def processes() -> Iterator[Processes]:
     processes.close()
 
 
+def made_once(recipe: str, processes: Processes, factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, which the first worker to ask for it makes for all."""
+    root = factory.getbasetemp()
+    run = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "runs" / recipe
+    run.parent.mkdir(exist_ok=True)
+    with run.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (run / "report.json").exists():
+            code, output = processes.run("run", recipe, "--out", str(run), log=run.with_suffix(".log"))
+            assert code == 0, output
+    return run
+
+
 @pytest.fixture(scope="session")
 def toy_run(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished `fledge run toy`. Read it, do not write it; its output lies beside it in `toy.log`."""
-    run = tmp_path_factory.mktemp("runs") / "toy"
-    code, output = processes.run("run", "toy", "--out", str(run), log=run.with_suffix(".log"))
-    assert code == 0, output
-    return run
+    return made_once("toy", processes, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def straight(processes: Processes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run from beginning to end without interruption, in one process."""
-    run = tmp_path_factory.mktemp("straight") / "small"
-    code, output = processes.run("run", "small", "--out", str(run), log=run.with_suffix(".log"))
-    assert code == 0, output
-    return run
+    return made_once("small", processes, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_only_the_console_prints() -> None:
 FLEDGE = [sys.executable, "-c", "from fledge.cli import main; main()"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["run", "--list"], ["run", "toy", "--dry-run"]])
+@pytest.mark.parametrize("words", [["--help"], ["pretrain", "--help"], ["run", "--list"]])  # by print, tyro and rich
 def test_the_end_of_a_reader_is_no_error(words: list[str], tmp_path: Path) -> None:
     read, write = os.pipe()
     os.close(read)
@@ -126,9 +126,9 @@ def test_a_full_output_is_said_and_a_closed_one_hinders_nothing(tmp_path: Path) 
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*FLEDGE, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (2, "fledge: [Errno 28] No space left on device\n")
-    for closed in (">&-", "2>&-", "<&- >&- 2>&-"):
+    for closed, words in ((">&-", ["--help"]), ("2>&-", ["--help"]), ("<&- >&- 2>&-", ["run", "--list"])):
         done = subprocess.run(
-            ["sh", "-c", f'exec "$@" {closed}', "sh", *FLEDGE, "run", "--list"], capture_output=True, text=True
+            ["sh", "-c", f'exec "$@" {closed}', "sh", *FLEDGE, *words], capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (0, "")
     code = "import sys; from fledge import cli; cli.run = lambda words: print(repr(sys.stdin.read())) or 0; cli.main()"

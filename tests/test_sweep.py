@@ -6,10 +6,8 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from itertools import combinations
 from pathlib import Path
@@ -26,38 +24,14 @@ from fledge.research.sweep import record_of, words_of
 from fledge.runs import checkpoints, summary
 from fledge.stages import pretrain
 from fledge.storage import read_json, sealed
+from processes import Processes
+from test_recipes import kill, until
 
-SHAPE = [
-    "--model.depth",
-    "1",
-    "--model.width",
-    "32",
-    "--model.context",
-    "32",
-    "--batch-tokens",
-    "64",
-    "--tokens",
-    "512",
-]
-WORDS = [
-    "pretrain",
-    "--over",
-    "model.heads=2,4,3",
-    "seed=5",
-    "--vocab",
-    "320",
-    "--data",
-    "text.txt",
-    "--save-every",
-    "1",
-]
-WORDS += [*SHAPE, "--eval-tokens", "200", "--compile", "no", "--threads", "1"]
+WORDS = shlex.split("""
+    pretrain --over model.heads=2,4,3 seed=5 --vocab 320 --data text.txt --model.depth 1 --model.width 32 --model.context 32
+    --batch-tokens 64 --tokens 256 --save-every 1 --eval-tokens 200 --compile no --threads 1
+""")
 TIMES = ("seconds", "total_seconds")
-
-
-def begin() -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-m", "fledge", "sweep", *WORDS, "--out", "killed"]
-    return subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
 
 def in_one_go() -> list[Point]:
@@ -78,18 +52,16 @@ def timeless(value: Any) -> Any:
 
 
 def test_a_killed_sweep_ends_with_the_table_of_one_in_one_go_and_a_point_that_crashes_ends_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: Processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("\n\n".join(f"The number {n} is followed by {n + 1}. " * 40 for n in range(60)))
-    child = begin()
-    while not list(Path("killed").glob("*/*/pretrain/checkpoints/*")):
-        assert child.poll() is None
-        time.sleep(0.05)
+    words, log = ("sweep", *WORDS, "--out", "killed"), tmp_path / "log"
+    child = processes.start(*words, log=log)
+    assert until(child, lambda: any(Path("killed").glob("*/*/pretrain/checkpoints/*")))
     time.sleep(random.Random(os.getpid()).uniform(0, 2))
-    child.send_signal(signal.SIGKILL)  # whoever trains a point goes on, and is waited for
-    child.wait()
-    assert begin().wait() == 5
+    kill(child)  # whoever trains a point goes on, and is waited for
+    assert processes.run(*words, log=log)[0] == 5
     record, points = read_json(Path("killed/sweep.json")), in_one_go()
     done = [summary(point.run / "pretrain").get("val_bits_per_byte") for point in points]
     assert [point.get("val_bits_per_byte") for point in record["points"]] == done
