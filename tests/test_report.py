@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fledge.config import TRAINED
-from fledge.evals.plots import line_plot, thinned, ticks
+from fledge.evals.plots import line_plot, powers, thinned, ticks
 from fledge.evals.report import GRADES, RANKS, gains, gather, grade, literal, rank, sentences, subjects, write
 from fledge.evals.results import Score
 from fledge.runs import summary
@@ -283,7 +283,17 @@ def test_ticks_enclose_what_they_measure_and_are_few(low: float, width: float) -
     assert found == sorted(set(found))
 
 
+@given(low=st.floats(1e-3, 1e20), ratio=st.floats(1.0, 1e9))
+def test_powers_enclose_what_they_measure_and_are_few(low: float, ratio: float) -> None:
+    found = powers(low, low * ratio)
+    assert 0 < found[0] <= low * (1 + 1e-9)
+    assert found[-1] >= low * ratio * (1 - 1e-9)
+    assert 2 <= len(found) <= 12
+    assert found == sorted(set(found))
+
+
 def test_ticks_of_the_docstring() -> None:
+    assert powers(30, 700) == [20, 50, 100, 200, 500, 1000]
     assert ticks(0.3, 7.2) == [0, 2, 4, 6, 8]
 
 

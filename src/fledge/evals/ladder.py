@@ -166,7 +166,7 @@ def fit(rungs: Sequence[Rung]) -> dict[str, Law]:
         found[size] = line([*good], [curve.best for curve in good.values()], places, **noise)
         if BITS not in found:
             found[BITS] = line([*good], [curve(curve.best) for curve in good.values()], levels, **noise)
-    return found
+    return {name: found[name] for name in (*SIZES, BITS) if name in found}
 
 
 def line(
@@ -200,15 +200,22 @@ def next_dollars(
     more = dollars / hourly_cost * 3600 * flops / seconds
     best = "; ".join(f"{name.replace('_', ' ')} {between(law.at(flops + more))}" for name, law in laws.items())
     return (
-        f"${dollars:g} buy {more:.2g} FLOPs beside the {flops:.2g} that were spent. With all of them the best model has, by "
-        f"the ladder's laws: {best}. Of what was spent the best would have made {laws[BITS].at(flops)[0]:.4g} bits per byte."
+        f"${dollars:g} buy {more:.2g} FLOPs beside the {flops:.2g} that were spent. With all of them, "
+        f"{(flops + more) / laws[BITS].centre:.3g} times the middle of the ladder, the best model has by its laws: {best}. "
+        f"Of what was spent the best would have made {laws[BITS].at(flops)[0]:.4g} bits per byte."
     )
 
 
 def between(told: tuple[float, float, float]) -> str:
     """`14.2 (12.1 to 16.6)`"""
-    best, low, high = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in told)
+    best, low, high = map(compact, told)
     return f"{best} ({low} to {high})"
+
+
+def compact(value: float) -> str:
+    """Four digits: 0.7077, 3.235, 271.5M, 1.842T."""
+    power = max(0, min(4, int(math.log10(value) // 3)))
+    return f"{value / 1000**power:.4g}{' KMBT'[power]}".strip()
 
 
 def outlook(sweep: Path, *, done: Mapping[str, Any], hourly_cost: float | None) -> str:

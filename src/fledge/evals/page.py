@@ -53,6 +53,6 @@ background:color-mix(in srgb,var(--c) 14%,transparent)}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
 table{border-collapse:collapse;display:block;overflow-x:auto}
 th,td{padding:.25rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid #8883}
-p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{max-width:100%;height:auto}
+p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{flex:1 1 30rem;max-width:min(100%,40rem);height:auto}
 pre{overflow-x:auto}blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockquote p{margin:0}
 """

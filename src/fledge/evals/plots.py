@@ -76,6 +76,8 @@ def _axis(
 
 def powers(low: float, high: float) -> list[float]:
     """Round numbers above 0 that enclose [low, high] on a logarithmic axis: (30, 700) -> [20, 50, 100, 200, 500, 1000]."""
+    if high < 4 * low and (near := ticks(low, high))[0] > 0:
+        return near
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1
     marks = [float(f"{digit}e{power}") for power in range(first, last + 1) for digit in (1, 2, 5)]
     marks = [mark for mark, after in itertools.pairwise(marks) if after > low]
@@ -88,7 +90,8 @@ def powers(low: float, high: float) -> list[float]:
 def ticks(low: float, high: float) -> list[float]:
     """About five round numbers that enclose [low, high]: (0.3, 7.2) -> [0, 2, 4, 6, 8]."""
     if high - low <= 1e-8 * max(1.0, abs(low), abs(high)):  # a flat line, but for rounding
-        low, high = low - 0.5, high + 0.5
+        margin = max(0.5, 1e-3 * abs(low))
+        low, high = low - margin, high + margin
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
