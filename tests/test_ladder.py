@@ -17,6 +17,7 @@ from fledge.config import Sweep
 from fledge.evals.ladder import BITS, Law, Rung, fit, next_dollars
 from fledge.research.ladder import fitted
 from fledge.research.points import points_of
+from fledge.runs import summary
 from fledge.storage import sealed
 
 BUDGETS = (1e17, 3e17, 1e18)
@@ -122,6 +123,9 @@ def test_a_sweep_writes_its_laws_and_the_report_card_says_what_the_next_dollars_
     assert text.count("| 1e+17 |") == 4
     drawn = [ElementTree.parse(path) for path in (sweep / "plots").iterdir()]
     assert len(drawn) == 5
+    other = summary(points[0].run / "pretrain") | {"held_out": "another"}
+    (points[0].run / "pretrain" / "done.json").write_text(sealed(other))
+    assert "measured on 2 held-out texts" in fitted(points, sweep, price=None)["error"]
     shutil.copytree(toy_run, card := tmp_path / "toy", ignore=shutil.ignore_patterns("*.safetensors"))
     assert run(["report", str(card), "--hourly-cost", "2", "--ladder", str(sweep)]) == 0
     assert "**the next $100:** $100 buy" in (card / "report.md").read_text()

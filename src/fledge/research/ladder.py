@@ -51,6 +51,10 @@ def fitted(points: Sequence[Point], out: Path, *, price: float | None) -> dict[s
     done = [point for point in points if summary(point.run / "pretrain") and point.config.flops]
     rungs = [rung_of(point) for point in done]
     try:
+        if len(texts := {summary(point.run / "pretrain").get("held_out") for point in done}) > 1:
+            raise ValueError(
+                f"fit: measured on {len(texts)} held-out texts; give all points the same --data and --eval-tokens"
+            )
         laws = ladder.fit(rungs)
     except ValueError as error:
         console.say(str(error))
