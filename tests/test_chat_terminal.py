@@ -83,17 +83,32 @@ def test_settings_change_within_their_limits(chat: Terminal) -> None:
 
 
 def test_a_saved_conversation_can_be_loaded(chat: Terminal, tmp_path: Path) -> None:
-    file = tmp_path / "talk.json"
-    run(chat, "/system Be brief.", "Hello", f"/save {file}")
+    file = tmp_path / "talks.jsonl"
+    assert "nothing has been asked yet" in run(chat, f"/save {file}")
+    run(chat, "/system Be brief.", "Hello", f"/save {file}", "And you?", f"/save {file}")
     before = chat._conversation()
     run(chat, "/clear", "/system")
     assert chat._conversation() == ()
     run(chat, f"/load {file}")
     assert chat._conversation() == before
-    assert "cannot be read (No such" in " ".join(run(chat, f"/load {tmp_path / 'none.json'}").split())
+    assert len(file.read_text().splitlines()) == 2
+    told = " ".join(run(chat, f"/load {tmp_path / 'none.jsonl'}", f"/save {tmp_path / 'talk.json'}").split())
+    assert "no such file" in told
+    assert "name a file that ends in .jsonl" in told
     file.write_text("no JSON")
     assert "not JSON" in run(chat, f"/load {file}")
-    assert "cannot be written" in run(chat, f"/save {tmp_path}")
+    file.write_text("")
+    assert "no conversation is in it" in run(chat, f"/load {file}")
+
+
+def test_an_answer_that_did_not_end_by_itself_is_saved_as_none_to_learn_from(chat: Terminal) -> None:
+    run(chat, "/max-tokens 1", "Hello")
+    assert not chat.turns[-1].learn
+
+
+def test_lines_between_quotes_are_one_question(chat: Terminal) -> None:
+    run(chat, '"""', "/one", "  two", '"""', '"""/three"""')
+    assert [turn.text for turn in chat.turns[::2]] == ["/one\n  two", "/three"]
 
 
 def test_every_command_is_known_explained_and_completed(chat: Terminal) -> None:
@@ -193,24 +208,25 @@ def test_it_says_that_it_loads_before_torch_is_imported(run_folder: Path) -> Non
     assert json.loads(done.stdout.splitlines()[-1]) == [f"fledge: {run_folder}: loading sft ...", False]
 
 
-BEGUN = b"\r\n\r\n"
-"""What follows a question when its answer begins."""
+BEGUN = b"\x1b[?2004l\r\r\n"
+"""What follows a question when its answer begins: pasting has an end, and a line is left empty."""
 
 
 class Typist:
     """Somebody at a terminal in which `fledge chat` runs."""
 
-    def __init__(self, run_folder: Path) -> None:
+    def __init__(self, run_folder: Path, *options: str, before: str = "") -> None:
         self.screen, there = pty.openpty()
-        options = ["--max-tokens", "100000", "--temperature", "0", "--top-k", "0"]
-        program = [sys.executable, "-c", "from fledge.cli import main; main()", "chat", str(run_folder), *options]
+        options = options or ("--max-tokens", "100000", "--temperature", "0", "--top-k", "0")
+        code = f"{before}from fledge.cli import main; main()"
+        program = [sys.executable, "-c", code, "chat", str(run_folder), *options]
         self.process = subprocess.Popen(
             program,
             stdin=there,
             stdout=there,
             stderr=there,
             start_new_session=True,
-            env=os.environ | {"COLUMNS": "200"},
+            env=os.environ | {"COLUMNS": "200", "TERM": "xterm", "XDG_STATE_HOME": str(run_folder.parent / "state")},
         )
         os.close(there)
         self.seen = b""
@@ -259,6 +275,34 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
         typist.type(b"/exit")
         typist.read_all()
         assert typist.process.returncode == 0
+
+
+@pytest.mark.parametrize("before", ["", "import sys; sys.modules['readline'] = None; "])
+def test_what_is_pasted_is_one_question_and_lines_are_remembered(run_folder: Path, tmp_path: Path, before: str) -> None:
+    lines, saved = b"Lumi had a hammer.\nWho has it?", tmp_path / "talk.jsonl"
+    marks = (b"", b"") if before else (b"\x1b[200~", b"\x1b[201~")
+    with Typist(run_folder, "--max-tokens", "4", before=before) as typist:
+        os.write(typist.screen, lines.join(marks))
+        typist.read_until(b"> ", typist.type(b""))
+        typist.type(f"/save {saved}".encode())
+        typist.type(b"/exit")
+        typist.read_all()
+    assert [json.loads(line)["messages"][0]["content"] for line in saved.read_text().splitlines()] == [lines.decode()]
+    if not before:
+        with Typist(run_folder, "--max-tokens", "4") as typist:
+            os.write(typist.screen, b"\x1b[A\x1b[A")
+            typist.read_until(f"save {saved}".encode())  # the slash may stand there already
+
+
+def test_another_stage_goes_on_with_the_conversation(chat: Terminal) -> None:
+    first, other = chat.client, LocalModel(tiny_model(context=256), BYTES, name="base", stages=["base", "sft"])
+    chat.open_stage = {"base": other}.__getitem__
+    told = run(chat, "Hello", "/stage base", "And you?", "/stage")
+    assert chat.client is other
+    assert len(chat.turns) == 4
+    assert "base answers; there are base, sft" in told
+    assert isinstance(first, LocalModel)
+    assert not first.engine.running
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -11,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import test_server
 from fledge.config import Sampling
+from fledge.serve.client import LocalModel
+from fledge.serve.terminal import Terminal
+from fledge.text.chat import say
+from fledge.text.conversations import open_conversations
+from tiny_engine import BYTES, tiny_model
 from web_server import Reply, ScriptedServer, delta, says, serving, stage, token
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
@@ -210,6 +217,11 @@ def test_an_answer_of_200_chunks_cut_at_every_byte_arrives_whole(page: Any) -> N
         assert answered(page, count).locator(".prose").inner_text().strip() == "".join(words).strip()
 
 
+JUMPS = """window.jumps = 0;
+new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.jumps += entry.value)))
+    .observe({type: 'layout-shift', buffered: false});"""
+
+
 def test_nothing_on_the_page_jumps_while_an_answer_streams(page: Any, server: ScriptedServer) -> None:
     text = (
         "First **bold** words and `code`.\n\n- one\n- two\n\n```python\nprint(1)\n```\n\nThe last paragraph is here.\n"
@@ -218,15 +230,36 @@ def test_nothing_on_the_page_jumps_while_an_answer_streams(page: Any, server: Sc
     server.replies += [Reply(says(text)), Reply(says(*pieces), pause=0.005)]
     ask(page, "Short")
     answered(page)
-    page.evaluate("""() => {
-        window.jumps = 0;
-        new PerformanceObserver((list) => list.getEntries().forEach((entry) => (window.jumps += entry.value)))
-            .observe({type: 'layout-shift'});
-    }""")
+    page.evaluate(JUMPS)
     ask(page, "Long")
     answered(page, 2)
     settle(page)
     assert page.evaluate("window.jumps") < 0.05
+
+
+def test_nothing_jumps_while_the_page_opens(page: Any, server: ScriptedServer) -> None:
+    page.add_init_script(JUMPS)
+    for text in ("", "Hello"):
+        if text:
+            ask(page, text)
+            answered(page)
+        page.goto(page.url)
+        page.reload()
+        page.wait_for_selector("body.ready")
+        settle(page)
+        assert page.evaluate("window.jumps") < 0.05
+
+
+def test_what_is_selected_stays_selected_when_the_answer_ends(page: Any, server: ScriptedServer) -> None:
+    hold = threading.Event()
+    server.replies.append(Reply(says("Some words", " and more"), hold=hold, hold_at=2))
+    ask(page, "Go")
+    expect(page.locator(".prose")).to_have_text("Some words and more")
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('.prose p'))")
+    hold.set()
+    answered(page)
+    settle(page)
+    assert page.evaluate("getSelection().toString()") == "Some words and more"
 
 
 def test_a_block_that_is_complete_keeps_its_element_while_the_next_one_grows(page: Any, server: ScriptedServer) -> None:
@@ -327,6 +360,26 @@ def test_the_arrow_up_edits_the_last_message_and_escape_leaves_it(page: Any) -> 
     page.keyboard.press("Escape")
     expect(page.locator("#asked")).to_have_count(0)
     expect(page.locator("#prompt")).to_be_focused()
+
+
+def test_an_answer_is_corrected_on_a_branch_and_gone_on_with(page: Any, server: ScriptedServer) -> None:
+    call = [delta(content="So: "), *(delta(fledge={"part": kind, "text": "36"}) for kind in ("python", "output"))]
+    server.replies += [Reply([*call, *says("It is 63.")]), Reply(says(" I am sure."))]
+    ask(page, "12 times 3?")
+    answered(page)
+    page.get_by_role("button", name="Edit answer").click()
+    parts = page.locator("#ask textarea")
+    assert [parts.nth(place).input_value() for place in range(4)] == ["So: ", "36", "36", "It is 63."]
+    parts.last.fill("It is 36.")
+    page.keyboard.press("Enter")
+    expect(page.locator(".count")).to_have_text("2/2")
+    expect(page.locator(".body")).to_contain_text("It is 36.")
+    page.click("#inspect")
+    page.get_by_role("button", name="Continue answer").click()
+    expect(answered(page).locator(".body")).to_contain_text("It is 36. I am sure.")
+    said = server.requests[1]["messages"]
+    assert [message["role"] for message in said] == ["user", "assistant"]
+    assert said[1]["content"][-1] == {"type": "text", "text": "It is 36."}
 
 
 # ---- Comparison
@@ -482,6 +535,20 @@ def test_formulas_become_mathml_and_neither_prices_do_nor_a_number_a_list(page: 
     expect(page.locator(".prose li")).to_have_count(0)
 
 
+def test_a_function_that_nobody_fenced_is_code_and_each_text_runs_in_its_own_direction(
+    page: Any, server: ScriptedServer
+) -> None:
+    code = "def double(n):\n    # twice\n\n    return 2 * n"
+    server.replies.append(Reply(says(*f"Here:\n{code}\n\nשלום\n\nclass dismissed: no code.")))
+    ask(page, "שלום")
+    prose = answered(page).locator(".prose")
+    expect(prose.locator("pre")).to_have_text(code)
+    expect(prose.locator(".hljs-keyword").first).to_have_text("def")
+    directions = prose.locator(".block").evaluate_all("all => all.map((block) => getComputedStyle(block).direction)")
+    assert directions == ["ltr", "ltr", "rtl", "ltr"]
+    expect(page.locator(".bubble")).to_have_css("direction", "rtl")
+
+
 def test_code_is_coloured_and_copied_and_so_is_a_message(open_page: Open, server: ScriptedServer) -> None:
     page = open_page(permissions=["clipboard-read", "clipboard-write"])
     server.replies.append(Reply(says("See:\n\n```py\ndef f():\n    return '<1>'\n```\n")))
@@ -530,6 +597,105 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     expect(titles).to_have_text(["Fruit", "Apples"])
 
 
+def test_every_deletion_can_be_undone(page: Any) -> None:
+    titles = page.locator("#list .title")
+    for text in ("One", "Two"):
+        page.click("#new")
+        ask(page, text)
+        answered(page)
+    for text in ("One", "Two"):
+        page.locator("#list li", has_text=text).hover()
+        page.get_by_role("button", name=f"Delete “{text}”").click()
+    expect(titles).to_have_count(0)
+    for count in (1, 2):
+        page.get_by_role("button", name="Undo").first.click()
+        expect(titles).to_have_count(count)
+
+
+def test_two_tabs_on_one_conversation_keep_what_both_say(page: Any, server: ScriptedServer) -> None:
+    ask(page, "One")
+    answered(page)
+    other = page.context.new_page()
+    other.goto(page.url)
+    answered(other)
+    for each in (page, other):  # neither hears of the other in time
+        each.evaluate("BroadcastChannel.prototype.postMessage = () => {}")
+    hold = threading.Event()
+    server.replies += [Reply(says("slow", " and sure"), hold=hold), Reply(says("quick"))]
+    ask(page, "Here")
+    expect(page.locator(".prose").last).to_have_text("slow")
+    ask(other, "There")
+    expect(other.locator(".prose").last).to_have_text("quick")
+    hold.set()
+    expect(answered(page, 2)).to_contain_text("slow and sure")
+    for each in (page, other):
+        each.reload()
+        each.get_by_role("button", name=re.compile("(Previous|Next) version")).and_(each.locator(":enabled")).hover()
+        seen = {each.locator(".prose").last.inner_text()}
+        each.get_by_role("button", name=re.compile("(Previous|Next) version")).and_(each.locator(":enabled")).click()
+        settle(each)
+        assert seen | {each.locator(".prose").last.inner_text()} == {"slow and sure", "quick"}
+    page.locator("#list li").hover()
+    page.get_by_role("button", name="Delete “One”").click()
+    expect(other.locator("#list .title")).to_have_count(0)
+    other.close()
+
+
+def test_each_conversation_has_a_draft_that_survives_a_reload(page: Any) -> None:
+    box = page.locator("#prompt")
+    ask(page, "One")
+    answered(page)
+    page.fill("#prompt", "for one\nand two lines")
+    page.click("#new")
+    expect(box).to_have_value("")
+    page.fill("#prompt", "for the next")
+    page.reload()
+    expect(box).to_have_value("for the next")
+    page.locator("#list .title").click()
+    expect(box).to_have_value("for one\nand two lines")
+    page.keyboard.press("Control+Shift+O")
+    page.locator("#prompt").press("Enter")
+    answered(page)
+    page.reload()
+    expect(box).to_have_value("")
+
+
+MANY = """(count) => new Promise((done) => {
+    const request = indexedDB.open("fledge/", 1);
+    request.onsuccess = () => {
+        const writing = request.result.transaction("chats", "readwrite");
+        const text = "a word and another one. ".repeat(20);
+        for (let i = 0; i < count; i++) {
+            const [id, at] = [`c${i}`, Date.now() - i * 1e6];
+            const nodes = {};
+            for (let turn = 0; turn < 4; turn++) {
+                const question = {id: `q${turn}`, parent: turn ? `a${turn - 1}` : "root", role: "user", text};
+                const answers = [{model: "sft", parts: [{type: "text", text, tokens: []}], finish: "stop", dropped: 0}];
+                const answer = {id: `a${turn}`, parent: `q${turn}`, role: "assistant", answers};
+                Object.assign(nodes, {[`q${turn}`]: question, [`a${turn}`]: answer});
+            }
+            const chosen = {root: "q0", q0: "a0", a0: "q1", q1: "a1", a1: "q2", q2: "a2", a2: "q3", q3: "a3"};
+            writing.objectStore("chats").put({id, title: `Chat ${i}`, created: at, updated: at, system: "", nodes, chosen});
+        }
+        writing.oncomplete = done;
+    };
+})"""
+
+
+def test_of_a_thousand_conversations_the_list_draws_what_is_in_view(page: Any) -> None:
+    page.evaluate(MANY, 1000)
+    page.reload()
+    page.wait_for_selector("body.ready")
+    titles = page.locator("#list .title")
+    assert titles.count() < 100
+    page.evaluate("document.querySelector('#list').scrollTop = 1e6")
+    expect(titles.nth(100)).to_be_attached()
+    page.fill("#search", "chat 999")
+    expect(titles).to_have_text(["Chat 999"])
+    titles.click()
+    expect(page.locator("#turns .answer")).to_have_count(4)
+
+
 def test_a_conversation_deleted_while_it_is_answered_stays_deleted(page: Any, server: ScriptedServer) -> None:
     server.replies.append(Reply(says("begun", " and done"), hold=threading.Event()))
     ask(page, "Away")
@@ -551,21 +717,67 @@ def test_exported_conversations_come_back_in_another_browser(
     answered(page)
     page.get_by_role("button", name="Ask again").click()
     answered(page)
+    file = tmp_path / "chats.jsonl"
     with page.expect_download() as download:
         page.click("#export")
-    download.value.save_as(tmp_path / "chats.json")
+    download.value.save_as(file)
     other = open_page()
-    other.set_input_files("#file", tmp_path / "chats.json")
-    expect(other.locator("#toast")).to_contain_text("Imported 1 conversation.")
+    for _ in range(2):  # and once only
+        other.set_input_files("#file", file)
+        expect(other.locator("#toast p").last).to_contain_text("Imported 1 conversation.")
     other.locator("#list .title").click()
     expect(other.locator(".bubble")).to_have_text("Keep this")
     expect(other.locator(".count")).to_have_text("2/2")
+    other.get_by_role("button", name="Ask again").click()
+    expect(answered(other).locator(".count")).to_have_text("3/3")
+    other.set_input_files("#file", file)
+    settle(other)
+    expect(other.locator(".count")).to_have_text("3/3")  # nothing newer is lost
+
+
+def test_page_terminal_and_training_read_one_form_of_conversations(
+    page: Any, server: ScriptedServer, tmp_path: Path
+) -> None:
+    call = [delta(fledge={"part": "python", "text": "6*2"}), delta(fledge={"part": "output", "text": "12"})]
+    cut = [Reply(says("This was", finish="length")), Reply([*call, *says("It is 12.")])]
+    server.replies += cut
+    set_to(page, "System prompt", "Be brief.")
+    for count, text in enumerate(("Go", "Sum?"), 1):
+        ask(page, text)
+        answered(page, count)
+    page.locator("#list li").hover()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export “Go”", exact=True).click()
+    download.value.save_as(tmp_path / "one.jsonl")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Export “Go” as Markdown").click()
+    written = Path(download.value.path()).read_text()
+    assert [written.index(text) for text in ("# Go", "> Be brief.", "This was", "```python\n6*2\n```", "It is 12.")]
+    (learned,) = open_conversations(tmp_path / "one.jsonl")
+    answer = [("python", "6*2"), ("output", "12"), ("text", "It is 12.")]
+    assert learned[0] == say("system", "Be brief.")
+    assert [turn.learn for turn in learned[1:]] == [True, False, True, True]  # no example of how to end
+    assert list(learned[-1].parts) == answer
+    client = LocalModel(tiny_model(context=256), BYTES, name="tiny")
+    terminal = Terminal(client, Sampling(), system=None, console=Console(file=io.StringIO()))
+    terminal.load(str(tmp_path / "one.jsonl"))
+    assert terminal._conversation() == learned
+    terminal.save(str(tmp_path / "two.jsonl"))
+    client.close()
+    page.get_by_role("button", name="Delete “Go”").click()
+    for _ in range(2):
+        page.set_input_files("#file", tmp_path / "two.jsonl")
+    expect(page.locator("#list .title")).to_have_text(["Go"])
+    page.locator("#list .title").click()
+    expect(page.locator(".bubble")).to_have_text(["Go", "Sum?"])
+    expect(page.locator(".tool summary")).to_contain_text("= 12")
 
 
 NO_CHATS = [
     "no json",
     '{"format": "other"}',
-    '{"format": "fledge-chats", "chats": [{"nodes": {"a": {"parent": "b"}}}]}',
+    '{"chat": {"nodes": {"a": {"parent": "b"}}}}',
+    '{"messages": [{"role": "poet", "content": "x"}]}',
 ]
 
 
@@ -587,7 +799,7 @@ def test_an_imported_file_cannot_run_anything_or_lead_in_circles(page: Any, tmp_
         "__proto__": {"parent": "b", "role": "user", "text": "loop"},
     }
     chat = {"title": "<b>x</b>", "nodes": nodes, "chosen": {"root": "a", "a": "b", "b": "a"}}
-    (tmp_path / "bad.json").write_text(json.dumps({"format": "fledge-chats", "chats": [chat]}))
+    (tmp_path / "bad.json").write_text(json.dumps([{"chat": chat}]))
     page.set_input_files("#file", tmp_path / "bad.json")
     page.locator("#list .title", has_text="<b>x</b>").click()
     expect(page.locator(".bubble")).to_have_count(1)
@@ -693,6 +905,18 @@ def test_enter_sends_and_shift_enter_breaks_the_line(page: Any, server: Scripted
     expect(page.locator("#prompt")).to_have_value("")
 
 
+@pytest.mark.parametrize("composing", ["keyCode: 229", "isComposing: true"])
+def test_enter_that_ends_a_word_of_a_writing_system_does_not_send(
+    page: Any, server: ScriptedServer, composing: str
+) -> None:
+    page.fill("#prompt", "にほん")
+    enter = f"new KeyboardEvent('keydown', {{key: 'Enter', bubbles: true, {composing}}})"
+    page.evaluate(f"document.querySelector('#prompt').dispatchEvent({enter})")
+    settle(page)
+    expect(page.locator("#prompt")).to_have_value("にほん")
+    assert not server.requests
+
+
 def test_the_theme_follows_the_system_until_one_is_chosen(page: Any) -> None:
     paper = {"light": "rgb(253, 252, 250)", "dark": "rgb(27, 28, 27)"}
     root = page.locator(":root")
@@ -756,7 +980,14 @@ def test_every_failure_says_why_and_offers_a_retry(page: Any, server: ScriptedSe
         expect(page.get_by_role("alert")).to_contain_text(reply.error)
         page.get_by_role("button", name="Retry", exact=True).click()
         expect(answered(page, count).locator(".prose")).to_have_text("Whole.")
-        expect(page.locator(".problem, .count")).to_have_count(0)
+        expect(page.locator(".problem")).to_have_count(0)
+        # What had come stays, as a version of its own.
+        kept = answered(page, count).get_by_role("button", name="Previous version")
+        expect(kept).to_have_count(int(bool(reply.events)))
+        if reply.events:
+            kept.click()
+            expect(answered(page, count)).to_contain_text("half")
+            answered(page, count).get_by_role("button", name="Next version").click()
 
 
 def test_a_server_that_is_gone_is_noticed_and_the_failed_question_is_not_sent_twice(
@@ -864,6 +1095,32 @@ def test_every_control_has_a_name_and_the_focus_goes_from_list_to_bar_to_message
     ]
     places = [seen.index(name) for name in order]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_wrong(open_page: Open, server: ScriptedServer, scheme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="uv sync --group compat").Axe()
+    page = open_page(color_scheme=scheme, bypass_csp=True)
+    text = "# Head\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n[out](https://example.org) $x$"
+    call = [delta(fledge={"part": "python", "text": "6*2"}), delta(fledge={"part": "output", "text": "12"})]
+    server.replies += [Reply([delta(content=text), *call, *says("Done.")]), Reply(status=429, error="Full.")]
+
+    def look(state: str) -> None:
+        found = [f"{each['id']}: {each['nodes'][0]['html']}" for each in axe.run(page).response["violations"]]
+        assert not found, state
+
+    look("first screen")
+    for count, text in enumerate(("Go", "On"), 1):
+        ask(page, text)
+        answered(page, count)
+    look("conversation")
+    for button in ("#settings-open", "#help-open", ".answer [aria-label='Edit answer']"):
+        page.locator(button).first.click()
+        settle(page)
+        look(button)
+        page.keyboard.press("Escape")
+    page.set_viewport_size({"width": 390, "height": 700})
+    look("phone")
 
 
 def test_a_run_with_one_stage_offers_no_comparison(open_page: Open, server: ScriptedServer) -> None:

@@ -52,6 +52,7 @@ class LocalModel:
         tokenizer: Tokenizer,
         *,
         name: str,
+        stages: Sequence[str] = (),
         run_tool: Tool | None = None,
         raw: bool = False,
         suggestions: Sequence[Sequence[str]] = (),
@@ -59,7 +60,7 @@ class LocalModel:
         from fledge.infer.engine import Engine
 
         self.name, self.tokenizer, self.suggestions, self.outcome = name, tokenizer, suggestions, None
-        self.raw = raw
+        self.raw, self.stages = raw, stages
         self.engine = Engine(model, tokenizer, slots=4, run_tool=run_tool)
         self.engine.start()
 
@@ -108,7 +109,7 @@ class RemoteServer:
             if model is not None and model not in listed:
                 raise ValueError(f"{self.url}: no model {model!r}; there are: {', '.join(listed)}")
             self.model = model or next((name for name, about in listed.items() if about.get("default")), [*listed][-1])
-            about = listed[self.model]
+            self.stages, about = [*listed], listed[self.model]
             self.context, self.suggestions = about.get("context_tokens", 0), about.get("suggestions", [])
         self.name = f"{self.model} at {self.url}"
 

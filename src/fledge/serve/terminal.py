@@ -8,7 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+import os
+import select
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,18 +24,20 @@ from fledge.config import Sampling
 from fledge.console import visible
 from fledge.serve.client import Client
 from fledge.settings import help_of, nearest, within
-from fledge.storage import read_json
 from fledge.text.chat import Message, Part, join_pieces, parse_conversation, say, to_json
+from fledge.text.forms import in_our_form
+from fledge.text.records import read_records
 
 COMMANDS = {
     "/help": "show this",
     "/clear": "begin a new conversation",
+    "/stage": "NAME: let another stage answer; without a name, list them",
     "/system": "TEXT: set the system prompt; without text, remove it",
     **{f"/{name.replace('_', '-')}": text for name, text in help_of(Sampling).items()},
     "/retry": "answer the last question again, differently",
     "/undo": "take back the last question and its answer",
-    "/save": "FILE: write the conversation as JSON",
-    "/load": "FILE: go on with a saved conversation",
+    "/save": "FILE.jsonl: add the conversation to the file; fledge sft --data FILE.jsonl learns from it, the page imports it",
+    "/load": "FILE: go on with the last conversation in it",
     "/stats": "tokens, speed and room left",
     "/exit": "leave; Ctrl-D does the same",
 }
@@ -44,16 +50,48 @@ ENDS = {
 }
 
 
-def remember_lines() -> None:
-    """Arrow keys bring back earlier lines and Tab completes commands, where Python has readline."""
+QUOTES = '"""'
+"""What begins and ends a question of several lines."""
+REMEMBERED = 1_000
+"""Lines of earlier chats that the arrow keys bring back."""
+
+
+@contextlib.contextmanager
+def line_editor() -> Generator[Callable[[str], str]]:
+    """What reads a line: arrow keys bring back those of earlier chats and Tab completes commands, where Python has readline.
+
+    What is pasted is one question, however many lines it has.
+    """
     try:
         import readline
     except ImportError:
+        yield pasted
         return
     # "-" is part of a word, so that /top-k can be completed.
     readline.set_completer_delims(" \t\n")
     readline.set_completer(lambda text, place: [*complete(text), None][place])
     readline.parse_and_bind("tab: complete")
+    readline.parse_and_bind("set enable-bracketed-paste on")
+    readline.set_history_length(REMEMBERED)
+    file = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "fledge" / "chat_history"
+    # A home that cannot be read or written is no reason not to chat.
+    with contextlib.suppress(OSError):
+        readline.read_history_file(file)
+    try:
+        # Editline, which some Pythons have in its place, does not know bracketed paste.
+        yield pasted if "libedit" in (readline.__doc__ or "") else input
+    finally:
+        with contextlib.suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(file)
+
+
+def pasted(prompt: str) -> str:
+    """A line, together with those that wait behind it: nobody types as fast."""
+    lines = [input(prompt)]
+    while select.select([sys.stdin], [], [], 0.05)[0]:
+        lines.append(input())
+    return "\n".join(lines)
 
 
 def complete(text: str) -> list[str]:
@@ -64,8 +102,17 @@ def complete(text: str) -> list[str]:
 class Terminal:
     """One conversation in a terminal."""
 
-    def __init__(self, client: Client, sampling: Sampling, *, system: str | None, console: Console) -> None:
+    def __init__(
+        self,
+        client: Client,
+        sampling: Sampling,
+        *,
+        system: str | None,
+        console: Console,
+        open_stage: Callable[[str], Client] | None = None,
+    ) -> None:
         self.client, self.sampling, self.instructions, self.console = client, sampling, system, console
+        self.open_stage = open_stage
         self.turns: list[Message] = []
         self.tries = 0
         """How often the last question was retried: every try has a seed of its own."""
@@ -86,10 +133,13 @@ class Terminal:
             self.say("  " + " ... ".join(asked).replace("\n", " "))
 
     def loop(self, read: Callable[[str], str]) -> None:
-        """Read lines until /exit or Ctrl-D."""
+        """Read lines until /exit or Ctrl-D; those between quotes are one question."""
         while True:
             try:
                 line = read("\n> ").strip()
+                is_quoted = line.startswith(QUOTES)
+                while is_quoted and (line == QUOTES or not line.endswith(QUOTES)):
+                    line += "\n" + read("... ")
             except EOFError:
                 self.console.print()
                 return
@@ -101,7 +151,7 @@ class Terminal:
                     return
                 if line.startswith("/"):
                     self.command(line)
-                elif line:
+                elif line := line[len(QUOTES) : -len(QUOTES)].strip() if is_quoted else line:
                     self.tries = 0
                     self.ask(line)
             except (ValueError, OSError) as error:
@@ -125,12 +175,22 @@ class Terminal:
             getattr(self, name)(rest.strip())
 
     def help(self, _: str = "") -> None:
-        for name, text in COMMANDS.items():
+        for name, text in [
+            *COMMANDS.items(),
+            (QUOTES, "begins and ends a question of several lines, or one with a slash"),
+        ]:
             self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
 
     def clear(self, _: str = "") -> None:
         self.turns = []
         self.say("a new conversation")
+
+    def stage(self, name: str) -> None:
+        """Open the model of another stage and close this one's; the conversation goes on."""
+        if name and self.open_stage is not None:
+            before, self.client = self.client, self.open_stage(name)
+            before.close()
+        self.say(f"{self.client.name} answers; there are {', '.join(self.client.stages)}")
 
     def system(self, text: str) -> None:
         self.instructions = text or None
@@ -164,14 +224,20 @@ class Terminal:
         return self.turns[-2].text
 
     def save(self, name: str) -> None:
+        self._last_question()
         with _file(name, "written") as path:
-            path.write_text(json.dumps(to_json(self._conversation()), indent=1, ensure_ascii=False), encoding="utf-8")
-        self.say(f"{len(self.turns)} messages in {path}")
+            if path.suffix != ".jsonl":
+                raise ValueError(f"{path}: conversations are kept a line each; name a file that ends in .jsonl")
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(to_json(self._conversation()), ensure_ascii=False) + "\n")
+        self.say(f"{len(self.turns)} messages added to {path}")
 
     def load(self, name: str) -> None:
         with _file(name, "read") as path:
-            found = read_json(path)
-        conversation = parse_conversation(found, str(path))
+            last = deque(read_records(path), maxlen=1)
+            if not last:
+                raise ValueError(f"{path}: no conversation is in it")
+            conversation = parse_conversation(in_our_form(last[0], last[0].where)[0], last[0].where)
         has_system = conversation[0].role == "system"
         turns = list(conversation[has_system:])
         if len(turns) % 2:
@@ -206,8 +272,10 @@ class Terminal:
             except KeyboardInterrupt:
                 pass
         self.console.print()
-        self.turns += [asked, Message("assistant", tuple(said))]
-        if (outcome := self.client.outcome) is None:
+        outcome = self.client.outcome
+        # What did not end by itself is no example of how to end.
+        self.turns += [asked, Message("assistant", tuple(said), learn=outcome is not None and outcome.finish == "stop")]
+        if outcome is None:
             return  # stopped before it began
         if outcome.finish in ENDS:
             self.say(ENDS[outcome.finish])
@@ -236,6 +304,5 @@ def _file(name: str, done: str) -> Iterator[Path]:
     try:
         yield path
     except OSError as error:
-        raise ValueError(f"{path}: cannot be {done} ({error.strerror}); name another file") from None
-    except ValueError as error:
-        raise ValueError(f"{error}; name a file that /save wrote") from None
+        why = f"{path}: cannot be {done} ({error.strerror}); name another file"
+        raise ValueError(why if error.strerror else str(error)) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,27 +12,35 @@ from rich.text import Text
 from fledge import endings
 from fledge.config import Chat, Sampling, check
 from fledge.console import notice, visible
-from fledge.runs import choose_stage, model_name
+from fledge.runs import choose_stage, model_name, trained_stages
 from fledge.serve.access import find_key
 from fledge.serve.client import Client, LocalModel, RemoteServer
-from fledge.serve.terminal import Terminal, remember_lines
+from fledge.serve.terminal import Terminal, line_editor
 
 
 def main(config: Chat) -> None:
     """Chat until the user leaves, or answer one prompt: the text on standard input and below it that of -p."""
     check(config)
     endings.leave()
-    with closing(open_client(config)) as client:
-        chat = Terminal(client, Sampling.of(config), system=config.system, console=Console(highlight=False))
+    chat = Terminal(
+        open_client(config),
+        Sampling.of(config),
+        system=config.system,
+        console=Console(highlight=False),
+        open_stage=lambda stage: open_client(replace(config, stage=stage)),
+    )
+    try:
         if config.prompt is not None or not sys.stdin.isatty():
             text = "" if sys.stdin.isatty() else sys.stdin.read().strip()
             chat.once("\n".join(filter(None, (text, config.prompt))), sys.stdout)
             return
-        remember_lines()
         about = ("  /help shows the commands, Ctrl-C stops an answer", "dim")
-        chat.console.print(Text.assemble((visible(client.name), "bold"), about))
+        chat.console.print(Text.assemble((visible(chat.client.name), "bold"), about))
         chat.suggest()
-        chat.loop(input)
+        with line_editor() as read:
+            chat.loop(read)
+    finally:
+        chat.client.close()
 
 
 def open_client(config: Chat) -> Client:
@@ -53,5 +61,12 @@ def open_client(config: Chat) -> Client:
     threads(config.threads)
     model = entry.load(str(find_device(config.device)))
     tool = find_tool(config.tools, unsafe_exec=config.unsafe_exec)
-    name = f"{run.name} ({config.run}, {entry.name})"
-    return LocalModel(model, run.tokenizer, name=name, run_tool=tool, raw=entry.raw, suggestions=entry.suggestions)
+    return LocalModel(
+        model,
+        run.tokenizer,
+        name=f"{run.name} ({config.run}, {entry.name})",
+        stages=[model_name(name) for name in trained_stages(Path(config.run))],
+        run_tool=tool,
+        raw=entry.raw,
+        suggestions=entry.suggestions,
+    )

@@ -6,7 +6,7 @@ import { blocks, codeBlock, coloured } from "./markdown.js";
 import { state } from "./state.js";
 
 const NOTES = {
-  null: "This answer was interrupted.",
+  null: "This answer has no end yet: it was interrupted, or is being written in another tab.",
   length: "It ran out of room: the token limit or the end of the context.",
   cancelled: "You stopped this answer.",
   tool_error: "The answer ended because a tool call went wrong.",
@@ -36,7 +36,7 @@ function grouped(parts) {
   return groups;
 }
 
-const isInspected = (part) => state.inspect && part?.tokens?.length > 0;
+const isInspected = (part) => state.inspect && part?.tokens?.some(([, logprob]) => logprob !== null);
 const prose = (part, live) => (isInspected(part) ? tokens(part, "tokens") : html`<div class="prose">${blocks(part, live)}</div>`);
 
 function tool({ python = NO_CODE, output }, live) {

@@ -18,7 +18,7 @@ const page = () => html`
   <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}</main>
   ${settings.view()} ${help()}
   <ul id="alternatives" role="tooltip" popover="manual"></ul>
-  <div id="toast" role="status" hidden></div>
+  <div id="toast" role="status"></div>
   <div id="announce" class="visually-hidden" role="status"></div>`;
 
 function draw() {
@@ -26,6 +26,7 @@ function draw() {
   const title = path(state.chat).length && state.chat.title;
   document.title = title ? `${title} · fledge` : "fledge";
   if (!$(".token:is(:hover, :focus)")) hide();
+  composer.restore();
   chat.follow();
 }
 

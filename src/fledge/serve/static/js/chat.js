@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { body, figures, note } from "./answer.js";
 import { absorb, add, choose, laneOf, messages, newAnswer, path, plain, siblings } from "./conversation.js";
-import { $, announce, askFor, copyButton, html, icon, iconButton, keyed, nothing, notify, problem } from "./dom.js";
+import { $, announce, askForLines, copyButton, html, icon, iconButton, keyed, nothing, notify, problem } from "./dom.js";
 import { hide } from "./inspect.js";
 import { sampling } from "./settings.js";
 import { list } from "./stages.js";
@@ -12,7 +12,7 @@ import { get, save } from "./store.js";
 
 let sticks = true; // whether the end stays in view while the answer grows
 
-/** Puts a question at the end of the chat, or in place of `instead` as a branch beside it. */
+/** Puts a question at the end of the chat, or in place of `instead` as a branch beside it; returns whether it could be asked. */
 export function ask(text, instead = null) {
   const { chat } = state;
   if (!state.models.length) return notify("The server has not answered yet.");
@@ -22,21 +22,44 @@ export function ask(text, instead = null) {
   answerTo(chat, add(chat, parent, { role: "user", text }));
   show(chat);
   if (instead) $("#prompt").focus();
+  return true;
 }
 
-/** A new branch of answers to a question, one from each stage on show. */
-function answerTo(chat, question) {
-  const node = add(chat, question, { role: "assistant", answers: state.stages.map(newAnswer) });
-  for (const answer of node.answers) write(chat, node, answer);
+/** A new branch of answers to a question, of which `fresh` are to be written: from each stage on show, unless they are given. */
+function answerTo(chat, question, answers = state.stages.map(newAnswer), fresh = answers) {
+  const node = add(chat, question, { role: "assistant", answers });
+  for (const answer of fresh) write(chat, node, answer);
   save(chat);
   changed();
 }
 
-/** Starts over with an answer that failed, in its own place. */
+const replaced = (node, answer, other) => node.answers.map((each) => (each === answer ? other : each));
+const question = (node) => state.chat.nodes[node.parent];
+
+/** Starts over with an answer that failed: in its own place, or on a branch where something had come. */
 function retry(node, answer) {
   const fresh = newAnswer(answer.model);
-  node.answers[node.answers.indexOf(answer)] = fresh;
+  if (answer.parts.length) return answerTo(state.chat, question(node), replaced(node, answer, fresh), [fresh]);
+  node.answers = replaced(node, answer, fresh);
   write(state.chat, node, fresh);
+  changed();
+}
+
+/** Puts an answer in other words on a branch: to be gone on with, or learned from. */
+async function correct(node, answer) {
+  const texts = await askForLines("Edit answer", answer.parts.map((part) => part.text));
+  if (!texts) return;
+  const parts = answer.parts.map((part, place) => ({ ...part, text: texts[place], tokens: [] })).filter((part) => part.text);
+  answerTo(state.chat, question(node), replaced(node, answer, { ...newAnswer(answer.model), parts, finish: "stop" }), []);
+}
+
+/** Lets the model go on with an answer that was stopped, cut or edited. */
+function goOn(node, answer) {
+  const last = answer.parts.at(-1);
+  last.tokens = state.inspect ? [[last.text, null, []]] : []; // what is given has no probability
+  Object.assign(answer, { finish: null, error: null, written: 0 });
+  sticks = true;
+  write(state.chat, node, answer);
   changed();
 }
 
@@ -48,7 +71,9 @@ async function write(chat, node, answer) {
   const controller = new AbortController();
   state.running.set(answer, { chat, controller });
   const logprobs = state.inspect ? { logprobs: true, top_logprobs: 5 } : {};
-  const asked = { model: answer.model, messages: messages(chat, node, answer.model), ...sampling(), ...logprobs };
+  const nodes = path(chat);
+  const before = nodes.slice(0, nodes.indexOf(node) + Boolean(answer.parts.length)); // what is begun is the last message
+  const asked = { model: answer.model, messages: messages(chat, before, { model: answer.model }), ...sampling(), ...logprobs };
   const start = performance.now();
   let [first, saved] = [0, start];
   try {
@@ -58,7 +83,7 @@ async function write(chat, node, answer) {
         first ||= now;
         answer.written = (answer.written ?? 0) + 1;
         Object.assign(answer, { wait: (first - start) / 1000, seconds: (now - first) / 1000 });
-        if (now - saved > 1000) keep(chat, (saved = now));
+        if (now - saved > 1000) keep(chat, node, (saved = now));
       }
       changed();
     }
@@ -68,18 +93,20 @@ async function write(chat, node, answer) {
     else answer.error = { message: error.message };
   }
   state.running.delete(answer);
-  chat.updated = Date.now();
-  keep(chat);
+  keep(chat, node);
   if (chat === state.chat) announce(answer.error?.message ?? `${name()} answered: ${plain(answer).slice(0, 500)}`);
   changed();
 }
 
-const keep = (chat) => get(chat.id) && save(chat); // a chat that was deleted meanwhile stays deleted
+function keep(chat, node) {
+  chat.updated = node.updated = Date.now();
+  if (get(chat.id)) save(chat); // what was deleted meanwhile stays deleted
+}
 
 async function edit(node) {
   if (!node || isRunning()) return;
-  const text = await askFor("Edit message", { value: node.text, rows: Math.min(8, node.text.split("\n").length + 1) });
-  if (text) ask(text, node);
+  const texts = await askForLines("Edit message", [node.text]);
+  if (texts?.[0].trim()) ask(texts[0].trim(), node);
 }
 
 /** Opens the last question for editing. */
@@ -104,7 +131,7 @@ function versions(node) {
 const questionRow = (node) => html`
   <li class="question">
     <span class="visually-hidden">You: </span>
-    <div class="bubble">${node.text}</div>
+    <div class="bubble" dir="auto">${node.text}</div>
     <footer>
       ${versions(node)} ${copyButton("Copy message", () => node.text)}
       ${iconButton("edit", "Edit message", () => edit(node), { disabled: isRunning() })}
@@ -112,10 +139,12 @@ const questionRow = (node) => html`
   </li>`;
 
 function answerRow(node, isLast) {
-  const again = () => answerTo(state.chat, state.chat.nodes[node.parent]);
+  const disabled = isRunning();
   const tools = (answer, index) => html`
     ${copyButton("Copy message", () => plain(answer))}
-    ${index ? nothing : iconButton("again", "Ask again", again, { disabled: isRunning() })}`;
+    ${index ? nothing : iconButton("again", "Ask again", () => answerTo(state.chat, question(node)), { disabled })}
+    ${answer.parts.length ? iconButton("edit", "Edit answer", () => correct(node, answer), { disabled }) : nothing}
+    ${answer.parts.length && isLast ? iconButton("onward", "Continue answer", () => goOn(node, answer), { disabled }) : nothing}`;
   const lane = (answer, index) => html`
     <div class="lane">
       ${node.answers.length > 1 ? html`<h3>${answer.model}</h3>` : nothing}
@@ -166,7 +195,7 @@ export function context() {
 
 export const toEnd = () => (sticks ? nothing : iconButton("down", "To the end", () => follow((sticks = true)), { id: "to-end" }));
 export function follow() {
-  if (sticks) $("#log").scrollTop = $("#log").scrollHeight;
+  if (sticks && path(state.chat).length) $("#log").scrollTop = $("#log").scrollHeight;
 }
 
 function onScroll({ target: log }) {
@@ -182,7 +211,7 @@ export function view() {
   const row = (node, index) => (node.role === "user" ? questionRow(node) : answerRow(node, index === nodes.length - 1));
   return html`
     <section id="log" aria-label="Messages" tabindex="0" @scroll=${onScroll}>
-      ${nodes.length ? nothing : firstScreen()}
+      ${nodes.length ? html`<h1 class="visually-hidden">${state.chat.title}</h1>` : firstScreen()}
       <ol id="turns">${nodes.map(row)}</ol>
       ${nodes.length ? suggestions(nodes) : nothing}
     </section>`;

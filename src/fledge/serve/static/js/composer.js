@@ -2,13 +2,27 @@
 
 import { ask, context, editLast, stop, toEnd } from "./chat.js";
 import { $, html, icon, isSending } from "./dom.js";
-import { isRunning, name } from "./state.js";
+import { keep, recall } from "./keep.js";
+import { isRunning, name, state } from "./state.js";
+
+/** Where what is not sent yet is kept: each conversation has its own, and the next one a place before it has an id. */
+const place = () => `draft.${Object.keys(state.chat.nodes).length ? state.chat.id : "next"}`;
+
+/** Shows what was being written here when another conversation came on show, or the page was left. */
+export function restore() {
+  const box = $("#prompt");
+  if (box.dataset.place === place()) return;
+  box.dataset.place = place();
+  box.value = recall("localStorage", place()) ?? "";
+  grow(box);
+}
 
 function submit() {
   const box = $("#prompt");
   const text = box.value.trim();
   if (!text || isRunning()) return;
-  ask(text);
+  if (!ask(text)) return;
+  keep("localStorage", box.dataset.place, "");
   box.value = "";
   grow(box);
 }
@@ -16,6 +30,11 @@ function submit() {
 function grow(box) {
   box.style.height = "auto";
   box.style.height = `${box.scrollHeight}px`;
+}
+
+function onInput({ target: box }) {
+  keep("localStorage", box.dataset.place, box.value);
+  grow(box);
 }
 
 function onKey(event) {
@@ -32,7 +51,7 @@ export function view() {
       ${toEnd()}
       <div class="box">
         <textarea id="prompt" rows="1" aria-label="Message" enterkeyhint="send" autocomplete="off" placeholder="Message ${name()}"
-          @input=${({ target }) => grow(target)} @keydown=${onKey}></textarea>
+          dir="auto" @input=${onInput} @keydown=${onKey}></textarea>
         <button type="button" id="send" class="solid" title=${label} aria-label=${label}
           @click=${() => (isRunning() ? stop() : submit())}>${icon(label.toLowerCase())}</button>
       </div>

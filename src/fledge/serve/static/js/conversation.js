@@ -1,7 +1,7 @@
 // A conversation is a tree: editing a question or asking again adds a branch beside the old one, nothing is lost.
 //
 //   chat   {id, title, created, updated, system, nodes: {id: node}, chosen: {parent id: id of the child shown}}
-//   node   {id, parent, role: "user", text}  or  {id, parent, role: "assistant", answers: [answer, perhaps a second]}
+//   node   {id, parent, updated, role: "user", text}  or  {id, parent, updated, role: "assistant", answers: [answer, perhaps a second]}
 //   answer {model, parts: [{type: text|python|output, text, tokens}], finish, error, usage, wait, seconds, dropped}
 // Two answers in one node are two stages side by side, each with its own memory of what it said before.
 
@@ -18,7 +18,7 @@ export const siblings = (chat, node) => Object.values(chat.nodes).filter((other)
 
 /** Adds a branch below `parent` (null: at the start) and shows it. */
 export function add(chat, parent, fields) {
-  const node = { id: newId(), parent: parent?.id ?? ROOT, ...fields };
+  const node = { id: newId(), parent: parent?.id ?? ROOT, updated: Date.now(), ...fields };
   chat.nodes[node.id] = node;
   chat.updated = Date.now();
   choose(chat, node);
@@ -36,17 +36,44 @@ export function path(chat) {
 export const plain = (answer) => answer.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 export const laneOf = (node, model) => node.answers.find((answer) => answer.model === model) ?? node.answers[0];
 
-/** What the API needs to hear before `model` answers at `node`, which is on show: its own answers, and no question that got none. */
-export function messages(chat, node, model) {
+/** Takes in what another tab or a file knows of a chat: what is new there, or was changed later. */
+export function merge(chat, other) {
+  for (const [id, node] of Object.entries(other.nodes))
+    if (!chat.nodes[id] || chat.nodes[id].updated < node.updated) chat.nodes[id] = node;
+  chat.chosen = { ...other.chosen, ...chat.chosen };
+  chat.updated = Math.max(chat.updated, other.updated);
+}
+
+/** What was said at `nodes` as messages: of two answers that by `model`, and no question that got none. */
+export function messages(chat, nodes, { model, weighs = false } = {}) {
   const said = chat.system.trim() ? [{ role: "system", content: chat.system.trim() }] : [];
-  const nodes = path(chat);
-  for (const { text, answers } of nodes.slice(0, nodes.indexOf(node))) {
-    const parts = answers && laneOf({ answers }, model).parts.filter((part) => part.text).map(({ type, text }) => ({ type, text }));
+  for (const { text, answers } of nodes) {
+    const answer = answers && laneOf({ answers }, model);
+    const parts = answer?.parts.filter((part) => part.text).map(({ type, text }) => ({ type, text }));
+    // An answer that did not end by itself is no example of how to end: weight 0 is read and not learned.
+    const weight = weighs && answer?.finish !== "stop" && { weight: 0 };
     if (!answers) said.push({ role: "user", content: text });
     else if (!parts.length) said.pop();
-    else said.push({ role: "assistant", content: parts.every((part) => part.type === "text") ? plain({ parts }) : parts });
+    else said.push({ role: "assistant", content: parts.every((part) => part.type === "text") ? plain({ parts }) : parts, ...weight });
   }
   return said;
+}
+
+/** A line of a file that this page, `fledge chat` and `fledge sft --data` read: what is on show as messages, the whole tree beside it. */
+export function record(chat) {
+  const said = messages(chat, path(chat), { weighs: true });
+  if (!said.some(({ role }) => role === "assistant")) said.push({ role: "user", content: chat.title });
+  return JSON.stringify({ messages: said, chat }, (key, value) => (key === "tokens" ? undefined : value));
+}
+
+const FENCES = { python: "```python\n", output: "```\n" };
+
+/** What is on show, to be read. */
+export function markdown(chat, name) {
+  const part = ({ type, text }) => (type === "text" ? text : `\n\n${FENCES[type]}${text.trimEnd()}\n\`\`\`\n\n`);
+  const answer = ({ model, parts }) => `**${name}** (${model}):\n\n${parts.map(part).join("").trim()}`;
+  const said = path(chat).flatMap(({ text, answers }) => (answers ? answers.map(answer) : `**You:**\n\n${text}`));
+  return [`# ${chat.title}`, ...(chat.system ? [`> ${chat.system.replaceAll("\n", "\n> ")}`] : []), ...said, ""].join("\n\n");
 }
 
 /** Takes one chunk of the stream into an answer. Returns whether it brought something the model wrote. */
@@ -70,20 +97,44 @@ export function absorb(answer, chunk) {
   return Boolean(content || fledge || tokens.length);
 }
 
-/** A chat read from a file, field by field, under a new id. Throws where it is not one. */
-export function revive(found) {
-  const text = (value) => (typeof value === "string" ? value : "");
+const text = (value) => (typeof value === "string" ? value : "");
+const isId = (id) => /^[a-z0-9][\w-]{0,63}$/i.test(text(id));
+
+/** A chat of nothing but messages, as other programs write them. Its id comes of what is said, so that it is imported once. */
+function grown({ messages, title }) {
+  if (!Array.isArray(messages) || !messages.length) throw new Error("no conversation is in it");
+  let number = 0n;
+  for (const letter of JSON.stringify(messages)) number = BigInt.asUintN(64, (number ^ BigInt(letter.codePointAt(0))) * 0x100000001b3n + 1n);
+  const id = number.toString(36);
+  const chat = { id, title: text(title), system: "", nodes: {}, chosen: {} };
+  let parent = ROOT;
+  for (const [place, { role, content }] of messages.entries()) {
+    const parts = Array.isArray(content) ? content : [{ type: "text", text: content }];
+    if (role === "system") chat.system = text(content);
+    else if (role === "user" || role === "assistant") {
+      const said = role === "user" ? { text: plain({ parts }) } : { answers: [{ parts }] };
+      chat.title ||= text(said.text).trim().split("\n")[0].slice(0, 60);
+      chat.nodes[`${id}-${place}`] = { parent, role, ...said };
+      parent = chat.chosen[parent] = `${id}-${place}`;
+    } else throw new Error(`a message is by ${role}; expected are system, user and assistant`);
+  }
+  return chat;
+}
+
+/** A chat read from a line of a file, field by field. Throws where it is not one. */
+export function revive(record) {
+  const found = record.chat ?? grown(record);
   const part = ({ type, text: said }) => ({ type: ["python", "output"].includes(type) ? type : "text", text: text(said), tokens: [] });
   const answer = ({ model, finish, parts }) => ({ ...newAnswer(text(model)), finish: text(finish) || "stop", parts: parts.map(part) });
-  const node = ([id, { parent, role, text: said, answers }]) => {
+  const node = ([id, { parent, role, text: said, answers, updated }]) => {
     if (parent !== ROOT && !Object.hasOwn(found.nodes, parent)) throw new Error("a message answers one that is not in the file");
     const content = role === "assistant" ? { role, answers: answers.slice(0, 2).map(answer) } : { role: "user", text: text(said) };
-    return [id, { id, parent, ...content }];
+    return [id, { id, parent, updated: Number(updated) || 0, ...content }];
   };
-  const nodes = Object.fromEntries(Object.entries(found.nodes).map(node));
+  const nodes = Object.fromEntries(Object.entries(found.nodes).filter(([id]) => isId(id)).map(node));
   // A choice that is no child of its node could lead round in a circle.
   const chosen = Object.entries(found.chosen ?? {}).filter(([parent, child]) => Object.hasOwn(nodes, child) && nodes[child].parent === parent);
   const created = Number(found.created) || Date.now();
   const about = { title: text(found.title), created, updated: Number(found.updated) || created, system: text(found.system) };
-  return { ...newChat(), ...about, nodes, chosen: Object.fromEntries(chosen) };
+  return { ...newChat(), ...(isId(found.id) && { id: found.id }), ...about, nodes, chosen: Object.fromEntries(chosen) };
 }

@@ -46,39 +46,50 @@ export const dialog = (id, title, content) => html`
 export const problem = (message, retry) => html`
   <div class="problem" role="alert"><p>${message}</p><button type="button" class="solid" @click=${retry}>Retry</button></div>`;
 
-/** Asks for a text, of several lines where `rows` says so, in a window over the page; resolves to it, or to null where none was given. */
-export function askFor(label, { value = "", type = "text", about = "", rows = 0 }) {
+/** Asks for a text in a window over the page; resolves to it, or to null where none was given. */
+export async function askFor(label, { value = "", type = "text", about = "" }) {
+  const line = html`<input id="asked" type=${type} .value=${value} autocomplete="off" required aria-describedby="asked-about">`;
+  const given = askIn(label, line, about);
+  $("#asked").select();
+  return (await given)?.[0].trim();
+}
+
+/** The same for texts of several lines. */
+export function askForLines(label, values) {
+  const onKey = (event) => isSending(event) && (event.preventDefault(), $("#ask .solid").click());
+  const lines = (value, place) => html`
+    <textarea id=${place ? nothing : "asked"} aria-label="${label}, part ${place + 1}" rows=${Math.min(8, value.split("\n").length + 1)}
+      dir="auto" .value=${value} ?required=${values.length === 1} @keydown=${onKey}></textarea>`;
+  return askIn(label, values.map(lines));
+}
+
+function askIn(label, boxes, about = "") {
   const box = document.body.appendChild(document.createElement("dialog"));
   Object.assign(box, { id: "ask", ariaLabel: label, closedBy: "any" });
-  const onKey = (event) => isSending(event) && (event.preventDefault(), $(".solid", box).click());
-  const line = html`<input id="asked" type=${type} .value=${value} autocomplete="off" required aria-describedby="asked-about">`;
-  const lines = html`<textarea id="asked" rows=${rows} .value=${value} required @keydown=${onKey}></textarea>`;
   render(html`
     <form method="dialog">
       <label for="asked">${label}</label>
-      ${rows ? lines : line}
+      ${boxes}
       <small id="asked-about">${about}</small>
       <footer>
-        <button type="button" class="plain" @click=${() => box.close()}>Cancel</button><button class="solid" value="given">Continue</button>
+        <button type="button" class="plain" @click=${() => box.close()}>Cancel</button><button class="solid" value="given">Done</button>
       </footer>
     </form>`, box);
   box.showModal();
   $("#asked").focus();
-  if (!rows) $("#asked").select();
+  const texts = () => [...box.querySelectorAll("input, textarea")].map(({ value }) => value);
   return new Promise((resolve) => {
-    box.onclose = () => (box.remove(), resolve(box.returnValue === "given" ? $("#asked", box).value.trim() : null));
+    box.onclose = () => (box.remove(), resolve(box.returnValue === "given" ? texts() : null));
   });
 }
 
-/** Says something in passing, aloud too, perhaps with a button that calls `action`. */
+/** Says something in passing, aloud too, perhaps with a button that calls `action`; below what was said before. */
 export function notify(text, label = null, action = null) {
-  const toast = $("#toast");
-  const hide = () => (toast.hidden = true);
-  const button = html`<button type="button" @click=${() => (action(), hide())}>${label}</button>`;
-  render(html`<span>${text}</span>${action ? button : nothing}`, toast);
-  toast.hidden = false;
-  clearTimeout(toast.timer);
-  toast.timer = setTimeout(hide, action ? 8000 : 4000);
+  const said = document.createElement("p");
+  const button = html`<button type="button" @click=${() => (action(), said.remove())}>${label}</button>`;
+  render(html`<span>${text}</span>${action ? button : nothing}`, said);
+  $("#toast").append(said);
+  setTimeout(() => said.remove(), action ? 10_000 : 4000);
 }
 
 /** Whether a key in a box means "send": not where a writing system takes Enter itself (229 in Safari). */

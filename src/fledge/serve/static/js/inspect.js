@@ -12,6 +12,7 @@ const visible = (token) => token.replace(/ /g, "␣").replace(/\n/g, "↵").repl
 export const tokens = (part, kind = "") => html`<div class=${kind} @keydown=${move}>${part.tokens.map(token)}</div>`;
 
 function token([text, logprob, top], index) {
+  if (logprob === null) return text;
   const show = ({ currentTarget }) => showAlternatives(currentTarget, text, logprob, top);
   return html`<span
     class="token" tabindex=${index ? -1 : 0} role="img" aria-label="${visible(text)} ${percent(logprob)}" .style="--doubt: ${1 - Math.exp(logprob)}"
@@ -49,6 +50,6 @@ export const hide = () => $("#alternatives").hidePopover();
 
 /** Bits per token: how surprised the model was by its own answer, on average. */
 export function surprise(answer) {
-  const logprobs = answer.parts.flatMap((part) => part.tokens ?? []).map(([, logprob]) => logprob);
+  const logprobs = answer.parts.flatMap((part) => part.tokens ?? []).map(([, logprob]) => logprob).filter((logprob) => logprob !== null);
   return logprobs.length ? -logprobs.reduce((sum, value) => sum + value, 0) / logprobs.length / Math.LN2 : null;
 }

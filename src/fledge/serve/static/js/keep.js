@@ -11,10 +11,12 @@ export function recall(place, key) {
   }
 }
 
+/** Keeps a text; an empty one is forgotten. */
 export function keep(place, key, value) {
   kept.set(key, value);
   try {
-    window[place].setItem(`fledge.${key}`, value);
+    if (value) window[place].setItem(`fledge.${key}`, value);
+    else window[place].removeItem(`fledge.${key}`);
   } catch {
     // It is in `kept`.
   }

@@ -23,6 +23,21 @@ const formula = (level, start, pattern) => ({
   renderer: ({ text, display }) => `<code class="math" data-display="${display ? "yes" : "no"}">${escaped(text)}</code>`,
 });
 
+// Functions and classes that nobody fenced, with what is indented below them.
+const DEFINES = /^(?:(?:async )?def \w+\(|class \w+(?:\(.*\))?:[ \t]*(?:\n|$))/;
+const unfenced = {
+  name: "unfenced",
+  level: "block",
+  start: (source) => source.match(/\n(?=def |class |async def )/)?.index,
+  tokenizer(source) {
+    if (!DEFINES.test(source)) return undefined;
+    const lines = source.split(/(?<=\n)/);
+    const end = lines.findIndex((line) => /^\S/.test(line) && !DEFINES.test(line));
+    const raw = lines.slice(0, end < 0 ? lines.length : end).join("");
+    return { type: "code", raw, text: raw.trimEnd(), lang: "python" };
+  },
+};
+
 const never = () => undefined;
 const markdown = new Marked({
   gfm: true,
@@ -41,6 +56,7 @@ const markdown = new Marked({
     },
   },
   extensions: [
+    unfenced,
     formula("block", /\n(?=\$\$|\\\[)/, /^(?:\$\$([\s\S]+?)\$\$|\\\[([\s\S]+?)\\\])[ \t]*(?:\n|$)/),
     formula("inline", /\$|\\[([]/, /^(?:\$\$([^$]+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|\$(?!\s)((?:\\.|[^\\$\n])+?)(?<!\s)\$(?!\d))/),
   ],
@@ -60,14 +76,14 @@ const safe = (markup) => purify.sanitize(markup, SAFE);
 
 /** Code under a line with its language and a button that copies its `text`; `content` are the code's own nodes. */
 export const codeBlock = (language, text, content) => html`
-  <figure class="code">
+  <figure class="code" dir="ltr">
     <figcaption><span>${language || "text"}</span>${copyButton("Copy code", () => text)}</figcaption>
     <pre tabindex="0"><code class="hljs">${content}</code></pre>
   </figure>`;
 
 function block(markup) {
   const box = document.createElement("div");
-  box.className = "block";
+  Object.assign(box, { className: "block", dir: "auto" });
   box.append(safe(markup));
   for (const link of box.querySelectorAll("a[href]")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
   for (const pre of box.querySelectorAll("pre")) {

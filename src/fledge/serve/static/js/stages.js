@@ -54,7 +54,6 @@ function stageBox(id, label, chosen) {
 export function view(menu) {
   const [first, second] = state.stages;
   const { theme } = document.documentElement.dataset;
-  const dialogButton = (id, name, drawing) => iconButton(drawing, name, () => $(`#${id}`).showModal(), { id: `${id}-open` });
   return html`
     <header id="bar">
       ${menu}
@@ -66,6 +65,6 @@ export function view(menu) {
       </div>
       ${iconButton("eye", "Inspect probabilities", () => remember("inspect", !state.inspect), { id: "inspect", pressed: state.inspect })}
       ${iconButton(theme, `Theme: ${theme}`, changeTheme, { id: "theme" })}
-      ${dialogButton("help", "Help", "question")} ${dialogButton("settings", "Settings", "sliders")}
+      ${iconButton("sliders", "Settings", () => $("#settings").showModal(), { id: "settings-open" })}
     </header>`;
 }

@@ -1,10 +1,12 @@
 // Conversations, kept in this browser alone (IndexedDB).
 
-import { revive } from "./conversation.js";
+import { merge, record, revive } from "./conversation.js";
+import { changed } from "./state.js";
 
 const NAME = `fledge${new URL(".", document.baseURI).pathname}`; // one store per server path
 const chats = new Map();
 let db = null;
+let others = null; // the other tabs, which hear the id of each chat that changes
 
 const settled = (request) =>
   new Promise((resolve, reject) => {
@@ -20,6 +22,8 @@ export async function open() {
     request.onupgradeneeded = () => request.result.createObjectStore("chats", { keyPath: "id" });
     db = await settled(request);
     for (const chat of await settled(table("readonly").getAll())) chats.set(chat.id, chat);
+    others = new BroadcastChannel(NAME);
+    others.onmessage = ({ data }) => hear(data);
   } catch {
     db = null;
   }
@@ -29,23 +33,52 @@ export async function open() {
 export const get = (id) => chats.get(id);
 export const all = () => [...chats.values()].sort((a, b) => b.updated - a.updated);
 
-export function save(chat) {
+/** Another tab changed a chat. */
+async function hear(id) {
+  const [kept, ours] = [await settled(table("readonly").get(id)), chats.get(id)];
+  if (!kept) chats.delete(id);
+  else if (!ours) chats.set(id, kept);
+  else merge(Object.assign(ours, { title: kept.title, system: kept.system }), kept);
+  changed();
+}
+
+/** Keeps a chat, together with what other tabs have kept of it meanwhile. */
+export async function save(chat) {
   chats.set(chat.id, chat);
-  if (db) return settled(table("readwrite").put(chat));
+  if (!db) return;
+  const kept = table("readwrite");
+  const before = await settled(kept.get(chat.id));
+  if (before) merge(chat, before);
+  await settled(kept.put(chat));
+  others.postMessage(chat.id);
 }
 
-export function remove(chat) {
+export async function remove(chat) {
   chats.delete(chat.id);
-  if (db) return settled(table("readwrite").delete(chat.id));
+  if (!db) return;
+  await settled(table("readwrite").delete(chat.id));
+  others.postMessage(chat.id);
 }
 
-export const exported = (some) => JSON.stringify({ format: "fledge-chats", version: 1, chats: some }, null, 1);
+/** A conversation a line. */
+export const exported = (some) => some.map((chat) => `${record(chat)}\n`).join("");
 
-/** Adds the chats of an exported file; returns how many. Throws where the file is something else. */
+/** What a file holds: one object a line, or a list of them. */
+function records(text) {
+  try {
+    return [JSON.parse(text)].flat();
+  } catch {
+    return text.split("\n").filter((line) => line.trim()).map((line) => JSON.parse(line));
+  }
+}
+
+/** Adds the conversations of a file, each to the one of its id where there is one; returns how many. Throws where the file is something else. */
 export async function imported(text) {
-  const file = JSON.parse(text);
-  if (file?.format !== "fledge-chats") throw new Error('it does not say "format": "fledge-chats"');
-  const found = file.chats.map(revive);
-  for (const chat of found) await save(chat);
+  const found = records(text).map(revive);
+  for (const chat of found) {
+    const ours = chats.get(chat.id);
+    if (ours) merge(ours, chat);
+    await save(ours ?? chat);
+  }
   return found.length;
 }
