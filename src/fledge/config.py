@@ -199,8 +199,8 @@ class Ranked:
 class Tracked:
     """What the commands share that train."""
 
-    log: Literal["wandb", "trackio"] | None = None
-    """Tell this program too what metrics.jsonl gets; it is an extra of the same name. None: the files alone."""
+    log: Literal["no", "wandb", "trackio"] = "no"
+    """Tell this program too what metrics.jsonl gets; it is an extra of the same name. no: the files alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,7 +117,7 @@ def open_stage(config: Made, origin: Mapping[str, Any] | None = None) -> Iterato
         try:
             made_from = _begin(path, config, origin or {})
             begun = runs.begun(path)["provenance"].get("started", "")
-            with tracking(getattr(config, "log", None), path, settings=settings, begun=begun) as tell:
+            with tracking(getattr(config, "log", "no"), path, settings=settings, begun=begun) as tell:
                 ranks.meet()
                 yield StageFolder(path, name, made_from, tell)
         except BaseException:

@@ -22,9 +22,9 @@ Tell = Callable[[int, Mapping[str, Any]], None]
 PROJECT = "fledge"
 
 
-def check_tracker(name: str | None) -> None:
+def check_tracker(name: str) -> None:
     """Raise ValueError where it is not installed."""
-    if name and importlib.util.find_spec(name) is None:
+    if name != "no" and importlib.util.find_spec(name) is None:
         raise ValueError(
             f"log={name}: {name} is not installed; `uv sync --extra {name}` or `pip install {name}` brings it. "
             "Without --log `fledge watch` shows the same curves"
@@ -32,12 +32,12 @@ def check_tracker(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def tracking(name: str | None, stage: Path, *, settings: Mapping[str, Any], begun: str) -> Iterator[Tell | None]:
+def tracking(name: str, stage: Path, *, settings: Mapping[str, Any], begun: str) -> Iterator[Tell | None]:
     """What takes a step and its numbers; None where no tracker is asked for.
 
     begun: what tells a stage begun anew in the same folder from one that goes on.
     """
-    if name is None:
+    if name == "no":
         yield None
         return
     library, is_wandb = importlib.import_module(name), name == "wandb"
