@@ -228,7 +228,7 @@ def multiple(arm: str, saved: Mapping[str, Any]) -> str:
     """The compute multiplier of a ladder in words."""
     if saved["multiplier"] is None:
         return f"compute of {arm}: unknown, none of its ends lies between two of the baseline"
-    ends = " ({:.2f} to {:.2f})".format(*saved["interval"]) if saved["interval"] else ", of one seed"
+    ends = " ({:.2f} to {:.2f})".format(*saved["interval"]) if saved["interval"] else " (of one seed)"
     on = f"{saved['inside']} of {saved['rungs']} ends"
     return (
         f"compute of {arm}: the baseline takes {saved['multiplier']:.2f} times the FLOPs{ends} to get as far, by {on}"

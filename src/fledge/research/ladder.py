@@ -69,7 +69,7 @@ def fitted(points: Sequence[Point], out: Path, *, price: float | None) -> dict[s
     console.table(title, columns, rows)
     drawn = plots(rungs, laws)
     lines = ["# Scaling laws of a ladder", "", f"{title[0].upper()}{title[1:]}:", "", *table(columns, rows), ""]
-    lines += [f"The last column is beyond what was trained: {CAVEAT}", "", found.get("next", ""), ""]
+    lines += [f"The last column is beyond what was trained: {CAVEAT}", "", *([found["next"], ""] if price else [])]
     lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), "", "## Points", ""]
     publish(out / "fit", title="Scaling laws", text="\n".join([*lines, *table(*rung_rows(rungs)), ""]), drawn=drawn)
     console.say(f"{found.get('next', '')}\nfit: {out / 'fit.html'}".strip())
