@@ -5,6 +5,8 @@ import random
 import subprocess
 import sys
 import time
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +86,31 @@ def test_rust_and_python_learn_the_same_merges(texts: list[str]) -> None:
     for trainer in trainers:
         trainer.count(texts)
     assert trainers[0].merge(50) + trainers[0].merge(50) == trainers[1].merge(100)
+
+
+def test_merges_equal_those_of_counting_anew_each_time(backend: str) -> None:
+    chance = random.Random(1)
+    for letters in (1, 2, 3, 4):  # few, so that runs and repeated pairs are frequent
+        words = ["".join(chance.choices("abcd"[:letters], k=chance.randrange(1, 40))) for _ in range(30)]
+        left, expected = [list(word.encode()) for word in words], []
+        while len(expected) < 40 and any(len(word) > 1 for word in left):
+            counts = Counter(pair for word in left for pair in pairwise(word))
+            expected.append(min(counts, key=lambda pair: (-counts[pair], pair)))
+            left = [bpe.join(word, expected[-1], 255 + len(expected)) for word in left]
+        trainer = {"rust": native, "python": bpe}[backend].Trainer(digits=3)
+        trainer.count(words)
+        assert trainer.merge(40) == expected
+
+
+@need_rust
+def test_full_caches_are_emptied_and_go_on() -> None:
+    merges = [(ord("a"), ord("b"))]
+    oracle = bpe.Encoder(merges, digits=3)
+    for repeats in (1, 4):  # short pieces and long ones
+        texts = ["".join(chr(ord("a") + k // 20**place % 20) for place in range(5)) * repeats for k in range(600_000)]
+        ids, offsets = native.Encoder(merges, digits=3).encode_batch(texts)
+        for k in range(0, len(texts), 999):
+            assert ids[offsets[k] : offsets[k + 1]].tolist() == oracle.encode_batch([texts[k]])[0].tolist()
 
 
 @need_rust

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fledge.console import notice
 from fledge.storage import file_hash, write_atomic
@@ -33,8 +33,6 @@ ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".zip")
 EVAL_BUNDLE = "eval_bundle"
 EVAL_BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 """The CORE bundle of DCLM as the reference publishes it; it is not on the hub."""
-BUSY = (429, 500, 502, 503, 504)
-"""Answers of a server that mean: ask again."""
 PAUSE_SECONDS = 1.0
 """Before a busy server is asked again; doubled each time."""
 REMEDY = "Connect to the network, set HF_ENDPOINT to a mirror, or give the files in a folder with --local DIR"
@@ -47,9 +45,9 @@ class Dataset:
     repo: str
     folder: str = ""
 
-    def holds(self, path: str) -> bool:
+    def holds(self, file: RemoteFile) -> bool:
         """Whether a file of the repository belongs to it."""
-        return path.startswith(self.folder) and path.endswith(".parquet")
+        return file.path.startswith(self.folder) and file.path.endswith(".parquet")
 
 
 TASK_FILES = {
@@ -63,8 +61,7 @@ TASK_FILES = {
 """Where the files of tasks come from: the first part of their name, and the split as its last."""
 
 
-@dataclass(frozen=True)
-class RemoteFile:
+class RemoteFile(NamedTuple):
     """A file as the hub announced it."""
 
     repo: str
@@ -76,13 +73,11 @@ class RemoteFile:
 
     def damage(self, path: Path) -> str | None:
         """What is wrong with a copy; None: it is the file announced."""
-        size = path.stat().st_size
-        if size != self.bytes:
+        if (size := path.stat().st_size) != self.bytes:
             return f"{size} bytes instead of {self.bytes}"
-        if len(self.sha256) != 64:
+        if len(self.sha256) != 64 or (found := file_hash(path)) == self.sha256:
             return None
-        found = file_hash(path)
-        return None if found == self.sha256 else f"hash {found[:12]} instead of {self.sha256[:12]}"
+        return f"hash {found[:12]} instead of {self.sha256[:12]}"
 
 
 def list_files(dataset: Dataset) -> list[RemoteFile]:
@@ -95,17 +90,16 @@ def list_files(dataset: Dataset) -> list[RemoteFile]:
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers
 
-    with explained(f"list {dataset.repo} from {constants.ENDPOINT}"):
-        url = f"{constants.ENDPOINT}/api/datasets/{dataset.repo}?blobs=true"
-        listing = json.loads(_get(url, headers=build_hf_headers()))
+    repo = dataset.repo
+    with explained(f"list {repo} from {constants.ENDPOINT}"):
+        listing = json.loads(_get(f"{constants.ENDPOINT}/api/datasets/{repo}?blobs=true", headers=build_hf_headers()))
     files = [
-        RemoteFile(dataset.repo, listing["sha"], path, file["size"], (file.get("lfs") or {}).get("sha256", ""))
+        RemoteFile(repo, listing["sha"], file["rfilename"], file["size"], (file.get("lfs") or {}).get("sha256", ""))
         for file in listing["siblings"]
-        if dataset.holds(path := file["rfilename"])
     ]
-    if not files:
-        raise FileNotFoundError(f"{constants.ENDPOINT}: {dataset.repo} holds no {dataset.folder}*.parquet")
-    return sorted(files, key=lambda file: file.path)
+    if not (found := sorted(filter(dataset.holds, files))):
+        raise FileNotFoundError(f"{constants.ENDPOINT}: {repo} holds no {dataset.folder}*.parquet")
+    return found
 
 
 def cached_files(dataset: Dataset) -> list[RemoteFile]:
@@ -115,15 +109,13 @@ def cached_files(dataset: Dataset) -> list[RemoteFile]:
 
     snapshots = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=dataset.repo, repo_type="dataset"), "snapshots")
     newest = max(snapshots.glob("*"), key=lambda path: path.stat().st_mtime, default=snapshots)
-    paths = [path for path in sorted(newest.rglob("*.parquet")) if path.exists()]
-    # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into a
-    # store with names of another kind: one link alone is followed.
-    blobs = [os.readlink(path) if path.is_symlink() else path for path in paths]
-    return [
-        RemoteFile(dataset.repo, newest.name, name, path.stat().st_size, os.path.basename(blob))
-        for path, blob in zip(paths, blobs, strict=True)
-        if dataset.holds(name := path.relative_to(newest).as_posix())
-    ]
+    files = []
+    for path in filter(Path.exists, newest.rglob("*.parquet")):
+        # The cache links a name to a blob that is called by the hash which the hub announced. That may be a link too, into a
+        # store with names of another kind: one link alone is followed.
+        blob, name = os.path.basename(os.readlink(path)) if path.is_symlink() else path.name, path.relative_to(newest)
+        files.append(RemoteFile(dataset.repo, newest.name, name.as_posix(), path.stat().st_size, blob))
+    return sorted(filter(dataset.holds, files))
 
 
 def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
@@ -141,19 +133,18 @@ def fetch(file: RemoteFile, *, quiet: bool = False) -> Path:
     where: dict[str, Any] = {"repo_type": "dataset", "revision": file.revision}
     # A bar of a transfer in the background would write over the run's own line.
     bar: dict[str, Any] = {"tqdm_class": silent_tqdm if quiet else None}
-    is_cached = isinstance(try_to_load_from_cache(file.repo, file.path, **where), str)
+    tell = notice if try_to_load_from_cache(file.repo, file.path, **where) is None else lambda _: None
     for again in (False, True):
-        began, transfers = time.monotonic(), again or not is_cached
-        if transfers:
-            notice(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
+        began = time.monotonic()
+        tell(f"fetching {name} ({_megabytes(file.bytes)}) from {source} to {constants.HF_HUB_CACHE}")
         with explained(f"fetch {name} from {source}"):
             path = Path(hf_hub_download(file.repo, file.path, force_download=again, **where, **bar))
         if (damage := file.damage(path)) is None:
             seconds = max(time.monotonic() - began, 1e-3)
-            if transfers:
-                notice(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / seconds:.1f} MB/s)")
+            tell(f"fetched {file.path} in {seconds:.1f} s ({file.bytes / 1e6 / seconds:.1f} MB/s)")
             return path
-        notice(f"{path} is damaged ({damage})")
+        tell = notice
+        tell(f"{path} is damaged ({damage})")
     path.resolve().unlink()
     raise ValueError(
         f"{name}: arrived with {damage}. Expected is what {source} announces; "
@@ -167,7 +158,7 @@ def _get(url: str, *, headers: dict[str, str] | None = None) -> bytes:
 
     # huggingface_hub would also wait 24 seconds in all for a host whose name nobody knows.
     patience = {"max_retries": 2, "base_wait_time": PAUSE_SECONDS, "retry_on_exceptions": ()}
-    reply = http_backoff("GET", url, **patience, retry_on_status_codes=BUSY, headers=headers, timeout=30)
+    reply = http_backoff("GET", url, **patience, headers=headers, timeout=30)
     hf_raise_for_status(reply)
     return reply.content
 
@@ -224,11 +215,10 @@ class Shards:
         if thread := self._ahead.pop(index, None):
             thread.join()
         path = fetch(file)
-        if index + 1 < len(self) and index + 1 not in self._ahead:
+        if (coming := index + 1) < len(self) and coming not in self._ahead:
             # A daemon, so that a run which is stopped does not wait for it.
-            thread = threading.Thread(target=self._fetch_ahead, args=(index + 1,), name="fledge-fetch", daemon=True)
-            self._ahead[index + 1] = thread
-            thread.start()
+            self._ahead[coming] = threading.Thread(target=self._fetch_ahead, args=(coming,), daemon=True)
+            self._ahead[coming].start()
         return path
 
     def _fetch_ahead(self, index: int) -> None:
@@ -276,12 +266,10 @@ def locate(name: str) -> list[Path]:
     if head not in TASK_FILES:
         raise FileNotFoundError(
             f"{name}: not in {data_home() or 'a local folder (none given: --local DIR)'} as one of "
-            f"{', '.join(name.rpartition('/')[2] + ending for ending in ENDINGS)}, "
-            f"and not known on the hub, which has {', '.join(TASK_FILES)}"
+            f"{', '.join(split + ending for ending in ENDINGS)}, and not known on the hub, which has {', '.join(TASK_FILES)}"
         )
     source = TASK_FILES[head]
-    files = Shards(Dataset(source.repo, source.folder.format(split=split)), whole=True)
-    return [files[index] for index in range(len(files))]
+    return list(Shards(Dataset(source.repo, source.folder.format(split=split)), whole=True))
 
 
 def find_at_home(name: str) -> Path | None:
@@ -301,32 +289,27 @@ def locate_bundle() -> Path:
     Raises:
         ConnectionError: it would have to be fetched and cannot be.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, get_hf_file_metadata
     from huggingface_hub.utils import WeakFileLock
 
     if found := find_at_home(EVAL_BUNDLE):
         return found
     path = Path(constants.HF_HUB_CACHE).parent / "fledge" / f"{EVAL_BUNDLE}.zip"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(path.with_suffix(".lock")):  # the ranks of a machine: one fetches it
-        if not zipfile.is_zipfile(path):
-            _fetch_bundle(path)
-    return path
-
-
-def _fetch_bundle(path: Path) -> None:
-    from huggingface_hub import get_hf_file_metadata
-
-    if path.exists():
-        notice(f"{path} is damaged and is fetched again")
-    url = EVAL_BUNDLE_URL
     remedy = f"Connect to the network, or put {EVAL_BUNDLE}.zip in a folder and give that with --local DIR"
-    with explained(f"fetch {url}", remedy=remedy):
-        notice(f"fetching {url} ({_megabytes(get_hf_file_metadata(url, token=False).size or 0)}) to {path}")
-        raw = _get(url)
-        if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
-            raise ValueError(f"{broken} arrived damaged")
-    write_atomic(path, raw)
+    with WeakFileLock(path.with_suffix(".lock")):  # the ranks of a machine: one fetches it
+        if zipfile.is_zipfile(path):
+            return path
+        if path.exists():
+            notice(f"{path} is damaged and is fetched again")
+        with explained(f"fetch {EVAL_BUNDLE_URL}", remedy=remedy):
+            size = get_hf_file_metadata(EVAL_BUNDLE_URL, token=False).size or 0
+            notice(f"fetching {EVAL_BUNDLE_URL} ({_megabytes(size)}) to {path}")
+            raw = _get(EVAL_BUNDLE_URL)
+            if broken := zipfile.ZipFile(io.BytesIO(raw)).testzip():
+                raise ValueError(f"{broken} arrived damaged")
+        write_atomic(path, raw)
+    return path
 
 
 def _megabytes(size: int) -> str:
