@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from fledge.infer.slots import Slots
 from fledge.model.attention import attend
-from fledge.model.transformer import ModelConfig
+from fledge.model.transformer import ModelConfig, Transformer
 
 Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 DENSE = 0.5  # share of a range of slots in use above which it is attended in place, idle slots included
@@ -46,6 +46,16 @@ class Rectangle:
     keys: int = 0
     biases: dict[int | None, Tensor | None] = field(default_factory=dict)
     """Additive mask by window; None: nothing to hide."""
+
+
+def default_slots(model: Transformer, context: int, dtype: torch.dtype) -> int:
+    """64 (CPU) or 256 (GPU) answers at once, or as many as fit into 2 GiB or a third of the free GPU memory."""
+    config = model.config
+    per_slot = 3 * config.layers * context * config.kv_heads * config.channels * dtype.itemsize
+    if model.embedding.is_cuda:
+        free, _ = torch.cuda.mem_get_info(model.embedding.device)
+        return max(1, min(256, free // 3 // per_slot))
+    return max(1, min(64, (2 << 30) // per_slot))
 
 
 class SlotCache:

@@ -19,26 +19,24 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fledge.config import Sampling
-from fledge.infer.cache import SlotCache
+from fledge.infer.cache import SlotCache, default_slots
 from fledge.infer.check import find_kernel, inference_model
 from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
-from fledge.infer.sampling import Judged, Settings, draw, judge, row_keys, seed_key, tempered
+from fledge.infer.sampling import Judged, Settings, draw, in_a_loop, judge, row_keys, seed_key, tempered
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
 from fledge.sandbox.calls import ToolPool
 from fledge.sandbox.tools import Tool
 from fledge.sandbox.tools import run_tool as run_calculator
 from fledge.text.chat import PartReader
-
-if TYPE_CHECKING:
-    from fledge.text.tokenizer import Tokenizer
+from fledge.text.tokenizer import Tokenizer
 
 IDLE_SECONDS = 0.5  # an idle engine looks up this often, in case it was not woken
 ECHOED = 2**25  # logits of echoed prompts in one step (128 MiB)
@@ -95,15 +93,14 @@ class Request:
         self.reader: PartReader | None = None
         self.on_event: Callable[[Request], None] = lambda _: None
 
-
-def in_a_loop(answer: list[int]) -> bool:
-    """Whether an answer has ended in the same few tokens over and over, from which no model finds out by itself."""
-    end = answer[-LOOP:]
-    return len(end) == LOOP and any(end[period:] == end[:-period] for period in range(1, PERIOD + 1))
-
-
-LOOP, PERIOD = 48, 8
-"""Tokens at the end of an answer that repeat themselves, and how many of them are repeated at most. Raw text may do so."""
+    def append(self, tokens: list[int], *, sampled: bool) -> None:
+        """Let the answer grow."""
+        self.tokens += tokens
+        self.answer += tokens
+        if self.reader is not None:
+            for token in tokens:
+                self.reader.feed(token)
+        self.mask += [int(sampled)] * len(tokens)  # last: readers in other threads go by its length
 
 
 class Engine:
@@ -123,7 +120,7 @@ class Engine:
     ) -> None:
         """
         Args:
-            slots: answers computed at the same time. None: 64, less where their cache would exceed 2 GiB (CPU).
+            slots: answers computed at the same time. None: as `default_slots` says.
             context: most tokens of prompt and answer together. None: the model's.
             budget: most prompt tokens in one step; bounds how long running answers wait for a new prompt.
             run_tool: (code, stop) -> result, called in another thread. None: code is never run.
@@ -161,17 +158,12 @@ class Engine:
         self._drawn: tuple[list[Request], Settings, np.ndarray] | None = None
 
     def generate(self, requests: Sequence[Request]) -> list[Request]:
-        """Answer all requests, batched.
-
-        Raises:
-            Whatever a tool or the model raised.
-        """
+        """Answer all requests, batched; raises what a tool or the model raised."""
         assert self.thread is None, "the engine is serving; submit to it instead"
         for request in requests:
             self.submit(request)
         while not all(request.finish for request in requests):
-            if not self.step():
-                self._sleep()
+            self._step_or_sleep()
         for request in requests:
             if request.error is not None:
                 raise request.error
@@ -270,46 +262,40 @@ class Engine:
 
     def _plan(self) -> list[tuple[Request, int]]:
         """Who computes how many tokens: every decoding request its one, prompts and results share the budget in order."""
-        decodes: list[tuple[Request, int]] = []
-        chunks: list[tuple[Request, int]] = []
+        rows: list[tuple[Request, int]] = []
         left, echoes = self.budget, max(1, ECHOED // self.model.config.vocab)
         for request in self.running:
-            missing = len(request.tokens) - request.computed
-            if missing == 1:
-                decodes.append((request, 1))
-            elif missing and left and (echoes or not request.echo):
-                chunks.append((request, min(missing, left, echoes if request.echo else left)))
-                left -= chunks[-1][1]
-                echoes -= chunks[-1][1] * request.echo
-        # The order in which the cache attends fastest.
-        return sorted(decodes, key=lambda row: row[0].slot) + sorted(chunks, key=lambda row: row[1])
+            count = len(request.tokens) - request.computed
+            if count > 1:
+                count = min(count, left, echoes if request.echo else left)
+                left -= count
+                echoes -= count * request.echo
+            if count:
+                rows.append((request, count))
+        return sorted(rows, key=lambda row: (row[1], row[0].slot))  # the order in which the cache attends fastest
 
     def _compute(self, rows: list[tuple[Request, int]]) -> tuple[list[Request], Tensor]:
         """One forward pass: the requests that are complete after it, and their logits."""
+        slots, starts, counts = np.array([(request.slot, request.computed, count) for request, count in rows]).T
         tokens: list[int] = []
         previous: list[int] = []
+        ready, last, echoing, places = [], [], [], []
         for request, count in rows:
-            start, known = request.computed, request.tokens
+            start, known, first = request.computed, request.tokens, len(tokens)
             tokens += known[start : start + count]
             previous += known[start - 1 : start + count - 1] if start else [-1, *known[: count - 1]]
-        slots = np.array([request.slot for request, _ in rows])
-        starts = np.array([request.computed for request, _ in rows])
-        counts = np.array([count for _, count in rows])
-        ready, last, echoing, places = [], [], [], []
-        for (request, count), end in zip(rows, counts.cumsum().tolist(), strict=True):
             if request.echo:
-                told = request.prompt[request.computed + 1 :][:count]
+                told = request.prompt[start + 1 :][:count]
                 echoing += [(request, token) for token in told]
-                places += range(end - count, end - count + len(told))
+                places += range(first, first + len(told))
             request.computed += count
-            if request.computed == len(request.tokens) and request.tool is None:
+            if request.computed == len(known) and request.tool is None:
                 ready.append(request)
-                last.append(end - 1)
+                last.append(len(tokens) - 1)
         places += last
         if self.decoding is not None and len(tokens) == len(rows):
             logits_RV = self.decoding(np.array(tokens), np.array(previous), slots, starts)
-            logits_RV = logits_RV if places == [*range(len(rows))] else logits_RV[places]
-            return ready, self._echo(echoing, logits_RV)
+            return ready, self._echo(echoing, logits_RV if places == [*range(len(rows))] else logits_RV[places])
         self.cache.plan(slots, starts, counts)
         flat = Flat(
             tokens_N=torch.tensor(tokens, device=self.device),
@@ -322,12 +308,10 @@ class Engine:
     def _echo(self, echoing: list[tuple[Request, int]], logits_RV: Tensor) -> Tensor:
         """Note what the first rows say of tokens of prompts; the rows that are left."""
         if echoing:
-            tokens_R = torch.tensor([token for _, token in echoing], device=self.device)
-            best = max(request.top_logprobs or 0 for request, _ in echoing)
-            for (request, _), (logprob, likeliest) in zip(
-                echoing, judge(logits_RV[: len(echoing)], tokens_R, best=best), strict=True
-            ):
-                request.echoed.append((logprob, likeliest[: request.top_logprobs]))
+            requests, tokens = zip(*echoing, strict=True)
+            judged = judge_rows(requests, logits_RV[: len(echoing)], torch.tensor(tokens, device=self.device))
+            for request, found in zip(requests, judged, strict=True):
+                request.echoed.append(found)
         return logits_RV[len(echoing) :]
 
     # Sampling and what follows from a token
@@ -338,10 +322,8 @@ class Engine:
             keys = np.array([request.key for request in ready], np.uint64)
             self._drawn = (ready, Settings.of([request.sampling for request in ready], self.device), keys)
         _, settings, keys = self._drawn
-        row_keys_R2 = None
-        if settings.temperature_R1 is not None:
-            positions = np.array([request.computed for request in ready])
-            row_keys_R2 = row_keys(keys, positions, self.device)
+        positions = np.array([request.computed for request in ready])
+        row_keys_R2 = None if settings.temperature_R1 is None else row_keys(keys, positions, self.device)
         biased_RV = self._biased(ready, logits_RV)
         tokens_R = draw(biased_RV, settings, row_keys_R2)
         if any(request.top_logprobs is not None for request in ready):
@@ -370,13 +352,12 @@ class Engine:
 
     def _report(self, ready: list[Request], logits_RV: Tensor, tokens_R: Tensor, *, drawn_RV: Tensor) -> None:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
-        best = max(request.top_logprobs or 0 for request in ready)
         as_drawn_R1 = torch.tensor([[request.as_drawn] for request in ready], device=self.device)
-        logits_RV = torch.where(as_drawn_R1, drawn_RV, logits_RV)
-        for request, (logprob, likeliest) in zip(ready, judge(logits_RV, tokens_R, best=best), strict=True):
+        judged = judge_rows(ready, torch.where(as_drawn_R1, drawn_RV, logits_RV), tokens_R)
+        for request, (logprob, likeliest) in zip(ready, judged, strict=True):
             if request.top_logprobs is not None:
                 request.logprobs.append(logprob)
-                request.alternatives.append(likeliest[: request.top_logprobs])
+                request.alternatives.append(likeliest)
 
     def _push(self, request: Request, token: int) -> None:
         """Append a sampled token and act on it."""
@@ -387,11 +368,7 @@ class Engine:
         if request.bias_V is not None and (sampling.presence_penalty or sampling.frequency_penalty):
             again = token in request.answer
             request.bias_V[token] -= sampling.frequency_penalty + (0.0 if again else sampling.presence_penalty)
-        request.tokens.append(token)
-        request.answer.append(token)
-        request.mask.append(1)  # last: readers in other threads go by its length
-        if request.reader is not None:
-            request.reader.feed(token)
+        request.append([token], sampled=True)
         if token in self.ends or token in request.stop_tokens:
             self._end(request, "stop")
         elif token == self.output_start:
@@ -417,28 +394,22 @@ class Engine:
         """Force a tool's result into the answer, as much of it as fits."""
         request.tool = None
         if (error := tool.exception()) is not None:
-            request.error = error
-            self._end(request, "error")
+            self._end(request, "error", error)
             return
         forced = [self.output_start, *self.tokenizer.encode(tool.result()), self.output_end]
         room = min(request.sampling.max_tokens - len(request.answer), self.context - len(request.tokens))
         fits = forced[:room]
-        request.tokens += fits
-        request.answer += fits
         if request.top_logprobs is not None:
             request.logprobs += [0.0] * len(fits)
             request.alternatives += [[] for _ in fits]
-        request.mask += [0] * len(fits)
+        request.append(fits, sampled=False)
         self.counts["forced_tokens"] += len(fits)
-        if request.reader is not None:
-            for token in fits:
-                request.reader.feed(token)
         if len(fits) == room:
             self._end(request, "length")
         else:
             request.on_event(request)
 
-    def _end(self, request: Request, why: str) -> None:
+    def _end(self, request: Request, why: str, error: BaseException | None = None) -> None:
         if request.tool is not None:
             request.tool.cancel()
         if request.slot >= 0:
@@ -447,7 +418,7 @@ class Engine:
             request.slot = -1
         elif request in self.waiting:
             self.waiting.remove(request)
-        request.finish = why
+        request.error, request.finish = error, why
         self.counts[f"finished_{why}"] += 1
         request.on_event(request)
 
@@ -458,25 +429,20 @@ class Engine:
             torch.cuda.set_device(self.device)  # a thread begins on the first GPU, whichever its engine has
         while not self.closed:
             try:
-                if not self.step():
-                    self._sleep()
+                self._step_or_sleep()
             except Exception as error:
                 # Whoever was in the failed step is told; those who still wait get a fresh start.
                 for request in list(self.running):
-                    request.error = error
-                    self._end(request, "error")
+                    self._end(request, "error", error)
                 self.cache.slots.forget()
 
-    def _sleep(self) -> None:
-        self.wake.wait(IDLE_SECONDS)
-        self.wake.clear()  # what was asked for before is seen by the step that follows
+    def _step_or_sleep(self) -> None:
+        if not self.step():
+            self.wake.wait(IDLE_SECONDS)
+            self.wake.clear()  # what was asked for before is seen by the step that follows
 
 
-def default_slots(model: Transformer, context: int, dtype: torch.dtype) -> int:
-    """64 (CPU) or 256 (GPU) answers at once, or as many as fit into 2 GiB or a third of the free GPU memory."""
-    config = model.config
-    per_slot = 3 * config.layers * context * config.kv_heads * config.channels * dtype.itemsize
-    if model.embedding.is_cuda:
-        free, _ = torch.cuda.mem_get_info(model.embedding.device)
-        return max(1, min(256, free // 3 // per_slot))
-    return max(1, min(64, (2 << 30) // per_slot))
+def judge_rows(rows: Sequence[Request], logits_RV: Tensor, tokens_R: Tensor) -> list[Judged]:
+    """What the model says of one token for each request, with as many of the likeliest as that one wants to see."""
+    judged = judge(logits_RV, tokens_R, best=max(request.top_logprobs or 0 for request in rows))
+    return [(logprob, best[: request.top_logprobs]) for request, (logprob, best) in zip(rows, judged, strict=True)]

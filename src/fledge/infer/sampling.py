@@ -139,3 +139,13 @@ def _signed(x: int) -> int:
 def _shift_xor(x: Tensor, bits: int) -> Tensor:
     """x ^ (x >> bits) without the sign that torch shifts in."""
     return x.bitwise_xor_((x >> bits).bitwise_and_((1 << (32 - bits)) - 1))
+
+
+LOOP, PERIOD = 48, 8
+"""Tokens at the end of an answer that repeat themselves, and how many of them are repeated at most. Raw text may do so."""
+
+
+def in_a_loop(answer: list[int]) -> bool:
+    """Whether an answer has ended in the same few tokens over and over, from which no model finds out by itself."""
+    end = answer[-LOOP:]
+    return len(end) == LOOP and any(end[period:] == end[:-period] for period in range(1, PERIOD + 1))
