@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.bench.train import PARTS, Measured, believable, nanochat_flops_per_token, parts_of, show, words_of
+from fledge.bench.train import CELLS, PARTS, believable, nanochat_flops_per_token, parts_of, show
 from fledge.cli import parse, run
 from fledge.config import ModelSettings, TrainBench
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.settings import words_of
 from fledge.train.loop import Step
 from processes import Processes
 
 MODEL = ModelSettings(depth=2, width=32, heads=2, context=32, smear=True)
 TINY = TrainBench(model=MODEL, vocab=320, batch_tokens=256, device_tokens=64, steps=3, compile="no", threads=1)
-WORDS = ["bench", "train", *words_of(asdict(replace(TINY, json=True, dtype="float32")))]
+WORDS = ["bench", "train", *words_of(replace(TINY, json=True, dtype="float32"), TrainBench())]
 
 
 def check_row(row: dict[str, Any], *, ranks: int) -> None:
@@ -67,7 +68,7 @@ def test_a_mistake_within_ranks_is_said_once_and_ends_the_command(tmp_path: Path
 def test_the_command_line_of_settings_means_the_settings() -> None:
     changed = replace(TINY, model=replace(MODEL, windows="SL"), ranks="1,4", json=True)
     for config in (TrainBench(), TINY, changed):
-        assert parse(TrainBench, "fledge bench train", words_of(asdict(config))) == config
+        assert parse(TrainBench, "fledge bench train", words_of(config, TrainBench())) == config
 
 
 @pytest.mark.parametrize(
@@ -112,29 +113,11 @@ def test_a_peak_that_a_product_exceeds_is_another_cards() -> None:
 @pytest.mark.parametrize("peak", [None, 1e15])
 def test_only_a_known_card_has_an_mfu(peak: float | None, capsys: pytest.CaptureFixture[str]) -> None:
     share = 0.4 if peak else None
-    row = Measured(
-        ranks=1,
-        passes=1,
-        rows=1,
-        tokens_per_second=1.0,
-        step_seconds=1.0,
-        parts=dict.fromkeys(PARTS, 0.1),
-        copy_seconds=0.1,
-        write_seconds=0.2,
-        compile_seconds=1.0,
-        flops_per_second=4e14,
-        product_flops=8e14,
-        ceiling_share=0.5,
-        peak_flops=peak,
-        mfu_share=share,
-        nanochat_mfu_share=share,
-        peak_memory_bytes=1,
-        before_bytes=1,
-        law_bytes=1,
-    )
+    row = {figure: 1.0 for figure, _, _ in CELLS.values()} | {"ranks": 1, "passes": 1, "rows": 1}
+    row |= {"parts": dict.fromkeys(PARTS, 0.1), "peak_flops": peak, "mfu_share": share, "nanochat_mfu_share": share}
     model = ModelConfig.of(MODEL, vocab=320)
     step = {"tokens": 1, "dtype": "float32", "compile": "no", "recompute": "no"}
-    show({"model": asdict(model), "parameters": 1, "machine": {"name": "X"}, "step": step, "rows": [asdict(row)]})
+    show({"model": asdict(model), "parameters": 1, "machine": {"name": "X"}, "step": step, "rows": [row]})
     text = capsys.readouterr().out
     assert ("unknown" in text) == (peak is None)
     assert text.count("MFU") == (2 if peak else 0)

@@ -20,8 +20,9 @@ from fledge.config import ModelSettings, Pretrain, Sweep
 from fledge.research.compare import compared
 from fledge.research.groups import arms_of
 from fledge.research.points import Point, points_of
-from fledge.research.sweep import record_of, words_of
+from fledge.research.sweep import record_of
 from fledge.runs import checkpoints, summary
+from fledge.settings import words_of
 from fledge.stages import pretrain
 from fledge.storage import read_json, sealed
 from processes import Processes

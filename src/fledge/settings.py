@@ -94,6 +94,19 @@ def nearest(value: str, allowed: list[str] | tuple[str, ...]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
+def words_of(config: Any, default: Any, under: str = "") -> list[str]:
+    """The words of a command line that give a config's settings, where they are not the default."""
+    words = []
+    for name, value in vars(config).items():
+        was = getattr(default, name)
+        if hasattr(value, "__dataclass_fields__"):
+            words += words_of(value, was, f"{under}{name}.")
+        elif value != was:
+            flag = f"{under}{'no-' * (value is False)}{name}".replace("_", "-")
+            words += [f"--{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return words
+
+
 def shares_of(data: str) -> dict[str, float]:
     """What a `--data` of conversations is mixed of: `chats.jsonl:2,world` -> {"chats.jsonl": 2, "world": 1}.
 

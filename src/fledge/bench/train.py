@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from fledge.console import say, table
 from fledge.model import device as machine
 from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.settings import words_of
 from fledge.train.batches import Row, batched
 from fledge.train.estimate import product_flops
 from fledge.train.loop import Loss, Plan, Step, train
@@ -47,54 +48,17 @@ ABOVE_PEAK = 1.25
 """A product this many times as fast as a card's data sheet was not made by that card: clocks exceed it by less."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What one number of ranks reaches; sums over all ranks but where it says otherwise."""
-
-    ranks: int
-    passes: int
-    """Of a step on one rank."""
-    rows: int
-    """Of a pass."""
-    tokens_per_second: float
-    step_seconds: float
-    """The median step."""
-    parts: dict[str, float]
-    """Seconds of that step on the first rank, by PARTS."""
-    copy_seconds: float
-    """In which a step waits for a checkpoint, about one a minute."""
-    write_seconds: float
-    """In which a thread writes the copy."""
-    compile_seconds: float
-    """What the first step took beyond the median; less where the compiler remembers an earlier process. 0: not compiled."""
-    flops_per_second: float
-    """Of the model, by our count."""
-    product_flops: float
-    """FLOP/s of products of matrices: the ceiling."""
-    ceiling_share: float
-    peak_flops: float | None
-    """Of the cards, by their data sheet; None: unknown, and so is MFU."""
-    mfu_share: float | None
-    nanochat_mfu_share: float | None
-    peak_memory_bytes: int
-    """The most that a rank held. On a CPU all of its process."""
-    before_bytes: int
-    """Of it, before there was a model: Python and torch."""
-    law_bytes: int
-    """What train/memory.py says that a rank needs, its whole optimizer included."""
-
-
 def main(config: TrainBench) -> None:
     """Print the table, or JSON."""
     counts = rank_counts(config)
     if ranks.count() > 1 or counts == [1]:
         found = report(config)
     elif len(counts) == 1:
-        sys.exit(ranks.launch(["bench", "train", *words_of(asdict(config))], counts[0]))
+        sys.exit(ranks.launch(["bench", "train", *words_of(config, TrainBench())], counts[0]))
     else:
         found = {"rows": []}
         for count in counts:
-            words = words_of(asdict(replace(config, ranks=str(count), json=True)))
+            words = words_of(replace(config, ranks=str(count), json=True), TrainBench())
             done = subprocess.run([sys.executable, "-m", "fledge", "bench", "train", *words], stdout=subprocess.PIPE)
             if done.returncode:  # what was wrong it has said
                 sys.exit(done.returncode)
@@ -126,53 +90,31 @@ def rank_counts(config: TrainBench) -> list[int]:
     return counts
 
 
-def words_of(settings: Mapping[str, Any], prefix: str = "--") -> list[str]:
-    """The command line that has these settings: `{"steps": 5, "json": True}` -> `["--steps", "5", "--json"]`."""
-    words = []
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            words += words_of(value, f"{prefix}{name}.")
-        elif value is True:
-            words.append(f"{prefix}{name.replace('_', '-')}")
-        elif value is not None and value is not False:  # which all are by default
-            words += [f"{prefix}{name.replace('_', '-')}", str(value)]
-    return words
-
-
 def report(config: TrainBench) -> dict[str, Any]:
     """What was measured by the ranks that are here, as JSON: model, machine, step, and a row."""
-    wanted = Pretrain(
-        run="",
-        model=config.model,
-        optim=config.optim,
-        tokens=config.batch_tokens,
-        batch_tokens=config.batch_tokens,
-        device_tokens=config.device_tokens,
-        recompute=config.recompute,
-        dtype=config.dtype,
-        compile=config.compile,
-        device=config.device,
-        threads=config.threads,
-    )
+    alike = ("model", "optim", "batch_tokens", "device_tokens", "recompute", "dtype", "compile", "device", "threads")
+    wanted = Pretrain(run="", tokens=config.batch_tokens, **{name: getattr(config, name) for name in alike})
     check(wanted)
     settings = resolved(wanted, vocab=config.vocab)
     shape = Shape.of(settings, length=settings.model.context)
     device = torch.device(settings.device)
     before = machine.peak_memory_bytes(device)
     model = Transformer(ModelConfig.of(settings.model, vocab=config.vocab)).init(seed=0).to(device)
-    row = measure(model, settings, shape, steps=config.steps, before=before)
     return {
         "model": asdict(model.config),
         "machine": machine.describe_machine(device),
         "parameters": model.parameter_counts()["total"],
         "step": {"tokens": shape.tokens}
         | {name: getattr(settings, name) for name in ("dtype", "compile", "recompute")},
-        "rows": [asdict(row)],
+        "rows": [measure(model, settings, shape, steps=config.steps, before=before)],
     }
 
 
-def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int, before: int) -> Measured:
-    """Train for `steps` and one before, then time what cannot be seen from there. `before`: bytes held without the model."""
+def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int, before: int) -> dict[str, Any]:
+    """What this number of ranks reaches, as JSON; sums over all of them but where a comment says otherwise.
+
+    Trains for `steps` and one before, then times what cannot be seen from there. `before`: bytes held without the model.
+    """
     device = model.embedding.device
     model.compute_dtype = machine.find_dtype(settings.dtype, device)
     model.recompute = "no" if settings.recompute == "auto" else settings.recompute
@@ -190,25 +132,26 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     ours, theirs = speed * model.flops_per_token(), speed * nanochat_flops_per_token(model)
     is_compiled = settings.compile == "yes"
     law = Memory.of(model.config, length=shape.length, rows=shape.rows, recompute=model.recompute, compiled=is_compiled)
-    return Measured(
-        ranks=ranks.count(),
-        passes=shape.micro,
-        rows=shape.rows,
-        tokens_per_second=speed,
-        step_seconds=step.seconds,
-        parts=parts_of(step, head_share(loss, model, shape, settings)),
+    return {
+        "ranks": ranks.count(),
+        "passes": shape.micro,  # of a step on one rank
+        "rows": shape.rows,  # of a pass
+        "tokens_per_second": speed,
+        "step_seconds": step.seconds,  # the median
+        "parts": parts_of(step, head_share(loss, model, shape, settings)),  # seconds of that step on the first rank
         **checkpoint_seconds(model, optimizer),
-        compile_seconds=max(0.0, preparing + first.seconds - step.seconds) if is_compiled else 0.0,
-        flops_per_second=ours,
-        product_flops=ceiling,
-        ceiling_share=ours / ceiling,
-        peak_flops=peak,
-        mfu_share=ours / peak if peak else None,
-        nanochat_mfu_share=theirs / peak if peak else None,
-        peak_memory_bytes=max(ranks.gather(held)),
-        before_bytes=max(ranks.gather(before)),
-        law_bytes=law.peak,
-    )
+        # What the first step took beyond the median; less where the compiler remembers an earlier process.
+        "compile_seconds": max(0.0, preparing + first.seconds - step.seconds) if is_compiled else 0.0,
+        "flops_per_second": ours,
+        "product_flops": ceiling,  # per second
+        "ceiling_share": ours / ceiling,
+        "peak_flops": peak,  # per second, by the cards' data sheet; null: unknown, and so is MFU
+        "mfu_share": ours / peak if peak else None,
+        "nanochat_mfu_share": theirs / peak if peak else None,
+        "peak_memory_bytes": max(ranks.gather(held)),  # the most that a rank held; on a CPU all of its process
+        "before_bytes": max(ranks.gather(before)),  # of it, before there was a model: Python and torch
+        "law_bytes": law.peak,  # what train/memory.py says that a rank needs, its whole optimizer included
+    }
 
 
 class Waited(MuonAdamW):
@@ -276,7 +219,7 @@ def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain)
 
 
 def checkpoint_seconds(model: Transformer, optimizer: MuonAdamW) -> dict[str, float]:
-    """For one checkpoint of weights and optimizer: to be copied, and to be written to the disk."""
+    """For one checkpoint, about one a minute: to be copied, while a step waits, and to be written, which a thread does."""
     device, writes = model.embedding.device, []
     with tempfile.TemporaryDirectory(prefix="fledge-bench-") as folder:
 
@@ -307,40 +250,41 @@ def believable(peak: float | None, product: float) -> float | None:
     return peak if peak and product <= ABOVE_PEAK * peak else None
 
 
-CELLS: dict[str, Callable[[Measured], str]] = {
-    "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
-    "TFLOP/s": lambda row: f"{row.flops_per_second / 1e12:.3g}",
-    "products of matrices reach": lambda row: f"{row.product_flops / 1e12:.3g}",
-    "share of that": lambda row: f"{row.ceiling_share:.1%}",
-    "the cards' peak": lambda row: f"{row.peak_flops / 1e12:,.0f}" if row.peak_flops else "unknown",
-    "MFU": lambda row: f"{row.mfu_share:.1%}" if row.mfu_share else "",
-    "MFU as nanochat counts": lambda row: f"{row.nanochat_mfu_share:.1%}" if row.nanochat_mfu_share else "",
-    "most memory, GB": lambda row: f"{row.peak_memory_bytes / 1e9:.2f}",
-    "before the model": lambda row: f"{row.before_bytes / 1e9:.2f}",
-    "by the law": lambda row: f"{row.law_bytes / 1e9:.2f}",
-    "compiling, s": lambda row: f"{row.compile_seconds:.1f}",
-    "copying a checkpoint, s": lambda row: f"{row.copy_seconds:.2f}",
-    "writing it, s": lambda row: f"{row.write_seconds:.2f}",
-    "a step, s": lambda row: f"{row.step_seconds:.3f}",
+CELLS = {
+    "tokens/s": ("tokens_per_second", 1, ",.0f"),
+    "TFLOP/s": ("flops_per_second", 1e12, ".3g"),
+    "products of matrices reach": ("product_flops", 1e12, ".3g"),
+    "share of that": ("ceiling_share", 1, ".1%"),
+    "the cards' peak": ("peak_flops", 1e12, ",.0f"),
+    "MFU": ("mfu_share", 1, ".1%"),
+    "MFU as nanochat counts": ("nanochat_mfu_share", 1, ".1%"),
+    "most memory, GB": ("peak_memory_bytes", 1e9, ".2f"),
+    "before the model": ("before_bytes", 1e9, ".2f"),
+    "by the law": ("law_bytes", 1e9, ".2f"),
+    "compiling, s": ("compile_seconds", 1, ".1f"),
+    "copying a checkpoint, s": ("copy_seconds", 1, ".2f"),
+    "writing it, s": ("write_seconds", 1, ".2f"),
+    "a step, s": ("step_seconds", 1, ".3f"),
 }
-"""Of the table: how a row is shown."""
+"""Of the table: which figure of a row, in which unit and format."""
 
 
 def show(found: Mapping[str, Any]) -> None:
     """The table: a column for each number of ranks."""
-    columns, step, config = [Measured(**row) for row in found["rows"]], found["step"], ModelConfig(**found["model"])
+    rows, step, config = found["rows"], found["step"], ModelConfig(**found["model"])
     say(
         f"{config.layers} layers of width {config.width}, context {config.context}, vocabulary {config.vocab:,}: "
         f"{found['parameters'] / 1e6:,.2f}M parameters; {step['tokens']:,} tokens per step, {step['dtype']}, "
         f"compiled: {step['compile']}, computed twice: {step['recompute']}"
     )
-    lines = [[name, *map(cell, columns)] for name, cell in CELLS.items()]
+    lines = []
+    for name, (figure, unit, form) in CELLS.items():
+        if any(row[figure] is not None for row in rows) or figure == "peak_flops":
+            lines.append(
+                [name, *("unknown" if row[figure] is None else f"{row[figure] / unit:{form}}" for row in rows)]
+            )
     for part in PARTS:
-        spent = [(column.parts[part], column.step_seconds) for column in columns]
+        spent = [(row["parts"][part], row["step_seconds"]) for row in rows]
         lines.append([f"- {part}", *(f"{seconds:.3f} ({seconds / whole:.0%})" for seconds, whole in spent)])
-    names = [f"{column.ranks} x {column.passes} x {column.rows}" for column in columns]
-    table(
-        f"training on {found['machine']['name']}",
-        ["ranks x passes x rows", *names],
-        [line for line in lines if any(line[1:])],
-    )
+    names = [f"{row['ranks']} x {row['passes']} x {row['rows']}" for row in rows]
+    table(f"training on {found['machine']['name']}", ["ranks x passes x rows", *names], lines)

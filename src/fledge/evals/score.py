@@ -91,7 +91,7 @@ class Scorer:
         examples = choose(task.load(split), limit, shuffled=task.shuffled)
         if not examples:
             raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
-        free = {index: example for index, example in examples.items() if example.form == "chat"}
+        free = [index for index, example in examples.items() if example.form == "chat"]
         ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
         if task.drawn:
             chat = Sampling(max_tokens=task.max_tokens, seed=seed)
@@ -116,7 +116,7 @@ class Scorer:
             lenient=statistics.fmean(second) if second else None,
             not_judged=sum(len(record.get("not_judged", ())) for record in records.values()),
             pass_at=pass_at([grades[index] for index in free], samples),
-            suggestions=[suggestion(free[index], records[index]) for index in free] if task.drawn else [],
+            suggestions=[suggestion(examples[index], records[index]) for index in free if task.drawn],
         )
 
     def ask(self, task: Task, examples: Mapping[int, Example], ways: Sequence[Sampling]) -> dict[int, Record]:
@@ -153,7 +153,8 @@ class Scorer:
         """
         example, most = examples[place], getattr(self.model, "max_tokens", None)
         if example.form == "letter":
-            prompt = self._prompt(example.question)
+            own_format = getattr(self.tokenizer, "encode_prompt", None)  # of a foreign tokenizer (evals/hf.py)
+            prompt = own_format(example.question) if own_format else encode_prompt(self.tokenizer, example.question)
             endings = [self.tokenizer.encode(choice) for choice in example.choices]
             if len({ids[0] for ids in endings}) == len(endings):
                 endings = [ids[:1] for ids in endings]
@@ -172,11 +173,6 @@ class Scorer:
     def _plain(self, text: str) -> list[int]:
         """Tokens of a document that begins with `text`."""
         return [self.tokenizer.special["<|bos|>"], *self.tokenizer.encode(text)]
-
-    def _prompt(self, question: Conversation) -> list[int]:
-        """What a chat model is shown: our own format, or that of a foreign tokenizer (evals/hf.py)."""
-        own_format = getattr(self.tokenizer, "encode_prompt", None)
-        return own_format(question) if own_format else encode_prompt(self.tokenizer, question)
 
     def answer(self, task: Task, examples: Mapping[int, Example], ways: Sequence[Sampling]) -> dict[int, Record]:
         """The records of examples that are answered freely, each in several ways, by their index."""
@@ -205,28 +201,28 @@ class Scorer:
             raise ValueError(
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
-        turns = {index: turns_of(example.question) for index, example in examples.items()}
+        turns, context = {index: turns_of(each.question) for index, each in examples.items()}, self.model.config.context
         talks = [
             (index, replace(way, seed=draw_seed(way.seed, index, n)))
             for index in examples
             for n, way in enumerate(ways)
         ]
-        answered = self._generate([(self._prompt(turns[index][0]), way) for index, way in talks])
-        heard = [turns[index][0] for index, _ in talks]
-        for turn in range(1, max(map(len, turns.values()))):
-            going = [place for place, (index, _) in enumerate(talks) if turn < len(turns[index])]
-            for place in going:
-                heard[place] += (self._said(answered[place]), *turns[talks[place][0]][turn])
-            # What the model said may have filled the context: the beginning is left out then, as in a chat.
-            context = self.model.config.context
-            fitted = [
-                fit_prompt(self.tokenizer, heard[place], context=context, max_tokens=talks[place][1].max_tokens)
-                for place in going
-            ]
-            again = self._generate([(fit.ids, talks[place][1]) for fit, place in zip(fitted, going, strict=True)])
-            for place, request in zip(going, again, strict=True):
-                answered[place] = request
-        return answered
+        heard: list[Conversation] = [()] * len(talks)
+        answered: dict[int, Request] = {}
+        for turn in range(max(map(len, turns.values()))):
+            prompts: dict[int, list[int]] = {}
+            for place, (index, way) in enumerate(talks):
+                if turn == 0:
+                    heard[place] = turns[index][0]
+                    prompts[place] = encode_prompt(self.tokenizer, heard[place])
+                elif turn < len(turns[index]):
+                    heard[place] += (self._said(answered[place]), *turns[index][turn])
+                    # What the model said may have filled the context: the beginning is left out then, as in a chat.
+                    fitted = fit_prompt(self.tokenizer, heard[place], context=context, max_tokens=way.max_tokens)
+                    prompts[place] = fitted.ids
+            requests = self._generate([(prompt, talks[place][1]) for place, prompt in prompts.items()])
+            answered |= zip(prompts, requests, strict=True)
+        return list(answered.values())
 
     def _generate(self, asked: Sequence[tuple[list[int], Sampling]]) -> list[Request]:
         """All answers in one flow through the engine; where memory runs out, with half as many slots, and so on down to one."""

@@ -29,7 +29,7 @@ from fledge.research.groups import arms_of
 from fledge.research.ladder import check_points, fitted
 from fledge.research.points import Point, points_of
 from fledge.runs import is_done, summary
-from fledge.settings import cores
+from fledge.settings import cores, words_of
 from fledge.storage import sealed, write_atomic
 
 LOOK_SECONDS = 0.2
@@ -155,19 +155,6 @@ def begin(point: Point, *, slot: int, at_once: int) -> subprocess.Popen[bytes]:
     with (point.run / "log").open("ab") as log:
         # In a session of its own: what ends the terminal's programs ends the sweep, which tells it once.
         return subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
-
-
-def words_of(config: Any, default: Any, under: str = "") -> list[str]:
-    """The words of a command line that give a config's settings, where they are not the default."""
-    words = []
-    for name, value in vars(config).items():
-        was = getattr(default, name)
-        if hasattr(value, "__dataclass_fields__"):
-            words += words_of(value, was, f"{under}{name}.")
-        elif value != was:
-            flag = f"{under}{'no-' * (value is False)}{name}".replace("_", "-")
-            words += [f"--{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
-    return words
 
 
 def _is_held(point: Point) -> bool:

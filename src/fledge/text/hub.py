@@ -269,7 +269,8 @@ def locate(name: str) -> list[Path]:
             f"{', '.join(split + ending for ending in ENDINGS)}, and not known on the hub, which has {', '.join(TASK_FILES)}"
         )
     source = TASK_FILES[head]
-    return list(Shards(Dataset(source.repo, source.folder.format(split=split)), whole=True))
+    files = Shards(Dataset(source.repo, source.folder.format(split=split)), whole=True)
+    return [files[index] for index in range(len(files))]
 
 
 def find_at_home(name: str) -> Path | None:
