@@ -137,16 +137,15 @@ def data_of(stage: Path) -> str:
     where = read_record(stage / "where.json", advice="Remove it.") if (stage / "where.json").exists() else {}
     if not isinstance(was := where.get("data"), str):
         return named
-    home = data_home()
+
+    def places(was: str, named: str) -> list[Path]:
+        home = data_home()
+        found = [*([home / Path(was).name] if home else []), Path(named), Path(was)]
+        return list(dict.fromkeys(place.absolute() for place in found if place.exists()))
+
     if len(shares_of(was)) > 1:  # what is missing is missed when it is opened
-
-        def found(name: str) -> str:
-            places = [*([home / Path(name).name] if home else []), Path(Path(name).name), Path(name)]
-            return next((str(place) for place in places if place.exists()), name)
-
-        return with_paths(was, found)
-    places = [*([home / Path(was).name] if home else []), Path(named), Path(was)]
-    there = list(dict.fromkeys(place.absolute() for place in places if place.exists()))
+        return with_paths(was, lambda name: str(next(iter(places(name, Path(name).name)), name)))
+    there = places(was, named)
     endings, known = TEXTS if stage.name in ("tokenizer", "pretrain") else RECORDS, kept["origin"].get("data")
     for place in there[:-1]:
         with contextlib.suppress(ValueError):

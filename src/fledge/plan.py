@@ -68,16 +68,9 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
     data = ask.data or (base.data if ask.recipe else None)
     text = measure(data) if data else None
     return {
-        "model": {
-            "depth": config.layers,
-            "width": config.width,
-            "heads": config.heads,
-            "vocab": config.vocab,
-            "context": config.context,
-            "parameters": counts["total"],
-            "matrices": counts["matrix"],
-            "flops_per_token": flops,
-        },
+        "model": {"depth": config.layers}
+        | {name: getattr(config, name) for name in ("width", "heads", "vocab", "context")}
+        | {"parameters": counts["total"], "matrices": counts["matrix"], "flops_per_token": flops},
         "where": f"{site.ranks} x {site.name}",
         "stages": [
             _taken(item, config, flops, site, price, text if isinstance(item.config, Pretrain) else None)
@@ -158,9 +151,7 @@ def _row(stage: dict[str, Any]) -> list[str]:
 
 def _short(number: float) -> str:
     """5_222_000_000 -> '5.22B'."""
-    size, letter = next(
-        (size, letter) for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if number >= size or size == 1e3
-    )
+    size, letter = (1e9, "B") if number >= 1e9 else (1e6, "M") if number >= 1e6 else (1e3, "K")
     return f"{number / size:.3g}{letter}"
 
 

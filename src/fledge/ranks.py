@@ -210,9 +210,8 @@ def launch(words: Sequence[str], ranks: int) -> int:
 
     Where one is killed (by hand, for memory, by a crash of a library) all are started again and go on from the last checkpoint.
     """
-    os.environ.setdefault(
-        "LOGLEVEL", "CRITICAL"
-    )  # of torch's launcher, read when it is imported: what matters is said here
+    # Of torch's launcher, read when it is imported: what matters is said here.
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -247,9 +246,9 @@ def launch(words: Sequence[str], ranks: int) -> int:
             if rank and isinstance(said := failure.error_file_data["message"], dict):
                 notice(f"rank {rank}: {said['message'].partition(': ')[2]}")
             return max(failure.exitcode, 1)
+        again = "All start again from the last checkpoint"
+        if not left:
+            again = f"This was start {RESTARTS + 1}; no more are tried"
         how = signal.Signals(-codes[killed[0]]).name
-        again = (
-            "All start again from the last checkpoint" if left else f"This was start {RESTARTS + 1}; no more are tried"
-        )
         notice(f"rank {killed[0]} was ended by {how}, as when memory runs out. {again}")
     return 1

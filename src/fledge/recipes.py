@@ -58,11 +58,11 @@ def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     asked["log"] = ask.log
     items = []
     for config, minutes in stages:
-        # Runs of all seeds are measured alike: an evaluation keeps its own.
-        own = {field.name for field in fields(config)} - ({"seed"} if isinstance(config, Evaluate) else set())
-        config = replace(config, **{name: value for name, value in asked.items() if name in own})
-        name = f"evaluate {config.stage}" if isinstance(config, Evaluate) else stage_name(config)
-        items.append(Item(name, config, minutes))
+        own = {field.name for field in fields(config)}
+        name = stage_name(config)
+        if isinstance(config, Evaluate):
+            own, name = own - {"seed"}, f"evaluate {config.stage}"  # runs of all seeds are measured alike
+        items.append(Item(name, replace(config, **{key: asked[key] for key in asked.keys() & own}), minutes))
     return items
 
 
@@ -79,49 +79,22 @@ def demo(ask: RunRecipe) -> list[Item]:
     rates = replace(AS_TUNED, final_share=0.2)
     # One shape for the three stages that learn from rows: it is compiled once.
     shape: dict[str, Any] = {"device_tokens": 2048}
+    pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, batch_tokens=4096, eval_tokens=32_768)
+    midtrain = Midtrain(**shape, tokens=8_000_000, learn="answers", batch_tokens=4096, replay=0.2)
+    sft = Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1)
+    # Of 40 questions two in five are flat at first, and replaced.
+    rl = Rl(steps=12, prompts=40, samples=8, replay_tokens=8192, eval_every=6, eval_examples=40)
     late = replace(AS_TUNED, rate_share=0.3, warmdown=1.0)
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
-        (
-            Pretrain(
-                **shape,
-                data=data,
-                model=model,
-                tokens=1_000_000,
-                batch_tokens=4096,
-                optim=rates,
-                eval_tokens=32_768,
-            ),
-            1.5,
-        ),
+        (replace(pretrain, optim=rates), 1.5),
         (Evaluate(stage="pretrain"), 0.1),
-        (
-            Midtrain(
-                **shape,
-                tokens=8_000_000,
-                learn="answers",
-                batch_tokens=4096,
-                replay=0.2,
-                optim=replace(rates, warmdown=0.5),
-            ),
-            5.5,
-        ),
+        (replace(midtrain, optim=replace(rates, warmdown=0.5)), 5.5),
         (Evaluate(stage="midtrain", limit=160), 0.4),
-        (Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1, optim=late), 0.6),
+        (replace(sft, optim=late), 0.6),
         (Evaluate(stage="sft", limit=160), 0.4),
-        (
-            Rl(
-                optim=replace(late, rate_share=0.2),
-                steps=12,
-                prompts=40,  # two in five groups are flat at first, and replaced
-                samples=8,
-                replay_tokens=8192,
-                eval_every=6,
-                eval_examples=40,
-            ),
-            3.2,
-        ),
+        (replace(rl, optim=replace(late, rate_share=0.2)), 3.2),
         (Evaluate(stage="rl"), 0.8),
         (Report(), 0.1),
     )
@@ -261,8 +234,7 @@ RECIPES: dict[str, Recipe] = {
     "stories": stories,
     "d8": dialled(8, "60M parameters on a small GPU: words and grammar, few facts."),
     "d12": dialled(
-        12,
-        "135M parameters, the size of GPT-2 small, in a day of a small GPU or a quarter of an hour of eight large ones.",
+        12, "135M parameters, as GPT-2 small: a day of a small GPU or a quarter of an hour of eight large ones."
     ),
     "d16": dialled(16, "268M parameters on one large consumer GPU."),
     "classic-d20": classic_d20,
@@ -298,22 +270,18 @@ def choose(ask: RunRecipe) -> list[Item]:
         ValueError: no such recipe or stage.
     """
     if ask.recipe not in RECIPES:
-        raise ValueError(
-            f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, tuple(RECIPES))}"
-        )
+        raise ValueError(f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, [*RECIPES])}")
     if ask.only and ask.start:
         raise ValueError(f"--only {ask.only} and --from {ask.start} contradict each other: give one of them")
     items = RECIPES[ask.recipe](ask)
     names = [item.name for item in items]
-    for asked in (ask.only or ask.start or names[0]).split(","):
+    wanted = (ask.only or ask.start or names[0]).split(",")
+    for asked in wanted:
         if asked not in [*names, *(item.module for item in items)]:
             raise ValueError(
                 f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}"
             )
-    if ask.only:
-        wanted = ask.only.split(",")
-        items = [item for item in items if item.name in wanted or item.module in wanted]
-    return items
+    return [item for item in items if not ask.only or item.name in wanted or item.module in wanted]
 
 
 def derived(items: list[Item], *, vocab: int | None = None) -> list[Item]:
@@ -336,7 +304,7 @@ def derived(items: list[Item], *, vocab: int | None = None) -> list[Item]:
 
 def listed(name: str) -> str:
     """A recipe's lines of `--list`: measured minutes where there are some, else what `fledge plan` says."""
-    where, seconds, dollars, basis = "2 CPU cores", 0.0, 0.0, "measured"
+    where, dollars, basis = "2 CPU cores", 0.0, "measured"
     seconds = 60 * sum(item.minutes or 0.0 for item in RECIPES[name](RunRecipe(recipe=name)))
     if not seconds:
         from fledge.plan import plan  # not before: it imports torch

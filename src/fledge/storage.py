@@ -94,10 +94,9 @@ def read_record(path: Path, *, advice: str) -> dict[str, Any]:
     """
     try:
         found = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{error}. {advice}") from None
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}). {advice}") from None
+    except (ValueError, OSError) as error:
+        what = f"{path}: cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+        raise ValueError(f"{what}. {advice}") from None
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {type(found).__name__} found, but one object {{...}} was written. {advice}")
     seal = found.pop("seal", None)

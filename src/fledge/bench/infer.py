@@ -12,7 +12,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +30,6 @@ SPECIAL = Tokenizer([]).special
 """Ids 256 to 264 of every vocabulary, as far as the bench is concerned."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One measurement."""
-
-    batch: int
-    prompt: str
-    first_token_seconds: float
-    """Median over the requests, from arrival."""
-    tokens_per_second_each: float
-    tokens_per_second: float
-    bandwidth_share: float
-    """Bytes of weights and cached keys that decoding had to read, per second, over what the memory can do."""
-
-
 COLUMNS = {
     "requests": "{batch}",
     "prompt": "{prompt}",
@@ -52,7 +38,7 @@ COLUMNS = {
     "tokens/s": "{tokens_per_second:,.0f}",
     "bandwidth": "{bandwidth_share:.0%}",
 }
-"""Of the table: how a Row is shown."""
+"""Of the table: how a row is shown."""
 
 
 def main(config: InferBench) -> None:
@@ -72,7 +58,7 @@ def main(config: InferBench) -> None:
         works.append(("100-1024", [(rng.randint(100, 1024), rng.randint(100, 1024)) for _ in range(256)]))
     for name, sizes in works:
         requests = [make_request(rng, model, prompt, new, seed) for seed, (prompt, new) in enumerate(sizes)]
-        report["rows"].append(asdict(measure(model, requests, name, bandwidth, clock, context=context)))
+        report["rows"].append(measure(model, requests, name, bandwidth, clock, context=context))
     title = f"engine on {device}, {model.parameter_counts()['total']:,} parameters"
     table(title, list(COLUMNS), [[cell.format(**row) for cell in COLUMNS.values()] for row in report["rows"]])
     print(json.dumps(report))
@@ -112,10 +98,9 @@ def read_bandwidth(device: torch.device) -> float:
 
 
 def make_engine(model: Transformer, *, slots: int, context: int, **settings: Any) -> Engine:
+    """An engine that has allocated and tuned what it does on first use."""
     engine = Engine(model, Tokenizer([]), slots=slots, context=context, run_tool=None, **settings)
-    engine.generate(
-        [Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=3))]
-    )  # what is allocated or tuned on first use
+    engine.generate([Request(prompt=[1, 2, 3], sampling=Sampling(max_tokens=3))])
     return engine
 
 
@@ -127,33 +112,31 @@ def measure(
     clock: Callable[[], float],
     *,
     context: int,
-) -> Row:
-    """All requests at once."""
+) -> dict[str, Any]:
+    """All requests at once: a row of the report."""
     engine = make_engine(model, slots=len(requests), context=context)
     for request in requests:
         engine.submit(request)
     begin = clock()
     while not all(request.answer for request in requests):
         engine.step()
-    decoding, before = clock(), {id(request): len(request.answer) for request in requests}
-    read = 0
-    weights = sum(
-        matrix.nbytes for layer in engine.model.layers for matrix in (layer.qkv, layer.out, layer.up, layer.down)
-    )
-    weights += engine.model.unembedding.nbytes
+    decoding, before = clock(), sum(len(request.answer) for request in requests)
+    read, weights = 0, engine.model.unembedding.nbytes
+    for layer in engine.model.layers:
+        weights += sum(matrix.nbytes for matrix in (layer.qkv, layer.out, layer.up, layer.down))
     per_token = 2 * model.config.layers * model.config.kv_heads * model.config.channels * engine.dtype.itemsize
     while not all(request.finish for request in requests):
         read += weights + per_token * sum(request.computed for request in engine.running)
         engine.step()
     end = clock()
     tokens = sum(len(request.answer) for request in requests)
-    later = tokens - sum(before.values())
-    seconds = max(end - decoding, 1e-9)
-    return Row(
-        batch=len(requests),
-        prompt=prompt,
-        first_token_seconds=statistics.median(request.first_token - request.submitted for request in requests),
-        tokens_per_second_each=later / len(requests) / seconds,
-        tokens_per_second=tokens / (end - begin),
-        bandwidth_share=read / seconds / bandwidth,
-    )
+    later, seconds = tokens - before, max(end - decoding, 1e-9)
+    return {
+        "batch": len(requests),
+        "prompt": prompt,
+        "first_token_seconds": statistics.median(request.first_token - request.submitted for request in requests),
+        "tokens_per_second_each": later / len(requests) / seconds,
+        "tokens_per_second": tokens / (end - begin),
+        # Of weights and cached keys, what decoding had to read per second, over what the memory can do.
+        "bandwidth_share": read / seconds / bandwidth,
+    }

@@ -26,10 +26,9 @@ class HfModel:
     """Logits of a model of transformers, as evals/likelihood.py wants them."""
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, config = model, model.config.get_text_config()
         self.device: torch.device = model.device
-        self.vocab: int = model.config.get_text_config().vocab_size
-        config = model.config.get_text_config()
+        self.vocab: int = config.vocab_size
         # Rotary positions run on, as our own do.
         is_rotary = bool(getattr(config, "rope_parameters", None))
         self.max_tokens: int | None = None if is_rotary else getattr(config, "max_position_embeddings", None)

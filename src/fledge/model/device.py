@@ -37,25 +37,19 @@ def find_device(wanted: str) -> torch.device:
     Raises:
         ValueError: the device asked for is not there, or there are more ranks than GPUs.
     """
-    present = ["cpu"]
-    if torch.cuda.is_available():
-        present.append("cuda")
     rank, many = ranks.here()
-    if torch.backends.mps.is_available() and many == 1:
-        present.append("mps")
-    kind = present[-1] if wanted == "auto" else wanted.split(":")[0]
-    if many > 1 and kind == "cuda":
-        if many > torch.cuda.device_count():
-            raise ValueError(
-                f"ranks={many}, but this machine has {torch.cuda.device_count()} GPUs; give so many, or fewer"
-            )
-        torch.cuda.set_device(rank)
-        return torch.device("cuda", rank)
-    if wanted == "auto":
-        return torch.device(kind)
-    if wanted.split(":")[0] not in present:
+    has_mps = torch.backends.mps.is_available() and many == 1
+    present = ["cpu", *["cuda"] * torch.cuda.is_available(), *["mps"] * has_mps]
+    wanted = present[-1] if wanted == "auto" else wanted
+    kind = wanted.split(":")[0]
+    if kind not in present:
         raise ValueError(f"device={wanted!r} is not on this machine; there are: {', '.join(present)}")
-    return torch.device(wanted)
+    if many == 1 or kind != "cuda":
+        return torch.device(wanted)
+    if many > (gpus := torch.cuda.device_count()):
+        raise ValueError(f"ranks={many}, but this machine has {gpus} GPUs; give so many, or fewer")
+    torch.cuda.set_device(rank)
+    return torch.device("cuda", rank)
 
 
 def find_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
@@ -65,18 +59,18 @@ def find_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
-        return torch.bfloat16 if "avx512_bf16" in cpu_flags() or "amx_bf16" in cpu_flags() else torch.float32
+        return torch.float32 if {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_says("flags").split()) else torch.bfloat16
     return torch.float32
 
 
 @lru_cache
-def cpu_flags() -> frozenset[str]:
-    """What the processor says it can do (Linux); empty elsewhere."""
+def cpu_says(field: str) -> str:
+    """What the processor says of itself (Linux), such as its `flags` or `model name`; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return frozenset(next((line.split(":")[1] for line in file if line.startswith("flags")), "").split())
+            return next((line.partition(":")[2].strip() for line in file if line.startswith(field)), "")
     except OSError:
-        return frozenset()
+        return ""
 
 
 def can_compile(device: torch.device) -> bool:
@@ -159,22 +153,13 @@ def peak_flops(device: torch.device) -> float | None:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """What a report says about where a run was made."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    processor = cpu_says("model name") or platform.processor() or platform.machine()
     return {
         "device": str(device),
-        "name": name,
+        "name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(terse=True),
     }
-
-
-def cpu_name() -> str:
-    """The processor's own name (Linux), or what Python knows."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -14,6 +14,7 @@ the first answer, so that a change of one alone cannot go unseen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -121,21 +122,20 @@ class InferenceModel:
         return z.div_(config.softcap).tanh_().mul_(config.softcap)
 
 
-def _layer(block: torch.nn.Module, dtype: torch.dtype) -> Layer:
-    attention, mlp = block.attention, block.mlp
-    scaled = hasattr(block, "stream_scale")
+def _layer(block: Any, dtype: torch.dtype) -> Layer:
+    attention, mlp, config = block.attention, block.mlp, block.config
 
     def transposed(*matrices: Tensor) -> Tensor:
-        return torch.cat([matrix.detach().to(dtype) for matrix in matrices]).t()  # pyright: ignore
+        return torch.cat([matrix.detach().to(dtype) for matrix in matrices]).t()
 
-    taps = attention.taps.detach().to(dtype).clone() if hasattr(attention, "taps") else None  # pyright: ignore
-    own = hasattr(attention, "value_embedding")
     return Layer(
-        qkv=transposed(attention.query, attention.key, attention.value),  # pyright: ignore
-        out=transposed(attention.out),  # pyright: ignore
-        up=transposed(mlp.up),  # pyright: ignore
-        down=transposed(mlp.down),  # pyright: ignore
-        taps=taps,
-        values=(attention.value_scale * attention.value_embedding).to(dtype) if own else None,  # pyright: ignore
-        scales=torch.cat((block.stream_scale, block.start_scale)).detach().to(dtype) if scaled else None,  # pyright: ignore
+        qkv=transposed(attention.query, attention.key, attention.value),
+        out=transposed(attention.out),
+        up=transposed(mlp.up),
+        down=transposed(mlp.down),
+        taps=attention.taps.detach().to(dtype).clone() if config.key_filter else None,
+        values=(attention.value_scale * attention.value_embedding).to(dtype) if config.value_embeddings else None,
+        scales=torch.cat((block.stream_scale, block.start_scale)).detach().to(dtype)
+        if config.residual_scales
+        else None,
     )

@@ -299,9 +299,10 @@ class Transformer(nn.Module):
     def hidden(self, tokens_BT: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """What the head reads: the stream behind the last block, normalised."""
         table = rotary_table(self.config, torch.arange(tokens_BT.size(1), device=tokens_BT.device))
-        x = self._embed(tokens_BT)
+        x = norm(F.embedding(tokens_BT, self.embedding).to(self.compute_dtype))
         if self.config.smear:
-            x = self._smear(x, F.pad(x, (0, 0, 1, 0))[:, :-1])
+            gate = torch.sigmoid(linear(x[..., :SMEAR_CHANNELS], self.smear_gate))
+            x = x + self.smear_scale.to(x.dtype) * gate * F.pad(x, (0, 0, 1, 0))[:, :-1]
         start = middle = x
         for layer, block in enumerate(self.blocks):
             if layer == self.config.layers // 2:
@@ -310,13 +311,6 @@ class Transformer(nn.Module):
         if self.config.backout:
             x = x - self.backout_scale.to(x.dtype) * middle
         return norm(x)
-
-    def _embed(self, tokens: Tensor) -> Tensor:
-        return norm(F.embedding(tokens, self.embedding).to(self.compute_dtype))
-
-    def _smear(self, x: Tensor, before: Tensor) -> Tensor:
-        gate = torch.sigmoid(linear(x[..., :SMEAR_CHANNELS], self.smear_gate))
-        return x + self.smear_scale.to(x.dtype) * gate * before
 
     def parameter_counts(self) -> dict[str, int]:
         """Parameters by optimizer group, and their `total`."""

@@ -155,7 +155,9 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
     limit = _validation_limit(data, files)
     first, begin = cursor.get("file", 0), cursor.get("row", 0)
     for epoch in itertools.count(cursor.get("epoch", 0)):
-        order = _file_order(len(files), seed=seed, epoch=epoch)
+        order = list(range(len(files)))
+        if epoch:  # the first in order, so that shards can arrive while the first ones train
+            random.Random(f"{seed}/{epoch}").shuffle(order)
         came = first > 0 or begin > 0
         for place in range(first, len(files)):
             for rows, text in _read(files[order[place]], begin):
@@ -168,14 +170,6 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
         if split == "validation":
             return
         first, begin = 0, 0
-
-
-def _file_order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The first epoch in order, so that shards can arrive while the first ones train; later ones shuffled."""
-    order = list(range(count))
-    if epoch:
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order
 
 
 def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
