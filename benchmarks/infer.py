@@ -17,6 +17,7 @@ import torch
 from benchmarks.harness import compare, show
 from fledge.bench.infer import make_engine, make_model
 from fledge.config import InferBench, Sampling
+from fledge.export.hf import architecture, names
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import Transformer
@@ -142,35 +143,9 @@ def hugging_face(model: Transformer) -> Any:
         import transformers  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("transformers is not installed: uv run --group bench python -m benchmarks infer") from error
-    config = model.config
-    peer = transformers.NanoChatForCausalLM(
-        transformers.NanoChatConfig(
-            vocab_size=config.rows,
-            hidden_size=config.width,
-            intermediate_size=4 * config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            max_position_embeddings=config.context,
-            rms_norm_eps=torch.finfo(torch.float32).eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_base},
-            final_logit_softcapping=config.softcap,
-            bos_token_id=None,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    ).eval()
-    names = {
-        "query": "self_attn.q_proj",
-        "key": "self_attn.k_proj",
-        "value": "self_attn.v_proj",
-        "out": "self_attn.o_proj",
-    }
-    weights = {"model.embed_tokens.weight": model.embedding, "lm_head.weight": model.unembedding}
-    for index, block in enumerate(model.blocks):
-        for name, theirs in names.items():
-            weights[f"model.layers.{index}.{theirs}.weight"] = getattr(block.attention, name)
-        weights[f"model.layers.{index}.mlp.fc1.weight"] = block.mlp.up  # pyright: ignore
-        weights[f"model.layers.{index}.mlp.fc2.weight"] = block.mlp.down  # pyright: ignore
-    peer.load_state_dict({name: tensor.detach() for name, tensor in weights.items()})
+    shape = architecture(model.config, remote_code=False) | {"vocab_size": model.config.rows}
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": 0}
+    peer = transformers.NanoChatForCausalLM(transformers.NanoChatConfig(**shape, **ends)).eval()
+    weights = model.state_dict()
+    peer.load_state_dict({theirs: weights[ours] for ours, theirs in names(model.config.layers).items()})
     return peer

@@ -67,6 +67,8 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
     counts, flops = model.parameter_counts(), model.flops_per_token()
     data = ask.data or (base.data if ask.recipe else None)
     text = measure(data) if data else None
+    peak = f"{site.flops / 1e12:.3g} TFLOP/s" if site.flops else "an unknown peak"
+    more = "; evaluations and rl come on top" * any(item.module in ("rl", "evaluate") for item in stages)
     return {
         "model": {"depth": config.layers}
         | {name: getattr(config, name) for name in ("width", "heads", "vocab", "context")}
@@ -77,7 +79,8 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
             for item in stages
             if isinstance(item.config, RowStage)
         ],
-        "assumed": _assumed(site, has_more=any(item.module in ("rl", "evaluate") for item in stages)),
+        "assumed": f"Time assumes that {site.share:.0%} of {peak} are used (--utilisation){more}. "
+        "Nothing here was measured by a run.",
     }
 
 
@@ -153,9 +156,3 @@ def _short(number: float) -> str:
     """5_222_000_000 -> '5.22B'."""
     size, letter = (1e9, "B") if number >= 1e9 else (1e6, "M") if number >= 1e6 else (1e3, "K")
     return f"{number / size:.3g}{letter}"
-
-
-def _assumed(site: Site, *, has_more: bool) -> str:
-    peak = f"{site.flops / 1e12:.3g} TFLOP/s" if site.flops else "an unknown peak"
-    more = "; evaluations and rl come on top" if has_more else ""
-    return f"Time assumes that {site.share:.0%} of {peak} are used (--utilisation){more}. Nothing here was measured by a run."

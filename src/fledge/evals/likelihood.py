@@ -82,17 +82,15 @@ def likelihoods(model: Any, rows: Iterable[Row], *, device_tokens: int = DEVICE_
     """
     rest = iter(rows)
     while span := list(islice(rest, SPAN_ROWS)):
-        yield from _judged(model, span, device_tokens)
-
-
-def _judged(model: Any, rows: Sequence[Row], device_tokens: int) -> list[Likelihood]:
-    try:
-        return _judge(model, rows, device_tokens)
-    except torch.OutOfMemoryError:
-        if device_tokens == 1:
-            raise
-    # Outside of `except`, so that the traceback no longer holds the tensors that did not fit.
-    return _judged(model, rows, device_tokens // 2)
+        found: list[Likelihood] = []
+        while not found:
+            try:
+                found = _judge(model, span, device_tokens)
+            except torch.OutOfMemoryError:
+                if device_tokens == 1:
+                    raise
+                device_tokens //= 2
+        yield from found
 
 
 def _judge(model: Any, rows: Sequence[Row], device_tokens: int) -> list[Likelihood]:

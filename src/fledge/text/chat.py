@@ -14,7 +14,7 @@ result, which the engine supplies. Special tokens are placed by id here and nowh
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -178,17 +178,14 @@ def parse_message(message: Any, where: str) -> Message:
 
 def check_turns(conversation: Sequence[Message], where: str) -> None:
     """Raise ValueError unless it is: optional system, then user and assistant in turn, beginning with the user."""
-    turns = [message.role for message in conversation]
-    first = 2 if turns[:1] == ["system"] else 1
-    turns = turns[first - 1 :]
-    if not turns:
+    first = 1 + (len(conversation) > 0 and conversation[0].role == "system")
+    if len(conversation) < first:
         raise ValueError(f"{where}: nobody speaks; expected is a message by user, and the answer")
-    for place, role in enumerate(turns):
-        expected = ("user", "assistant")[place % 2]
-        if role != expected:
+    for place, message in enumerate(conversation[first - 1 :]):
+        if message.role != (expected := ("user", "assistant")[place % 2]):
             raise ValueError(
-                f"{where}: message {place + first} is by {role}, expected {expected}; user and assistant speak in turn, "
-                "and only a system message may stand before them"
+                f"{where}: message {place + first} is by {message.role}, expected {expected}; user and assistant speak in "
+                "turn, and only a system message may stand before them"
             )
 
 
@@ -215,11 +212,9 @@ def encode_conversation(
     ids, mask = [tokenizer.special["<|bos|>"]], [int(learn == "all")]
     end = 0
     for message in _fold_system(conversation):
-        rendered = _render(tokenizer, message)
-        if learn == "all" or not message.learn:
-            rendered = Rendered(rendered.ids, [int(message.learn)] * len(rendered.ids))
-        ids += rendered.ids
-        mask += rendered.mask
+        for said, is_own in _render(tokenizer, message):
+            ids += said
+            mask += [int(message.learn and (is_own or learn == "all"))] * len(said)
         if message.role == "assistant":
             if max_tokens is not None and len(ids) > max_tokens:
                 break
@@ -276,9 +271,9 @@ def fit_prompt(
     room = min(max_tokens, context // 4)
     system = conversation[:1] if conversation and conversation[0].role == "system" else ()
     turns = conversation[len(system) :]
-    sizes = [len(_render(tokenizer, message).ids) for message in turns]
+    sizes = [sum(len(said) for said, _ in _render(tokenizer, message)) for message in conversation]
     # 2: <|bos|> and the mark after which the answer begins.
-    first = sum(len(_render(tokenizer, message).ids) for message in system) + 2
+    first, sizes = sum(sizes[: len(system)]) + 2, sizes[len(system) :]
     # Every text is encoded once to find where to cut, and the winner once more: a long history costs no more than its length.
     # An exchange begins with the user; a greeting before the first goes with that.
     begins = [0, *[place for place, message in enumerate(turns) if message.role == "user"][1:]]
@@ -306,20 +301,19 @@ def _fold_system(conversation: Sequence[Message]) -> Sequence[Message]:
     return turns
 
 
-def _render(tokenizer: Tokenizer, message: Message) -> Rendered:
-    """The tokens of one message, its marks included."""
+def _render(tokenizer: Tokenizer, message: Message) -> Iterator[tuple[list[int], bool]]:
+    """The tokens of one message, its marks included, in stretches; of each, whether the assistant says it."""
     special = tokenizer.special
     if message.role != "assistant":
-        ids = [special["<|user_start|>"], *tokenizer.encode(message.text), special["<|user_end|>"]]
-        return Rendered(ids, [0] * len(ids))
-    ids, mask = [special["<|assistant_start|>"]], [0]
+        yield [special["<|user_start|>"], *tokenizer.encode(message.text), special["<|user_end|>"]], False
+        return
+    yield [special["<|assistant_start|>"]], False
     for part in message.parts:
         said = tokenizer.encode(part.text)
         if part.kind != "text":
             said = [special[f"<|{part.kind}_start|>"], *said, special[f"<|{part.kind}_end|>"]]
-        ids += said
-        mask += [int(part.kind != "output")] * len(said)
-    return Rendered([*ids, special["<|assistant_end|>"]], [*mask, 1])
+        yield said, part.kind != "output"
+    yield [special["<|assistant_end|>"]], True
 
 
 class PartReader:

@@ -19,7 +19,7 @@ import re
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,7 +201,9 @@ class Shards:
             told = f"{dataset.repo} has"
         except ConnectionError as error:
             self._files = cached_files(dataset)
-            if not self._files or (whole and not _is_whole(self._files)):
+            # Names such as test-00000-of-00003.parquet say how many files a split has.
+            wanted = re.search(r"-of-(\d+)\.parquet$", self._files[0].path) if self._files and whole else None
+            if not self._files or (wanted and len(self._files) != int(wanted[1])):
                 raise
             told = f"{error}. Going on with what the cache has:"
         size = _megabytes(sum(file.bytes for file in self._files))
@@ -226,12 +228,6 @@ class Shards:
             fetch(self._files[index], quiet=True)
         except (OSError, ValueError) as error:
             notice(f"{error}. It is tried again when the run comes to it")
-
-
-def _is_whole(files: Sequence[RemoteFile]) -> bool:
-    """Whether these are all files of a split: names such as test-00000-of-00003.parquet say how many it has."""
-    wanted = re.search(r"-of-(\d+)\.parquet$", files[0].path)
-    return wanted is None or len(files) == int(wanted[1])
 
 
 def data_home() -> Path | None:
