@@ -61,9 +61,7 @@ class Tokenizer:
         special: Sequence[str] = SPECIAL,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        self.merges = list(merges)
-        self.digits = digits
-        self.pattern = bpe.pattern(digits)
+        self.merges, self.digits, self.pattern = list(merges), digits, bpe.pattern(digits)
         self.provenance = provenance or {}
         self._tokens = [bytes([byte]) for byte in range(256)]
         for a, b in self.merges:
@@ -117,17 +115,13 @@ class Tokenizer:
         if not chars:
             raise ValueError(f"no text to train on: {count} documents, all of them empty; check --data")
         merges: list[tuple[int, int]] = []
-        while len(merges) < wanted:
-            more = trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges)))
-            if not more:
-                found = least + len(merges)
-                notice(f"the text has only {len(merges)} pairs to merge: {found} tokens instead of {vocab}")
-                break
+        while more := trainer.merge(min(MERGES_BETWEEN_REPORTS, wanted - len(merges))):
             merges += more
             report("merge", len(merges), wanted)
-        provenance = {"documents": count, "chars": chars, "vocab_wanted": vocab}
-        provenance |= {"max_chars": max_chars, "doc_cap": doc_cap}
-        return cls(merges, digits=digits, provenance=provenance)
+        if len(merges) < wanted:
+            notice(f"the text has only {len(merges)} pairs to merge: {least + len(merges)} tokens instead of {vocab}")
+        about = {"documents": count, "chars": chars, "vocab_wanted": vocab, "max_chars": max_chars, "doc_cap": doc_cap}
+        return cls(merges, digits=digits, provenance=about)
 
     @cached_property
     def _encoder(self) -> "bpe.Encoder | native.Encoder":
