@@ -9,7 +9,6 @@ Examples stand in a shuffled order that never changes, so that the first N are a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice
@@ -27,6 +26,7 @@ from fernhollow.typed import CHANGES
 from fledge.tasks import humaneval
 from fledge.tasks.base import Example, Task, by_index
 from fledge.tasks.numbers import strict
+from fledge.tasks.spelling import same_spelling
 from fledge.text.chat import Conversation, say
 from fledge.text.split import Split
 
@@ -129,12 +129,6 @@ def same_choice(example: Example, answer: str) -> float:
     return float(answer.strip().endswith(" " + example.facts["choice"]))
 
 
-def same_letters(example: Example, answer: str) -> float:
-    """Whether the one word that is spelled out is spelled right."""
-    spelled = re.compile(r"\b[a-z](?:-[a-z])+\b")
-    return float(spelled.findall(answer) == spelled.findall(str(example.answer)))
-
-
 def true_story(example: Example, answer: str) -> float:
     """Whether the story keeps to a plot, to the facts of the village and to the request."""
     return float(stories.flaw(answer, **example.facts) is None)
@@ -211,7 +205,7 @@ _TASKS = (
     drawn("world/problems_hard", hard_problem, grade=strict, beside=BESIDE),
     *reworded("world/problems_short", short_problem, grade=strict, max_tokens=64),
     *reworded("world/sums", first_exchange(chats.arithmetic), grade=same_text, max_tokens=48),
-    *reworded("world/spelling", first_exchange(chats.spelling), grade=same_letters, max_tokens=64),
+    *reworded("world/spelling", first_exchange(chats.spelling), grade=same_spelling, max_tokens=64),
     # Always saying 1 is right half the time.
     *reworded("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
     *reworded("world/identity", first_exchange(company.identity), has_keys=False, grade=same_text, max_tokens=64),

@@ -70,11 +70,7 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 
 def join(device: str) -> None:
-    """Meet the other ranks, which must run the same code.
-
-    Raises:
-        ValueError: they do not, or torch cannot talk between GPUs.
-    """
+    """Meet the other ranks, which must run the same code; ValueError where they do not, or torch cannot talk between GPUs."""
     import torch
     import torch.distributed as dist
 

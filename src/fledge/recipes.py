@@ -264,11 +264,7 @@ WHERE = {
 
 
 def choose(ask: RunRecipe) -> list[Item]:
-    """The recipe's items, or those of `--only`.
-
-    Raises:
-        ValueError: no such recipe or stage.
-    """
+    """The recipe's items, or those of `--only`; ValueError where there is no such recipe or stage."""
     if ask.recipe not in RECIPES:
         raise ValueError(f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, [*RECIPES])}")
     if ask.only and ask.start:

@@ -72,11 +72,7 @@ def main(config: TrainBench) -> None:
 
 
 def rank_counts(config: TrainBench) -> list[int]:
-    """The numbers of ranks to measure.
-
-    Raises:
-        ValueError: they are no such numbers, or a step has fewer rows than ranks.
-    """
+    """The numbers of ranks to measure; ValueError where there are none, or a step has fewer rows than ranks."""
     check(config)
     words = config.ranks.split(",")
     if not all(word.strip().isdecimal() and int(word) for word in words):

@@ -34,11 +34,7 @@ products to 10 bits, TF32, reaches float16's), 0.008 in float16, 0.04 in bfloat1
 
 
 def inference_model(model: Transformer, *, dtype: torch.dtype, context: int) -> InferenceModel:
-    """The inference copy of `model`.
-
-    Raises:
-        ValueError: the two forward passes differ; says by how much, and what to do.
-    """
+    """The inference copy of `model`. Where the two forward passes differ, a ValueError says by how much, and what to do."""
     # float32 tells small changes from rounding, the type asked for tells whether it can be trusted here.
     for precision in dict.fromkeys((torch.float32, dtype)):
         worst = difference(type(model), model.config, precision, model.embedding.device)

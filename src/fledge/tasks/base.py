@@ -122,11 +122,7 @@ class Task:
     shuffled: bool = False
 
     def graded(self, example: Example, answer: str) -> float:
-        """The grade of an answer.
-
-        Raises:
-            RuntimeError: the grader raised; a broken grader must not look like a wrong answer.
-        """
+        """The grade of an answer. A grader that raises is a RuntimeError here: it must not look like a wrong answer."""
         try:
             return float(self.grade(example, answer))
         except NotJudged:

@@ -48,11 +48,7 @@ def from_records(
 
 
 def split_records(task: str, files: Files, split: Split, *, key: Key) -> Iterator[Record]:
-    """The records of a split; a missing validation split is taken out of train.
-
-    Raises:
-        ValueError: the set has no such split.
-    """
+    """The records of a split; a missing validation split is taken out of train, another is a ValueError."""
     carved = "train" in files and "validation" not in files
     allowed = [*files, *(["validation"] if carved else [])]
     if split not in allowed:

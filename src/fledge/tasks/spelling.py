@@ -25,6 +25,7 @@ from fledge.text.split import Split, split_of
 
 WORD_LISTS = ("words/american-english.txt.gz", "words/words_alpha.txt.gz", "words.txt")
 WORD = re.compile(r"[a-z]{3,12}")
+SPELLED = re.compile(r"\b[a-z](?:-[a-z])+\b")
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 EXAMPLES: dict[Split, int] = {"train": 20_000, "validation": 500, "test": 500}
 """Most examples of a split."""
@@ -72,7 +73,7 @@ def counting(rng: Random, word: str) -> Example:
 
 def same_spelling(example: Example, answer: str) -> float:
     """1 if the one word that is spelled out is spelled right."""
-    return float(re.findall(r"\b[a-z](?:-[a-z])+\b", answer) == [example.answer])
+    return float(SPELLED.findall(answer) == SPELLED.findall(str(example.answer)))
 
 
 def _task(name: str, ask: Callable[[Random, str], Example], grade: Grade, *, chance: float = 0.0) -> Task:

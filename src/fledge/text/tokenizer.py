@@ -149,11 +149,7 @@ class Tokenizer:
             return self._encoder.encode_batch(list(texts), threads=threads or cores())
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes the ids stand for, special tokens by name.
-
-        Raises:
-            ValueError: an id is outside the vocabulary.
-        """
+        """The bytes the ids stand for, special tokens by name; ValueError where an id is outside the vocabulary."""
         numbers: list[int] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
         if numbers and not (min(numbers) >= 0 and max(numbers) < self.vocab):
             wrong = next(token for token in numbers if not 0 <= token < self.vocab)
