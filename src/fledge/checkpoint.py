@@ -198,11 +198,7 @@ def load_config(stage: Path) -> ModelConfig | None:
 
 
 def read_config(checkpoint: Path) -> ModelConfig:
-    """The shape of the model in a checkpoint, from its model.json.
-
-    Raises:
-        ValueError: it has a field that this version does not know, or lacks one; says which version wrote it.
-    """
+    """The shape of the model in a checkpoint. Where this version has other fields, a ValueError says which one wrote it."""
     path = checkpoint / "model.json"
     found = read_record(path, advice=f"Delete {checkpoint}, or start the stage again with --fresh.")
     try:
@@ -230,11 +226,7 @@ def load_model(stage: Path, *, device: torch.device | str = "cpu") -> Transforme
 
 
 def load_pair(run: Path, stage: str, *, device: torch.device | str = "cpu") -> tuple[Transformer, Tokenizer]:
-    """The model of a stage and the tokenizer that it was trained with.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_model`; or the run has no tokenizer, or another.
-    """
+    """The model of a stage and the tokenizer that it was trained with; raises as `load_model`, or for another tokenizer."""
     tokenizer = Tokenizer.load(run / "tokenizer")
     check_tokenizer(run / stage, tokenizer)
     return load_model(run / stage, device=device), tokenizer

@@ -283,11 +283,7 @@ def _all_locked(run: Path, names: Iterable[str]) -> Iterator[list[str]]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the folder for this process. The system ends the hold with the process, however that dies.
-
-    Raises:
-        ValueError: another process holds it.
-    """
+    """Hold the folder for this process, with which the hold ends, however it dies; ValueError where another holds it."""
     with naming(path / LOCK):  # the opening alone: errors within are not of this file
         file = (path / LOCK).open("a+", encoding="utf-8")
     with file:

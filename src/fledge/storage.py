@@ -87,11 +87,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path, *, advice: str) -> dict[str, Any]:
-    """The JSON object in a file that `sealed` wrote, or fledge before there were seals.
-
-    Raises:
-        ValueError: the file holds something else; `advice` says what to do.
-    """
+    """The JSON object in a file that `sealed` wrote, or fledge before there were seals; else ValueError with the `advice`."""
     try:
         found = read_json(path)
     except (ValueError, OSError) as error:

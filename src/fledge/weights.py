@@ -68,11 +68,7 @@ def newest(
 
 
 def read_state(checkpoint: Path, *, needed: Iterable[str] = (*MODEL_FILES, "optimizer.safetensors")) -> dict[str, Any]:
-    """state.json of a checkpoint; it and the needed files are as they were written.
-
-    Raises:
-        ValueError: a file is missing or has changed; says which.
-    """
+    """state.json of a checkpoint, if it and the needed files are as they were written; else a ValueError says which is not."""
     path = checkpoint / "state.json"
     state = read_record(path, advice="It is not taken")
     kinds = {"step": int, "cursor": dict, "notes": dict, "sha256": dict}

@@ -54,11 +54,7 @@ class HfTokenizer:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def encode_prompt(self, conversation: Sequence[Message]) -> list[int]:
-        """A conversation in the model's own format, ready for the assistant to speak.
-
-        Raises:
-            ValueError: the model has none: it is a base model.
-        """
+        """A conversation in the model's own format, ready for the assistant to speak; ValueError of base models, without one."""
         if not self.tokenizer.chat_template:
             raise ValueError(
                 f"{self.path}: a base model without a chat template cannot be asked in a conversation; "

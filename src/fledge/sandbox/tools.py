@@ -102,11 +102,7 @@ def format_number(value: int | float | Decimal) -> str:
 
 
 def find_tool(name: ToolName, *, unsafe_exec: bool = False) -> Tool | None:
-    """The tool of this name; None for none.
-
-    Raises:
-        SandboxUnavailable: `python` on a machine that cannot hold a hostile program, without `unsafe_exec`.
-    """
+    """The tool of this name, None for none; SandboxUnavailable where programs would get out and `unsafe_exec` is not set."""
     if name == "none":
         return None
     if name == "calculator":

@@ -231,11 +231,7 @@ class Shards:
 
 
 def data_home() -> Path | None:
-    """The folder of data sets already downloaded, from FLEDGE_LOCAL (`--local DIR` sets it); None: there is none.
-
-    Raises:
-        FileNotFoundError: it is named and does not exist.
-    """
+    """The folder of data sets already downloaded, if FLEDGE_LOCAL (`--local DIR`) names one; FileNotFoundError if in vain."""
     named = os.environ.get("FLEDGE_LOCAL")
     if named and not Path(named).is_dir():
         raise FileNotFoundError(

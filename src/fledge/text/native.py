@@ -25,11 +25,7 @@ ROOM = 7  # ids of room that the encoder wants behind each text (HELD in encode.
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library with its signatures declared.
-
-    Raises:
-        OSError: it is not there, cannot be loaded here, or belongs to another version of fledge.
-    """
+    """The library with its signatures declared; OSError where it is missing, cannot be loaded, or is of another version."""
     lib = ctypes.CDLL(str(LIBRARY))
     lib.bpe_interface.restype = size
     if lib.bpe_interface() != INTERFACE:

@@ -129,11 +129,7 @@ class Tokenizer:
         return library.Encoder(self.merges, digits=self.digits, wide=self.vocab > 1 << 16)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text. Names of special tokens in it are ordinary text.
-
-        Raises:
-            ValueError: the text holds a lone surrogate.
-        """
+        """The ids of one text, in which names of special tokens are ordinary; ValueError where it holds a lone surrogate."""
         return self.encode_batch([text], threads=1)[0].tolist()
 
     def encode_batch(self, texts: Sequence[str], *, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
