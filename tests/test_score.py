@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fledge.config import Sampling
 from fledge.evals.results import Score, mean_and_error, mean_score
 from fledge.evals.score import (
     Scorer,
@@ -143,6 +144,10 @@ def test_an_empty_split_and_equal_samples_are_refused() -> None:
         scorer.score(Task(name="toy", load=lambda split: []), split="validation")
     with pytest.raises(ValueError, match="temperature"):
         scorer.score(continuations(), samples=4)
+
+
+def test_of_several_ranks_one_may_have_nothing_to_ask() -> None:
+    assert Scorer(tiny(), TOKENIZER).answer(sums(), {}, [Sampling(temperature=0.0)]) == {}
 
 
 def test_pass_at_k_is_unbiased() -> None:

@@ -209,7 +209,7 @@ class Scorer:
         ]
         heard: list[Conversation] = [()] * len(talks)
         answered: dict[int, Request] = {}
-        for turn in range(max(map(len, turns.values()))):
+        for turn in range(max(map(len, turns.values()), default=0)):  # of several ranks one may have none
             prompts: dict[int, list[int]] = {}
             for place, (index, way) in enumerate(talks):
                 if turn == 0:
