@@ -18,8 +18,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fledge.config import TRAINED
+from fledge.console import duration
+from fledge.evals.card import literal, sentences
+from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, level_ups, par_flops, rank, subjects
 from fledge.evals.plots import line_plot, powers, thinned, ticks
-from fledge.evals.report import GRADES, RANKS, gains, gather, grade, literal, rank, sentences, subjects, write
+from fledge.evals.report import gains, gather, write
 from fledge.evals.results import Score
 from fledge.runs import summary
 from fledge.storage import read_json
@@ -139,9 +142,54 @@ def test_guessing_earns_an_f_and_the_last_stage_scored_counts() -> None:
 
 def test_the_rank_is_that_of_the_mean_and_worse_than_guessing_counts_as_guessing() -> None:
     found = rank({"a": {"centered": 0.9}, "b": {"centered": -0.5}})
-    assert found == {"title": "nestling", "mean": 0.45, "points": 450}
-    assert rank({}) == {"title": "egg", "mean": 0.0, "points": 0}
+    assert (found["title"], found["points"]) == ("nestling", 450)
+    assert (rank({})["title"], rank({})["points"]) == ("egg", 0)
     assert [rank({"a": {"centered": max(0.0, bar)}})["title"] for bar, _ in RANKS] == [title for _, title in RANKS]
+
+
+def test_core_counts_once_in_the_rank() -> None:
+    core = {
+        "core": {"centered": 0.2},
+        "core_v2": {"centered": 0.1},
+        **{f"core/{n}": {"centered": 0.0} for n in range(22)},
+    }
+    assert rank({**core, "gsm8k": {"centered": 0.4}})["points"] == 300
+
+
+@pytest.mark.parametrize(("flops", "bits"), PAR)
+def test_a_model_of_real_text_is_ranked_by_the_compute_that_par_needs_for_its_bits(flops: float, bits: float) -> None:
+    assert par_flops(bits) == pytest.approx(flops)
+    for doublings, counts in LEVELS:
+        assert rank({}, flops=flops / 2**doublings, bits=bits)["points"] == pytest.approx(1000 * counts, abs=1)
+
+
+@given(one=st.floats(0.51, 7.9), two=st.floats(0.51, 7.9))
+@settings(deadline=None)
+def test_fewer_bits_take_more_compute(one: float, two: float) -> None:
+    low, high = sorted((one, two))
+    assert par_flops(low) >= par_flops(high)
+    assert par_flops(0.5) == math.inf
+
+
+def test_what_a_stage_brought_is_more_than_two_errors() -> None:
+    before = {"new": score(0.01), "known": score(0.6), "noise": score(0.6, error=0.1), "lost": score(0.9)}
+    after = {"new": score(0.5), "known": score(0.9), "noise": score(0.7, error=0.1), "lost": score(0.4)}
+    first, second = level_ups({"midtrain": before, "sft": after})
+    assert first["first"] == ["known", "noise", "lost"]
+    assert second["first"] == ["new"]
+    assert [(each["task"], each["before"], each["after"]) for each in second["changed"]] == [
+        ("known", "C", "A"),
+        ("lost", "A", "D"),
+    ]
+
+
+def test_the_table_of_the_article_has_its_mean_where_all_its_tasks_were_asked() -> None:
+    asked = {name: score(0.5, chance=0.25) for name in ("arc-easy", "arc-challenge", "mmlu", "gsm8k")}
+    assert "chatcore" not in article({"sft": asked})
+    whole = article({"sft": {**asked, "humaneval": score(0.0)}, "rl": {"gsm8k": score(0.1)}})
+    assert whole["chatcore"].keys() == {"sft"}
+    assert whole["chatcore"]["sft"].accuracy == pytest.approx(4 / 15)
+    assert article({"sft": {"gsm8k": score(0.5)}}) == {}
 
 
 def test_gains_compare_neighbouring_stages_with_the_error_of_the_difference() -> None:
@@ -270,6 +318,13 @@ def test_any_series_is_drawn_inside_the_frame_as_well_formed_svg(points: list[tu
 def test_what_is_not_finite_is_left_out_of_a_plot() -> None:
     assert line_plot("t", {"": [(1, math.nan), (2, math.inf)]}, x="x", y="y") == ""
     assert "nan" not in line_plot("t", {"": [(1, math.nan), (2, 1.0), (3, 2.0)]}, x="x", y="y")
+
+
+def test_curves_of_a_run_have_tokens_below_and_time_above(toy_run: Path) -> None:
+    tokens, seconds, _ = gather(toy_run)["curves"]["pretrain"]["loss_nats"][-1]
+    svg = (toy_run / "plots" / "pretrain-loss_nats.svg").read_text()
+    assert tokens == summary(toy_run / "pretrain")["tokens"]
+    assert all(f">{label}<" in svg for label in ("tokens", "20K", duration(seconds)))
 
 
 @given(low=st.floats(-1e5, 1e5), width=st.floats(0, 1e5))

@@ -10,13 +10,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 260, 56, 38, 30, 14
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 270, 56, 38, 40, 18
 COLOURS = ("#2f6fde", "#d9622b", "#2a9d62", "#8a5cd1", "#b8860b", "#c23b3b", "#0f8f9e", "#7a7f87")
 Points = Sequence[tuple[float, float]]
 
 
 def line_plot(
-    title: str, lines: Mapping[str, Points], *, x: str, y: str, dots: Mapping[str, Points] | None = None, log: str = ""
+    title: str,
+    lines: Mapping[str, Points],
+    *,
+    x: str,
+    y: str,
+    dots: Mapping[str, Points] | None = None,
+    log: str = "",
+    above: Mapping[float, str] | None = None,
 ) -> str:
     """An SVG of lines through the points that are finite; empty text when there are none.
 
@@ -24,6 +31,7 @@ def line_plot(
         lines: by the name that stands beside the plot where there are several.
         dots: points that no line leads through, in the colour of the line of their name.
         log: axes that count in powers: "x", "y" or "xy".
+        above: what stands over a place of the x axis, as its time does.
     """
     shown = [{name: _finite(points) for name, points in kind.items()} for kind in (lines, dots or {})]
     both = [point for kind in shown for points in kind.values() for point in points]
@@ -38,16 +46,20 @@ def line_plot(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH + beside} {HEIGHT}" width="{WIDTH + beside}" '
         f'height="{HEIGHT}" role="img" '
         f'aria-label="{escape(title)}" font-family="system-ui, sans-serif" font-size="11" fill="#7a7f87">',
-        f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>',
+        f'<text x="{LEFT}" y="16" font-size="13" font-weight="600">{escape(title)}</text>',
     ]
     for value in ys:
         ends = " ".join(f"{across(end):.1f},{down(value):.1f}" for end in (xs[0], xs[-1]))
         parts.append(f'<polyline points="{ends}" stroke="#7a7f87" stroke-opacity=".22" fill="none"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in xs:
-        parts.append(f'<text x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:g}</text>')
+        parts.append(
+            f'<text x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{short(value)}</text>'
+        )
+    for value, text in (above or {}).items():
+        parts.append(f'<text x="{across(value):.1f}" y="{TOP - 4}" text-anchor="middle">{escape(text)}</text>')
     parts.append(f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x)}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y)}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="16" text-anchor="end">{escape(y)}</text>')
     for name, points in shown[0].items():
         line = " ".join(f"{across(step):.1f},{down(value):.1f}" for step, value in thinned(points))
         style = 'stroke-width="1.8" fill="none" stroke-linejoin="round"'
@@ -58,6 +70,12 @@ def line_plot(
     for n, name in enumerate(names if beside else ()):
         parts.append(f'<text x="{WIDTH}" y="{TOP + 10 + 15 * n}" fill="{colours[name]}">{escape(name)}</text>')
     return "\n".join([*parts, "</svg>"])
+
+
+def short(number: float) -> str:
+    """A number for an axis: 250_000 -> 250K, 3e17 -> 3e+17."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if number >= unit), (1, ""))
+    return f"{number / unit:g}{name}" if number < 1e12 else f"{number:g}"
 
 
 def _finite(points: Points) -> Points:

@@ -1,0 +1,262 @@
+"""A report card in words: its Markdown, the tables in it, and the badges of its page.
+
+text = markdown(card, list(drawn))             # `card`: evals/report.py gathers it; evals/page.py publishes
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from html import escape
+from typing import Any
+
+from fledge import console
+from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, is_part
+from fledge.evals.kinds import Change
+from fledge.evals.page import table
+
+REWORDED = "_reworded"
+"""Ends the name of a task that asks another's questions in other words."""
+PARTS = ("data", "forward", "backward", "optimizer", "communication", "compile", "save", "other")
+Table = tuple[list[str], list[list[str]]]
+"""Columns and rows."""
+
+
+def summary_rows(card: dict[str, Any], *, errors: bool = True) -> Table:
+    """The table of metrics: a row per task, a column per stage, the grade last."""
+
+    def cell(score: dict[str, Any] | None) -> str:
+        error = f" ± {score['standard_error']:.3f}" if score and errors else ""
+        return f"{score['accuracy']:.3f}{error}" if score else ""
+
+    scores = card["scores"]
+    rows = [
+        [task, *(cell(found.get(task)) for found in scores.values()), subject["grade"]]
+        for task, subject in sorted(card["subjects"].items(), key=lambda each: is_part(each[0]))
+    ]
+    return ["subject", *scores, "grade"], rows
+
+
+def article_rows(card: dict[str, Any]) -> Table:
+    """nanochat's table: a row per metric, a column per stage, then guessing and the published model."""
+    stages = list(card["scores"])
+    rows = []
+    for task, row in card["article"].items():
+        label, published = ARTICLE[task]
+        cells = [
+            f"{row[stage]['accuracy']:.4f} ± {row[stage]['standard_error']:.4f}" if stage in row else ""
+            for stage in stages
+        ]
+        chance = next(iter(row.values()))["chance"]
+        rows.append([label, *cells, f"{chance:.2f}", f"{published:.4f}"])
+    return ["metric", *(stage.upper() for stage in stages), "guessing", "nanochat d20"], rows
+
+
+def level_lines(card: dict[str, Any]) -> list[str]:
+    """A line per stage that brought something."""
+    lines = []
+    for level in card["level_ups"]:
+        first = dict.fromkeys(task.removeprefix("world/").removesuffix(REWORDED) for task in level["first"])
+        brought = [f"above chance for the first time: {', '.join(first)}"] if first else []
+        brought += [f"{each['task']} {each['before']} → {each['after']}" for each in level["changed"]]
+        lines += [f"- **{level['stage']}:** {'; '.join(brought)}"] if brought else []
+    return lines
+
+
+def time_rows(card: dict[str, Any]) -> Table:
+    """Where the minutes go: a row per stage, a column per part of the work, in seconds; and dollars, if an hour has a price."""
+    hourly, rows = card["hourly_cost"], []
+    there = [part for part in PARTS if any(part in stage.get("seconds", {}) for stage in card["stages"].values())]
+    for name, seconds in [*card["seconds"].items(), ("all", card["total_seconds"])]:
+        parts = card["stages"].get(name, {}).get("seconds", {})
+        cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
+        rows.append([name, *(f"{parts[part]:.1f}" if part in parts else "" for part in there), f"{seconds:.1f}", *cost])
+    return ["stage", *there, "seconds", *([] if hourly is None else ["cost"])], rows
+
+
+def facts(card: dict[str, Any]) -> dict[str, str]:
+    """The head of the report, name -> text."""
+    origin, machine = card["provenance"], card["provenance"]["machine"]
+    found = {
+        "rank": f"{card['rank']['title']} ({card['rank']['points']} of 1000 points): {card['rank']['rule']}",
+        "time": console.duration(card["total_seconds"]),
+    }
+    if card["cost_dollars"] is not None:
+        found["cost"] = f"${card['cost_dollars']}"
+    found["machine"] = (
+        f"{machine.get('name', '')}, {machine.get('threads', '')} threads, torch {machine.get('torch', '')}"
+    )
+    if pretrain := card["stages"].get("pretrain"):
+        found["parameters"] = f"{pretrain['parameters']['total']:,}"
+        speed = card["speed"]
+        found["pretraining"] = (
+            f"{pretrain['tokens']:,} tokens, {speed['flops']:.2e} FLOPs, {speed['tokens_per_second']:,.0f} tokens/s, "
+            f"{speed['teraflops']:.3g} TFLOP/s" + (f", MFU {speed['mfu_share']:.3f}" if speed["mfu_share"] else "")
+        )
+        found["most memory"] = f"{pretrain['peak_memory_bytes'] / 1e9:.1f} GB in pretraining"
+        found["bits per byte"] = f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}"
+    if card["isolation"]:
+        found["code judged behind"] = card["isolation"]
+    if card["changed_since"]:
+        found["changed since"] = "; ".join(card["changed_since"])
+    if card["next"]:
+        found["the next $100"] = card["next"]
+    found["commit"] = f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"
+    found["tokenizer"] = str(origin["tokenizer_hash"])[:16]
+    return found
+
+
+def sentences(card: dict[str, Any]) -> list[str]:
+    """What reinforcement learning did, in words, with its standard error: to its own task, and what it cost elsewhere."""
+    found, costs = [], []
+    trained = card["stages"].get("rl", {}).get("task")
+    for gain in card["gains"]:
+        if gain["after"] != "rl":
+            continue
+        error = gain["standard_error"]
+        changed = f"{gain['task']} by {gain['gain']:+.3f} ± {error:.3f}"
+        if gain["task"] == trained:
+            sure = "significant" if gain["gain"] > 2 * error else "within the noise"
+            found.append(f"RL changed {changed} on the test split: {sure}.")
+        elif gain["gain"] < -2 * error:
+            costs.append(changed)
+    return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
+
+
+def kind_lines(card: dict[str, Any]) -> list[str]:
+    """What reinforcement learning did to every task that it looked after, and to those of their kinds of problems that lost.
+
+    The worst come first; then which weights remain.
+    """
+    done = card["stages"].get("rl", {})
+    if "kinds" not in done:  # a run of before kinds were measured
+        return []
+    found = [Change(**kind) for kind in done["kinds"]]
+    lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
+    lost.sort(key=lambda change: change.difference / change.standard_error)
+    rows = [
+        [
+            f"{change.task}: {literal(change.kind)}" if change.kind else change.task,
+            str(change.examples),
+            f"{change.before:.3f}",
+            f"{change.after:.3f}",
+            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
+            "fell" * change.fell,
+        ]
+        for change in [*(change for change in found if not change.kind), *lost]
+    ]
+    columns = ["kind of problem", "problems", "before", "after", "difference", ""]
+    kept, shown = done["kept_step"], done["shown_step"]
+    remain = (
+        f"The weights of step {kept} remain." if kept else f"The weights of the start remain; shown is step {shown}."
+    )
+    about = "Held-out problems of training, the same before and after; ± standard error of the paired difference."
+    lines = ["## What reinforcement learning did to every kind of problem", "", *table(columns, rows), ""]
+    lines += [f"{about} {remain}"]
+    for step, fallen in done["fallen"].items():
+        losses = literal("; ".join(str(Change(**kind)) for kind in fallen))
+        lines += [f"After step {step} more than chance was lost, so its weights were left: {losses}."]
+    others = f"{len(found) - len(rows)} other kinds lost less than their standard error, nothing, or gained"
+    return [*lines, f"{others}: rl/done.json has all.", ""]
+
+
+def remarks(card: dict[str, Any]) -> list[str]:
+    """What a reader of the table must know: answers that count for nothing, and how many are right but for their form."""
+    found = []
+    for task, subject in card["subjects"].items():
+        if subject["not_judged"]:
+            found.append(f"{task}: {subject['not_judged']} answers could not be judged and count for nothing.")
+        if subject["lenient"] not in (None, subject["accuracy"]):
+            found.append(f"{task}: {subject['lenient']:.3f} if the last number of an answer counts, marked or not.")
+    return found
+
+
+def markdown(card: dict[str, Any], drawn: list[str]) -> str:
+    """The report as Markdown."""
+    bars = ", ".join(f"{letter} {bar:.2f}".replace(" 0", " ") for bar, letter in GRADES if math.isfinite(bar))
+    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card).items()), ""]
+    if card["article"]:
+        lines += ["## The article's table", "", *table(*article_rows(card)), ""]
+        lines += [
+            f"nanochat d20: as published, its last stage, 561M parameters for about $100. GPT-2's CORE is {GPT2_CORE}.",
+            "",
+        ]
+    lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
+    lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
+    if brought := level_lines(card):
+        lines += ["## What each stage brought", "", *brought, "", "By more than two standard errors.", ""]
+    lines += [
+        *remarks(card),
+        *sentences(card),
+        "",
+        *kind_lines(card),
+        "## Where the time went",
+        "",
+        *table(*time_rows(card)),
+        "",
+    ]
+    lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
+    if found := card["stages"].get("pretrain", {}).get("samples"):
+        lines += ["## What the base model writes", ""]
+        for sample in found:
+            begun = f"**{literal(sample['prompt'].strip())}** " if sample["prompt"].strip() else ""
+            text = literal(sample["text"].strip()).replace("\n", "  \n> ")
+            lines += [f"> {begun}{text}", ""]
+    if card["conversations"]:
+        lines += ["## What the chat model answers", "", *table(*conversation_rows(card), numbers=False), ""]
+    if card["suggestions"]:
+        lines += ["## What it may be asked", "", *table(*suggestion_rows(card), numbers=False), ""]
+        lines += ["A chat proposes what the likeliest answer gets right, and 19 of 20 that are drawn as in a chat.", ""]
+    return "\n".join(lines)
+
+
+def literal(text: str) -> str:
+    """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
+    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", console.visible(text).expandtabs(4))
+    # What begins a line could begin a list, a quotation or a heading, and blanks a block of code.
+    text = re.sub(r"^( *(?:\d+(?=[.)])|(?=[-+=#>])))", r"\1\\", text, flags=re.MULTILINE)
+    return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
+
+
+def verdict(correct: float | None) -> str:
+    """A grade in a word."""
+    return "not judged" if correct is None else "yes" if correct else "no"
+
+
+def flat(text: str) -> str:
+    """Markdown of a text, on one line."""
+    return literal(text.strip().replace("\n", " / "))
+
+
+def conversation_rows(card: dict[str, Any]) -> Table:
+    """Questions and answers, each on one line."""
+    rows = [[c["task"], flat(c["asked"]), flat(c["answer"]), verdict(c["correct"])] for c in card["conversations"]]
+    return ["subject", "asked", "answered", "right"], rows
+
+
+def suggestion_rows(card: dict[str, Any]) -> Table:
+    """How often each conversation went right that a chat may propose."""
+    rows = [
+        [
+            s["skill"],
+            flat(" ... ".join(s["asked"])),
+            verdict(s["likeliest"]),
+            f"{s['right']} of {s['drawn']}",
+            verdict(s["proposed"]),
+        ]
+        for s in card["suggestions"]
+    ]
+    return ["skill", "asked", "likeliest answer right", "drawn ones right", "proposed"], rows
+
+
+def badges(card: dict[str, Any]) -> str:
+    """HTML that shows each subject's grade, name and score, and that in other words."""
+    found, items = card["subjects"], []
+    for task, subject in found.items():
+        if not is_part(task) and not task.endswith(REWORDED):
+            name = escape(task.removeprefix("world/").replace("_", " "))
+            other = f" · {found[task + REWORDED]['accuracy']:.2f}" if task + REWORDED in found else ""
+            grade, accuracy = subject["grade"], subject["accuracy"]
+            items.append(f'<li class="{grade}"><b>{grade}</b><span>{name}</span><i>{accuracy:.2f}{other}</i></li>')
+    note = "A second number is the score in other words." if any(REWORDED in task for task in found) else ""
+    return f'<ul class="badges">{"".join(items)}</ul><p>{note}</p>'
