@@ -30,6 +30,9 @@ BEYOND = (
     "tool_call_id",
     "needs logprobs",
     "the last message is by",
+    "is not gone on with",
+    "response_format: ",
+    "text: ",
     "allowed beside tool_choice none",
 )
 """What JSON Schema cannot say of a request: what goes with what, sizes in all, and ids of this tokenizer."""
@@ -81,6 +84,13 @@ def test_schemathesis_finds_nothing(url: str, path: str, method: str) -> None:
 
     ask()
     assert 200 in answered
+
+
+def test_ids_that_are_none_are_refused_wherever_they_come(url: str) -> None:
+    """Schemathesis found that /tokenize gave them back."""
+    for path in ("/tokenize", "/v1/completions"):
+        for ids in ([-1], [99_999], [1, 256]):
+            assert "not tokens of ordinary text" in httpx.post(url + path, json={"prompt": ids, "max_tokens": 1}).text
 
 
 def test_a_method_that_is_not_answered_is_told_which_are(url: str) -> None:

@@ -441,8 +441,13 @@ def test_inspection_colours_tokens_and_shows_five_alternatives_on_hover_and_focu
 
 
 def test_a_tool_call_is_a_fold_with_its_code_and_its_result(page: Any, server: ScriptedServer) -> None:
-    call = [delta(content="So: "), *(delta(fledge={"part": "python", "text": text}) for text in ("12", "*3"))]
-    server.replies.append(Reply([*call, delta(fledge={"part": "output", "text": "36"}), *says("It is 36.")]))
+    call = [
+        delta(content="So: "),
+        *(delta(fledge={"parts": [{"type": "python", "text": text}]}) for text in ("12", "*3")),
+    ]
+    server.replies.append(
+        Reply([*call, delta(fledge={"parts": [{"type": "output", "text": "36"}]}), *says("It is 36.")])
+    )
     ask(page, "12 times 3?")
     fold = answered(page).locator("details")
     left, right = page.locator(".prose").first.bounding_box(), page.locator(".prose").last.bounding_box()
@@ -485,7 +490,7 @@ def test_no_markdown_a_model_writes_is_ever_executed(page: Any, server: Scripted
     pieces = [HOSTILE[i : i + 5] for i in range(0, len(HOSTILE), 5)]
     logprobs = [[token(piece, -0.5, **{piece: -0.5})] if inspect else None for piece in pieces]
     written = [delta(content=piece, logprobs=lp) for piece, lp in zip(pieces, logprobs, strict=True)]
-    called = [delta(fledge={"part": "python", "text": HOSTILE}), delta(fledge={"part": "output", "text": HOSTILE})]
+    called = [delta(fledge={"parts": [{"type": kind, "text": HOSTILE}]}) for kind in ("python", "output")]
     server.replies.append(Reply([*written, *called, *says()]))
     if inspect:
         page.click("#inspect")

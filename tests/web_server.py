@@ -53,7 +53,7 @@ def stage(name: str, *, default: bool = False, sampling: list[Event] = SAMPLING)
 
 
 def delta(finish: str | None = None, logprobs: list[Event] | None = None, **fields: Any) -> Event:
-    """One chunk: `delta(content="He")`, `delta(fledge={"part": "python", "text": "12*3"})`, `delta("stop")`."""
+    """One chunk: `delta(content="He")`, `delta(fledge={"parts": [{"type": "python", "text": "12*3"}]})`, `delta("stop")`."""
     choice = {"index": 0, "delta": fields, "finish_reason": finish}
     return {"choices": [choice | ({"logprobs": {"content": logprobs}} if logprobs else {})]}
 

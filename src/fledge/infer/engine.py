@@ -29,6 +29,7 @@ from fledge.config import Sampling
 from fledge.infer.cache import SlotCache, default_slots
 from fledge.infer.check import find_kernel, inference_model
 from fledge.infer.gpu import DecodingSteps, FlatCache, Kernel
+from fledge.infer.grammar import Grammar, masked
 from fledge.infer.sampling import Judged, Settings, draw, in_a_loop, judge, row_keys, seed_key, tempered
 from fledge.model.forward import Flat
 from fledge.model.transformer import Transformer
@@ -52,6 +53,8 @@ class Request:
     stop_tokens: tuple[int, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of some tokens: -100 is never, 100 always."""
+    grammar: Grammar | None = None
+    """What the answer must be like; its own, for it follows the answer."""
     tools: bool = True
     client: str = ""
     """Who asks: one client's calls of tools must not keep others waiting. Empty: no bound."""
@@ -324,7 +327,7 @@ class Engine:
         _, settings, keys = self._drawn
         positions = np.array([request.computed for request in ready])
         row_keys_R2 = None if settings.temperature_R1 is None else row_keys(keys, positions, self.device)
-        biased_RV = self._biased(ready, logits_RV)
+        biased_RV = masked(self._biased(ready, logits_RV), ready)
         tokens_R = draw(biased_RV, settings, row_keys_R2)
         if any(request.top_logprobs is not None for request in ready):
             self._report(ready, logits_RV, tokens_R, drawn_RV=tempered(biased_RV, settings))
@@ -364,16 +367,21 @@ class Engine:
         if request.sampling.max_tokens < 1:  # an echo alone
             self._end(request, "length")
             return
+        if request.error is not None:
+            self._end(request, "error")
+            return
         sampling = request.sampling
         if request.bias_V is not None and (sampling.presence_penalty or sampling.frequency_penalty):
             again = token in request.answer
             request.bias_V[token] -= sampling.frequency_penalty + (0.0 if again else sampling.presence_penalty)
         request.append([token], sampled=True)
+        if request.grammar is not None:
+            request.grammar.take(token)
         if token in self.ends or token in request.stop_tokens:
             self._end(request, "stop")
         elif token == self.output_start:
             self._end(request, "tool_error")  # only the engine may say what a tool returned
-        elif (request.reader is not None and request.reader.stopped) or (request.tools and in_a_loop(request.answer)):
+        elif (request.reader is not None and request.reader.stopped) or self._is_stuck(request):
             self._end(request, "stop")
         elif len(request.answer) >= request.sampling.max_tokens or len(request.tokens) >= self.context:
             self._end(request, "length")
@@ -381,6 +389,10 @@ class Engine:
             if token == self.python_end and request.tools and self.tools is not None:
                 self._call(request, self.tools)
             request.on_event(request)
+
+    def _is_stuck(self, request: Request) -> bool:
+        """Raw text may repeat itself, and what follows a grammar is not whole before that says so."""
+        return request.tools and request.grammar is None and in_a_loop(request.answer)
 
     def _call(self, request: Request, tools: ToolPool) -> None:
         """Run the code that has just ended in another thread; nothing where none was begun."""

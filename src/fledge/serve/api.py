@@ -44,6 +44,10 @@ class Ask:
     n: int = 1
     stop: tuple[str, ...] = ()
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    schema: Json | None = None
+    """JSON Schema that answers follow."""
+    schema_field: str = "response_format"
+    """Where it was asked for."""
     stream: bool = False
     include_usage: bool = False
     tools: bool = True
@@ -53,37 +57,49 @@ class Ask:
     """Text to go on with, without roles and tools."""
     echo: bool = False
     """Whether the prompt is repeated before the answer."""
+    told_back: Json = field(default_factory=dict)
+    """What the response repeats of the request."""
 
 
 def parse_chat(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/chat/completions; `sampling` holds where it does not say."""
-    found = _read(body, chat_fields(sampling), sampling)
+    found = read_fields(body, chat_fields(sampling), sampling)
+    if found.pop("logprobs", False):
+        found.setdefault("top_logprobs", 0)
+    elif found.pop("top_logprobs", 0):
+        raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
+    return chat_of(found)
+
+
+def chat_of(found: Json) -> Ask:
+    """What is asked of a conversation, once each field is read and what goes with what is looked at."""
     is_begun = found["prompts"][0][-1].role == "assistant"
     if found.pop("continues", is_begun) != is_begun:
         role = found["prompts"][0][-1].role
         raise ApiError(f"the last message is by {role}; one by the assistant is gone on with", param=CONTINUE)
+    if is_begun and found.get("schema"):
+        raise ApiError(
+            "the last message begins an answer, and JSON is not gone on with",
+            param=found.get("schema_field", Ask.schema_field),
+        )
     if found.pop("declared", []) and found.get("tools", True):
         raise ApiError(
             "tools is a list of functions, and no model here was taught to call them; allowed beside tool_choice none",
             param="tools",
         )
-    if found.pop("logprobs", False):
-        found.setdefault("top_logprobs", 0)
-    elif found.pop("top_logprobs", 0):
-        raise ApiError("top_logprobs needs logprobs to be true", param="top_logprobs")
     return Ask(**found)
 
 
 def parse_completion(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/completions: plain text to go on with, no roles and no tools."""
-    ask = Ask(**_read(body, completion_fields(sampling), sampling), tools=False, plain=True)
+    ask = Ask(**read_fields(body, completion_fields(sampling), sampling), tools=False, plain=True)
     if ask.n * len(ask.prompts) > PROMPTS:
         raise ApiError(f"n={ask.n} answers to {len(ask.prompts)} prompts; allowed: {PROMPTS} in all", param="n")
     return ask
 
 
-def _read(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
-    """What the body says, under the names of `Ask`; null says nothing."""
+def read_fields(body: Any, fields: Mapping[str, Field], sampling: Sampling) -> Json:
+    """What the body says, under the names of `Ask` and `sampling` with it; null says nothing."""
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object")
     found: Json = {}

@@ -136,10 +136,12 @@ class RemoteServer:
                         outcome.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
                     outcome.dropped = event.get("fledge", {}).get("dropped_turns", outcome.dropped)
                     for choice in event["choices"]:
-                        outcome.finish = choice.get("finish_reason") or outcome.finish
+                        ended = choice.get("fledge", {}).get("finish") or choice.get("finish_reason")
+                        outcome.finish = ended or outcome.finish
                         delta = choice["delta"]
-                        if part := delta.get("fledge"):
-                            yield Part(_TOOL_PARTS[part["part"]], str(part["text"]))
+                        for part in delta.get("fledge", {}).get("parts", ()):
+                            if part["type"] != "text":  # which is the content
+                                yield Part(_TOOL_PARTS[part["type"]], str(part["text"]))
                         if delta.get("content"):
                             yield Part("text", str(delta["content"]))
         finally:

@@ -18,7 +18,7 @@ from typing import Any
 
 from fledge.config import Sampling
 from fledge.serve import messages
-from fledge.serve.messages import check_whole, read_conversation
+from fledge.serve.messages import check_whole, read_conversation, read_items
 from fledge.settings import within
 from fledge.text.records import shown
 
@@ -54,6 +54,14 @@ def completion_fields(sampling: Sampling) -> dict[str, Field]:
     longest = _longest(sampling, least=0)
     numbers = _numbers(sampling) | {"max_tokens": longest, "max_completion_tokens": longest}
     return REFUSED | COMMON | COMPLETION | numbers
+
+
+def response_fields(sampling: Sampling) -> dict[str, Field]:
+    """Of POST /v1/responses."""
+    shared = {name: field for name, field in (COMMON | CHAT).items() if name in SHARED}
+    others = {name: refused() for name in (COMMON | CHAT).keys() - SHARED - {"stream_options"}} | {"n": refused(1)}
+    numbers = _numbers(sampling) | {"max_tokens": refused(), "max_output_tokens": _longest(sampling, least=1)}
+    return REFUSED | others | shared | RESPONSE | numbers
 
 
 def _numbers(sampling: Sampling) -> dict[str, Field]:
@@ -123,6 +131,36 @@ def _tools(name: str, value: Any) -> list[Any]:
     return [_typed(f"{name}[{place}]", tool, kind=dict, said="an object") for place, tool in enumerate(tools)]
 
 
+def _format(name: str, value: Any) -> Json | None:
+    """The JSON schema that is asked for; None: any text."""
+    match value:
+        case {"type": "text"}:
+            return None
+        case {"type": "json_object"}:
+            return {"type": "object"}
+        case {"type": "json_schema", "json_schema": {"schema": dict(schema)}}:
+            return schema
+    raise ValueError(
+        f'{name} is {shown(value)}; allowed: {{"type": "text"}}, {{"type": "json_object"}}, or '
+        '{"type": "json_schema", "json_schema": {"schema": {...}}}'
+    )
+
+
+def _response_format(name: str, value: Any) -> Json | None:
+    """The same in the form of /v1/responses, where the schema stands beside the type."""
+    form = _typed(name, value, kind=dict, said="an object").get("format")
+    if (verbosity := value.get("verbosity")) not in (None, "medium"):
+        raise ValueError(f"{name}.verbosity is {shown(verbosity)}, which is not done here; leave it out")
+    if form is None:
+        return None
+    is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
+    return _format(f"{name}.format", {"type": "json_schema", "json_schema": form} if is_schema else form)
+
+
+def _metadata(name: str, value: Any) -> Json:
+    return _typed(name, value, kind=dict, said="an object")
+
+
 def _stops(name: str, value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(text, str) and text for text in stops):
@@ -160,6 +198,15 @@ _STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
 _IDS = {"type": "array", "minItems": 1, "items": {"type": "integer"}}
 _ONE_TEXT = [{"type": "string"}, _IDS]
 _BIAS = {"type": "number", "minimum": -100, "maximum": 100}
+_SCHEMA = {"type": "object", "required": ["schema"], "properties": {"schema": {"type": "object"}}}
+_FORMATS = [
+    {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+    {
+        "type": "object",
+        "required": ["type", "json_schema"],
+        "properties": {"type": {"const": "json_schema"}, "json_schema": _SCHEMA},
+    },
+]
 COMMON = {
     "model": words("model"),
     "n": number("n", low=1, high=CHOICES),
@@ -169,6 +216,7 @@ COMMON = {
         _biases,
         {"type": "object", "propertyNames": {"pattern": f"^{ID}$"}, "additionalProperties": _BIAS},
     ),
+    "response_format": Field("schema", _format, {"anyOf": _FORMATS}),
     "stream": flag("stream"),
     "stream_options": Field(
         "include_usage",
@@ -193,8 +241,38 @@ COMPLETION = {
     "echo": flag("echo"),
     "logprobs": number("top_logprobs", low=0, high=ALTERNATIVES),
 }
+SHARED = {"model", "stream", "tools", "tool_choice"}
+"""What /v1/responses means as the chat does."""
+_BESIDE = {"type": "object", "required": ["type", "schema"], "properties": {"type": {"const": "json_schema"}}}
+RESPONSE = {
+    "input": Field("items", read_items, messages.ITEMS, required=True),
+    "instructions": words("instructions"),
+    "text": Field(
+        "schema",
+        _response_format,
+        {
+            "type": "object",
+            "properties": {
+                "format": {
+                    "anyOf": [_FORMATS[0], _BESIDE | {"properties": _BESIDE["properties"] | _SCHEMA["properties"]}]
+                },
+                "verbosity": {"enum": ["medium", None]},
+            },
+        },
+    ),
+    "metadata": Field("metadata", _metadata, {"type": "object"}),
+    # Nothing is kept here, and nothing runs on when nobody listens.
+    "store": refused(False),
+    "background": refused(False),
+    "previous_response_id": refused(),
+    "conversation": refused(),
+    "prompt": refused(),
+    "include": refused([]),
+    "reasoning": refused({}),
+    "truncation": refused("auto"),
+    "max_tool_calls": refused(),
+}
 REFUSED = {
-    "response_format": refused({"type": "text"}),
     "tools": refused([]),
     "tool_choice": refused("auto", "none"),
     "functions": refused([]),

@@ -56,6 +56,41 @@ SCHEMA = {
     },
 }
 """Of a list of messages, for /openapi.json."""
+_ITEM_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"enum": ["input_text", "output_text", "text"]}, "text": _TEXT},
+}
+_ITEM = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "type": {"const": "message"},
+        "role": {"enum": ["system", "developer", "user", "assistant"]},
+        "content": {"anyOf": [_TEXT, {"type": "array", "items": _ITEM_PART}]},
+    },
+}
+_CALLED = {
+    "function_call": {"call_id": _TEXT, "name": {"const": "python"}, "arguments": _TEXT},
+    "function_call_output": {"call_id": _TEXT, "output": _TEXT},
+}
+_CALL_ITEMS = [
+    {"type": "object", "required": ["type", *said], "properties": {"type": {"const": kind}, **said}}
+    for kind, said in _CALLED.items()
+]
+ITEMS = {
+    "anyOf": [
+        _TEXT,
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": MESSAGES,
+            "contains": SCHEMA["contains"],
+            "items": {"anyOf": [_ITEM, *_CALL_ITEMS]},
+        },
+    ]
+}
+"""Of the input of /v1/responses."""
 
 
 def read_conversation(name: str, value: Any) -> tuple[Conversation]:
@@ -89,6 +124,41 @@ def read_conversation(name: str, value: Any) -> tuple[Conversation]:
     if not any(message.role == "user" for message in conversation):
         raise ValueError(f"{name}: none is by the user, whom the assistant answers")
     return (tuple(conversation),)
+
+
+def read_items(name: str, value: Any) -> list[Any]:
+    """The input of /v1/responses as messages: a text, or items, among them what this server answered before.
+
+    Raises:
+        ValueError: which of the items is none of a conversation.
+    """
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    if not isinstance(value, list):
+        raise ValueError(f"{name} must be a string or a list of items")
+    return [_item_message(item, f"{name}[{place}]") for place, item in enumerate(value)]
+
+
+def _item_message(item: Any, where: str) -> Any:
+    match item:
+        case {"type": "function_call", "call_id": key, "name": tool, "arguments": arguments}:
+            call = {"id": key, "function": {"name": tool, "arguments": arguments}}
+            return {"role": "assistant", "content": None, "tool_calls": [call]}
+        case {"type": "function_call_output", "call_id": key, "output": output}:
+            return {"role": "tool", "tool_call_id": key, "content": output}
+        case {"fledge": {"parts": list(parts)}, "role": "assistant"}:
+            return {"role": "assistant", "content": parts}
+        case {"role": role, "content": content} if item.get("type") in (None, "message"):
+            return {"role": role, "content": [*map(_plain, content)] if isinstance(content, list) else content}
+    kind = item.get("type") if isinstance(item, dict) else item
+    raise ValueError(
+        f"{where}: {shown(kind)} is not a message, a function_call with its name or a function_call_output"
+    )
+
+
+def _plain(part: Any) -> Any:
+    is_text = isinstance(part, dict) and part.get("type") in ("input_text", "output_text")
+    return {**part, "type": "text"} if is_text else part
 
 
 def _is_result(message: Any) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from fledge import __version__
 from fledge.config import Sampling
-from fledge.serve.fields import Field, Json, chat_fields, completion_fields
+from fledge.serve.fields import Field, Json, chat_fields, completion_fields, response_fields
 
 STATUSES = {
     "400": "The request is wrong, or asks for what is not done; the error names the field.",
@@ -30,7 +30,8 @@ STATUSES = {
 
 def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") -> Json:
     """The description of the whole API, with the models and bounds of this server."""
-    chat, completion = (_body(fields(sampling), models) for fields in (chat_fields, completion_fields))
+    tables = chat_fields(sampling), completion_fields(sampling), response_fields(sampling)
+    chat, completion, response = (_body(fields, models) for fields in tables)
     model = {"name": "name", "in": "path", "required": True, "schema": {"enum": [*models]}}
     stream = "text/event-stream"
     return {
@@ -46,6 +47,7 @@ def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") 
         "paths": {
             "/v1/chat/completions": {"post": _says("ChatCompletion", stream, body=chat)},
             "/v1/completions": {"post": _says("Completion", stream, body=completion)},
+            "/v1/responses": {"post": _says("Response", stream, body=response)},
             "/v1/models": {"get": _says("Models")},
             "/v1/models/{name}": {"get": _says("Model", parameters=[model])},
             "/tokenize": {"post": _says("Tokens", body={"anyOf": [chat, completion]})},
@@ -95,14 +97,15 @@ def _or_null(kind: Json) -> Json:
 
 
 TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
-_PART = _object(type={"enum": ["text", "python", "output"]}, text=TEXT)
+_PART = _object(index=COUNT, type={"enum": ["text", "python", "output"]}, text=TEXT)
 _TOKEN = {"token": TEXT, "logprob": _or_null(NUMBER), "bytes": _list(COUNT)}
-_ENDED = {"enum": ["stop", "length", "tool_error"]}
+_ENDED = {"enum": ["stop", "length"]}
 _USAGE = _object(
     prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT, prompt_tokens_details=_object(cached_tokens=COUNT)
 )
 _DROPPED = _object(dropped_turns=COUNT)
-_MESSAGE = _object(role="assistant", content=TEXT, fledge=_object(parts=_list(_PART)))
+_PARTS = _object(parts=_list(_PART))
+_MESSAGE = _object(role="assistant", content=TEXT, fledge=_PARTS)
 _CHAT_LOGPROBS = _object(content=_list(_object(**_TOKEN, top_logprobs=_list(_object(**_TOKEN)))))
 _TEXT_LOGPROBS = _object(
     tokens=_list(TEXT),
@@ -133,13 +136,48 @@ _MODEL = _object(id=TEXT, object="model", created=COUNT, owned_by="fledge", fled
 
 def _answer(kind: str, **choice: Json) -> Json:
     """A list of choices, as both endpoints of completions give."""
-    choices = _list(_object(index=COUNT, finish_reason=_ENDED, **choice))
+    choices = _list(_object(index=COUNT, finish_reason=_ENDED, fledge=_object(finish="tool_error"), **choice))
     return _object(id=TEXT, object=kind, created=COUNT, model=TEXT, choices=choices, usage=_USAGE, fledge=_DROPPED)
 
 
+_STATUS = {"enum": ["completed", "incomplete"]}
+_OUTPUT_TEXT = _object(type="output_text", text=TEXT, annotations=_list({}), logprobs=_list({}))
+_OUTPUT = _object(id=TEXT, type="message", role="assistant", status=_STATUS, content=_list(_OUTPUT_TEXT), fledge=_PARTS)
+_RESPONSE_USAGE = _object(
+    input_tokens=COUNT,
+    input_tokens_details=_object(cached_tokens=COUNT),
+    output_tokens=COUNT,
+    output_tokens_details=_object(reasoning_tokens=0),
+    total_tokens=COUNT,
+)
+_RESPONSE = _object(
+    id=TEXT,
+    object="response",
+    created_at=COUNT,
+    status=_STATUS,
+    error=None,
+    incomplete_details=_or_null(_object(reason="max_output_tokens")),
+    model=TEXT,
+    output=_list(_OUTPUT),
+    instructions=_or_null(TEXT),
+    metadata={"type": "object"},
+    text={"type": "object"},
+    max_output_tokens=COUNT,
+    temperature=NUMBER,
+    top_p=NUMBER,
+    tools=_list({}),
+    tool_choice={"enum": ["auto", "none"]},
+    parallel_tool_calls=False,
+    previous_response_id=None,
+    store=False,
+    truncation="auto",
+    usage=_RESPONSE_USAGE,
+    fledge=_DROPPED,
+)
 ANSWERS: dict[str, Json] = {
     "ChatCompletion": _answer("chat.completion", message=_MESSAGE, logprobs=_or_null(_CHAT_LOGPROBS)),
     "Completion": _answer("text_completion", text=TEXT, logprobs=_or_null(_TEXT_LOGPROBS)),
+    "Response": _RESPONSE,
     "Model": _MODEL,
     "Models": _object(object="list", data=_list(_MODEL)),
     "Tokens": _object(tokens=_list(COUNT), count=COUNT, max_model_len=COUNT),

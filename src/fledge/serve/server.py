@@ -29,8 +29,9 @@ from fledge.serve.fields import Json
 from fledge.serve.metrics import metric
 from fledge.serve.openapi import document
 from fledge.serve.pool import Entry, ModelPool
+from fledge.serve.responses import ResponseFormat
 from fledge.serve.site import FAILED, LOG, site
-from fledge.serve.stream import Dispatcher, Generation, Update
+from fledge.serve.stream import Dispatcher, Generation, Update, text_ids
 from fledge.serve.wire import ChatFormat, CompletionFormat, WireFormat
 from fledge.text.chat import Message, encode_prompt, encode_text
 from fledge.text.tokenizer import Tokenizer
@@ -70,6 +71,7 @@ def create_app(
     v1 = [
         Route("/chat/completions", guarded(partial(api.answer, form=ChatFormat)), methods=["POST"]),
         Route("/completions", guarded(partial(api.answer, form=CompletionFormat)), methods=["POST"]),
+        Route("/responses", guarded(partial(api.answer, form=ResponseFormat)), methods=["POST"]),
         Route("/models", guarded(api.models)),
         Route("/models/{name}", guarded(api.model)),
     ]
@@ -224,10 +226,8 @@ async def _events(wire: WireFormat) -> AsyncGenerator[bytes]:
 
 def encode(tokenizer: Tokenizer, prompt: Any, *, raw: bool) -> list[int]:
     """A text without the <|bos|> that goes before it, ids as they are, or a conversation as the model reads it."""
-    if isinstance(prompt, str):
-        return tokenizer.encode(prompt)
-    if not isinstance(prompt[0], Message):
-        return [*prompt]
+    if isinstance(prompt, str) or not isinstance(prompt[0], Message):
+        return text_ids(tokenizer, prompt)
     return (encode_text if raw else encode_prompt)(tokenizer, prompt)
 
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from fledge.infer.engine import Request
+from fledge.infer.grammar import Grammar, compile_schema
 from fledge.serve.api import ApiError, Ask
 from fledge.serve.fields import Json
 from fledge.serve.metrics import Histogram
@@ -133,12 +134,16 @@ class Dispatcher:
                     param="logit_bias",
                 )
             fitted = [self._fit(ask, prompt, model) for prompt in ask.prompts]
+            grammar = (
+                None if ask.schema is None else await asyncio.to_thread(self._grammar, ask.schema, ask.schema_field)
+            )
             requests = [
                 Request(
                     prompt=fit.ids,
                     sampling=ask.sampling.nth(copy),
                     stop=ask.stop,
                     logit_bias=ask.logit_bias,
+                    grammar=grammar and grammar.copy(),
                     tools=ask.tools and not model.entry.raw,
                     client=client,
                     top_logprobs=ask.top_logprobs,
@@ -156,6 +161,12 @@ class Dispatcher:
             ]
             yield Generation(self, model, fitted, choices)
 
+    def _grammar(self, schema: Json, field: str) -> Grammar:
+        try:
+            return compile_schema(schema, self.pool.tokenizer)
+        except ValueError as problem:
+            raise ApiError(f"{field}: {problem}", param=field) from problem
+
     def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
         tokenizer, context, code = self.pool.tokenizer, model.entry.context, "context_length_exceeded"
         bos = tokenizer.special["<|bos|>"]
@@ -165,11 +176,8 @@ class Dispatcher:
                 return fit_prompt(tokenizer, prompt, **room, raw=model.entry.raw)
             except ValueError as problem:
                 raise ApiError(str(problem), param="messages", code=code) from problem
-        ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [*prompt]
+        ids = text_ids(tokenizer, prompt)
         ids = ids if ids[:1] == [bos] else [bos, *ids]
-        # Ids of ordinary tokens only: a client cannot speak for the engine.
-        if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in ids[1:]):
-            raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
         if len(ids) >= context:
             what = f"the prompt has {len(ids)} tokens, the context holds {context} for prompt and answer"
             raise ApiError(what, param="prompt", code=code)
@@ -194,6 +202,16 @@ class Dispatcher:
             tokens = sum(request.mask) - 1
             if tokens > 0:
                 self.between.observe((time.perf_counter() - request.first_token) / tokens, times=tokens)
+
+
+def text_ids(tokenizer: Tokenizer, prompt: str | Sequence[int]) -> list[int]:
+    """The ids of a text, or ids as they came: of ordinary tokens behind a <|bos|>, for a client cannot speak for the engine."""
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt)
+    ordinary = prompt[1:] if prompt[0] == tokenizer.special["<|bos|>"] else prompt
+    if any(not 0 <= token < tokenizer.vocab - len(tokenizer.special) for token in ordinary):
+        raise ApiError("prompt holds ids that are not tokens of ordinary text", param="prompt")
+    return [*prompt]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any
@@ -19,7 +19,7 @@ from fledge.config import Sampling
 from fledge.serve.api import ApiError, Ask, parse_chat, parse_completion
 from fledge.serve.fields import Json
 from fledge.serve.stream import Generation, Update
-from fledge.text.chat import join_pieces
+from fledge.text.chat import Part, join_pieces
 
 
 class WireFormat(ABC):
@@ -108,12 +108,13 @@ class ChatFormat(Choices):
         said = {"role": "assistant", "content": ""}
         return [self._body([_choice(index, "delta", said)]) for index in range(self.left)]
 
+    def __init__(self, ask: Ask, generation: Generation) -> None:
+        super().__init__(ask, generation)
+        self.parts: defaultdict[int, list[Part]] = defaultdict(list)
+        """Of each choice so far."""
+
     def chunks(self, update: Update) -> list[Json]:
-        deltas: list[Json] = [
-            {"content": text} if kind == "text" else {"fledge": {"part": kind, "text": text}}
-            for kind, text in update.pieces
-        ]
-        chunks = [_choice(update.index, "delta", delta) for delta in deltas]
+        chunks = [_choice(update.index, "delta", self._delta(self.parts[update.index], part)) for part in update.pieces]
         if update.logprobs:
             # They go with the first piece of prose; where its text is still held back, with an empty one.
             prose = next((chunk for chunk in chunks if "content" in chunk["delta"]), None)
@@ -122,14 +123,32 @@ class ChatFormat(Choices):
             prose["logprobs"] = {"content": update.logprobs}
         return [*chunks, _choice(update.index, "delta", {}, finish=update.finish)] if update.finish else chunks
 
+    def _delta(self, parts: list[Part], part: Part) -> Json:
+        """What is new. From the first use of the tool on, all of it in parts by their place too: SDKs add it up to the message."""
+        before = len(parts)
+        parts[-1:] = join_pieces([*parts[-1:], part])
+        news = [(len(parts) - 1, part)]
+        if {kind for kind, _ in parts[:-1]} == {"text"} and len(parts) > before and part.kind != "text":
+            news.insert(0, (0, parts[0]))  # which was told as content alone
+        delta = {"content": part.text} if part.kind == "text" else {}
+        return delta | _parts(news if any(kind != "text" for kind, _ in parts) else [])
+
     def whole(self, update: Update) -> Json:
-        parts = [{"type": kind, "text": text} for kind, text in join_pieces(update.pieces)]
-        content = "".join(part["text"] for part in parts if part["type"] == "text")
-        message: Json = {"role": "assistant", "content": content}
-        if any(part["type"] != "text" for part in parts):
-            message["fledge"] = {"parts": parts}
+        message = {"role": "assistant", **said(update.pieces)}
         logprobs = {"content": update.logprobs} if self.ask.top_logprobs is not None else None
         return _choice(update.index, "message", message, logprobs=logprobs, finish=update.finish)
+
+
+def said(pieces: Sequence[Part]) -> Json:
+    """What an answer says, and beside it all its parts where the tool was used."""
+    parts = join_pieces(pieces)
+    content = "".join(text for kind, text in parts if kind == "text")
+    return {"content": content} | _parts([*enumerate(parts)] if any(kind != "text" for kind, _ in parts) else [])
+
+
+def _parts(placed: Sequence[tuple[int, Part]]) -> Json:
+    told = [{"index": place, "type": kind, "text": text} for place, (kind, text) in placed]
+    return {"fledge": {"parts": told}} if told else {}
 
 
 class CompletionFormat(Choices):
@@ -173,4 +192,6 @@ class CompletionFormat(Choices):
 
 
 def _choice(index: int, key: str, said: Json | str, *, logprobs: Json | None = None, finish: str | None = None) -> Json:
-    return {"index": index, key: said, "logprobs": logprobs, "finish_reason": finish}
+    """OpenAI's protocol knows no end by a tool's fault: clients that know no other word than its own are told it was an end."""
+    choice = {"index": index, key: said, "logprobs": logprobs, "finish_reason": finish}
+    return choice | ({"finish_reason": "stop", "fledge": {"finish": finish}} if finish == "tool_error" else {})

@@ -88,12 +88,13 @@ export function absorb(answer, chunk) {
     answer.parts.at(-1).text += text;
   };
   if (content) append("text", content);
-  if (fledge?.part) append(fledge.part, fledge.text ?? "");
+  // Prose is the content too, which foreign servers alone have.
+  for (const part of fledge?.parts ?? []) if (part.type !== "text") append(part.type, part.text ?? "");
   const tokens = choice.logprobs?.content ?? [];
   if (tokens.length && !answer.parts.length) append("text", "");
   for (const { token, logprob, top_logprobs: top } of tokens)
     answer.parts.at(-1).tokens.push([token, logprob, (top ?? []).map((other) => [other.token, other.logprob])]);
-  if (choice.finish_reason) answer.finish = choice.finish_reason;
+  if (choice.finish_reason) answer.finish = choice.fledge?.finish ?? choice.finish_reason;
   return Boolean(content || fledge || tokens.length);
 }
 
