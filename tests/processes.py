@@ -168,6 +168,9 @@ def prepare() -> None:
     """Import what any stage needs, and add the recipe and the task of the tests."""
     from dataclasses import replace
 
+    import tyro
+
+    import fledge.pipeline
     import fledge.stages.evaluate
     import fledge.stages.midtrain
     import fledge.stages.pretrain
@@ -175,12 +178,14 @@ def prepare() -> None:
     import fledge.stages.rl
     import fledge.stages.sft
     import fledge.stages.tokenizer
+    import fledge.train.session
     from fernhollow.asked import TASKS
     from fledge import recipes
     from fledge.infer import engine
 
     assert engine
     assert fledge.stages
+    assert tyro
     recipes.RECIPES |= {"small": small, "compiled": compiled}
     TASKS["world/vowels"] = replace(TASKS["world/spelling"], name="world/vowels", grade=letters, max_tokens=24)
 

@@ -64,7 +64,7 @@ def until(child: Child, happened: Callable[[], bool], *, seconds: float = 120.0)
         if child.poll() is not None:
             return False
         assert time.monotonic() < end, child.output()
-        time.sleep(0.001)
+        time.sleep(0.002)
     return True
 
 

@@ -60,10 +60,10 @@ FAST: dict[str, Any] = {
     "device_tokens": 32,
     "optim": OptimSettings(warmdown=0.7, clip=100.0),
 }
-CHATS: dict[str, Any] = {**FAST, "data": "chats.jsonl", "tokens": 256}
+CHATS: dict[str, Any] = {**FAST, "data": "chats.jsonl", "tokens": 192}
 BASE: dict[str, Any] = {
     "tokenizer": Tokenizer(run="run", vocab=320, max_chars=40_000),
-    "pretrain": Pretrain(**FAST, model=TINY, tokens=256, eval_tokens=100),
+    "pretrain": Pretrain(**FAST, model=TINY, tokens=192, eval_tokens=100),
     "midtrain": Midtrain(**CHATS, replay=0.0),
     "sft": Sft(**CHATS),
     "rl": Rl(
