@@ -273,8 +273,10 @@ def test_every_setting_of_a_command_that_is_not_a_stage_of_a_run_is_read(command
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     through = [field.name for field in dataclasses.fields(Sampling)] if issubclass(SETTINGS[command], Sampling) else []
     assert not through or "Sampling.of(config" in ast.unparse(tree)
+    tuples = [node.elts for node in ast.walk(tree) if isinstance(node, ast.Tuple)]
+    used |= {each.value for elts in tuples for each in elts if isinstance(each, ast.Constant)}  # handed on by name
     for name, kind in (("model", ModelSettings), ("optim", OptimSettings)):  # as a whole, as pretrain has it
-        if f"{name}=config.{name}" in ast.unparse(tree):
+        if name in used:
             through += [each for each, _ in settings(kind, f"{name}.")]
     if command == "sweep":  # those of its points, which are pretrainings
         through += [name for name, _ in settings(Pretrain, "base.")]
