@@ -70,7 +70,7 @@ def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False
     parts = shares_of(data)
     if len(parts) > 1:
         opened = {name: open_chats(name, stage=stage, seed=seed, skip_bad=skip_bad) for name in parts}
-        return Mixed([*opened.values()], [*parts.values()], seed)
+        return Mixed(tuple(opened.values()), tuple(parts.values()), seed)
     [data] = parts
     if (source := find_generated(data)) is not None:
         return lambda index: source.conversation(seed, index, stage=stage)
@@ -86,15 +86,14 @@ def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False
 class Mixed:
     """Conversations of several sources, drawn by their shares; a function of (seed, index) alone."""
 
-    sources: Sequence[Conversations | Sequence[Example]]
-    shares: Sequence[float]
+    sources: tuple[Conversations, ...]
+    shares: tuple[float, ...]
     seed: int
 
     def __call__(self, index: int) -> Conversation:
         rng = random.Random(f"{self.seed}/{index}")
         source = rng.choices(self.sources, self.shares)[0]
-        drawn = source(index) if callable(source) else rng.choice(source)
-        return drawn.messages if isinstance(drawn, Example) else drawn
+        return source(index) if callable(source) else rng.choice(source)
 
 
 def are_own(data: str) -> bool:
@@ -104,8 +103,8 @@ def are_own(data: str) -> bool:
     )
 
 
-def mixture(shares: dict[str, int], *, seed: int) -> Mixed:
-    """Training conversations of several tasks, drawn by their shares.
+def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:
+    """Training conversations of several tasks, drawn by their shares; a function of (seed, index) alone.
 
     With a data home the mixture is made of what lies there, and what is missing is named; without one a set that cannot be
     fetched is an error.
@@ -113,20 +112,26 @@ def mixture(shares: dict[str, int], *, seed: int) -> Mixed:
     from fledge import console
 
     home = data_home()
-    found: dict[str, Sequence[Example]] = {}
-    for name in shares:
+    found: list[tuple[int, Sequence[Example]]] = []
+    for name, share in shares.items():
         try:
-            found[name] = training_examples(name, home)
+            found.append((share, training_examples(name, home)))
         except (FileNotFoundError, ConnectionError) as error:
             if home is None:
                 raise
             console.say(f"left out of the mixture: {name} ({str(error).split(';')[0]})")
-    found = {name: examples for name, examples in found.items() if examples}
+    found = [(share, examples) for share, examples in found if examples]
     if not found:
         raise ValueError(
             f"{home}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
         )
-    return Mixed([*found.values()], [shares[name] for name in found], seed)
+    weights, sets = zip(*found, strict=True)
+
+    def pick(index: int) -> Conversation:
+        rng = random.Random(f"{seed}/{index}")
+        return rng.choice(rng.choices(sets, weights)[0]).messages
+
+    return pick
 
 
 @cache
