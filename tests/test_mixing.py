@@ -72,6 +72,17 @@ def test_sources_are_drawn_by_their_shares_and_the_index_alone(tmp_path: Path) -
     assert not {*found} & {*own.held_out}
 
 
+def test_the_mixture_of_public_tasks_is_one_source_known_by_its_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a `Mixed` it would be taken for files, by whose hashes a stage knows its data, and it has none."""
+    monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
+    chats = open_chats("chat", stage="sft", seed=5)
+    assert callable(chats)
+    assert not isinstance(chats, Mixed)
+    assert chats(7) == open_chats("chat", stage="sft", seed=5)(7)  # type: ignore[operator]
+
+
 def test_a_stage_knows_the_files_of_its_mixture_and_measures_what_is_held_out(toy_run: Path, tmp_path: Path) -> None:
     for stage in ("tokenizer", "pretrain"):
         shutil.copytree(toy_run / stage, tmp_path / stage)
