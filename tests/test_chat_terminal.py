@@ -337,7 +337,10 @@ ODD_ANSWERS = [
     b'data: {"choices": [3]}',
     b'data: {"error": 3}',
 ]
-ODD_ANSWERS += [b'data: {"choices": [{"delta": {"fledge": {"parts": [{"type": "evil", "text": "x"}]}}}]}', b'data: {"usage": {}}']
+ODD_ANSWERS += [
+    b'data: {"choices": [{"delta": {"fledge": {"parts": [{"type": "evil", "text": "x"}]}}}]}',
+    b'data: {"usage": {}}',
+]
 
 
 @pytest.mark.parametrize(

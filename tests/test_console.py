@@ -19,7 +19,7 @@ from fledge import console
 from fledge.cli import run
 from fledge.config import Sampling
 from fledge.console import visible
-from fledge.evals.card import literal
+from fledge.evals.page import literal
 from fledge.serve.terminal import Terminal
 from fledge.text.chat import Part
 from test_layers import modules

@@ -40,6 +40,17 @@ def test_the_users_conversations_are_read_and_errors_name_the_line(tmp_path: Pat
         open_conversations(path)
 
 
+def test_a_line_that_is_no_json_is_left_out_and_counted_where_that_is_allowed(tmp_path: Path) -> None:
+    talk = json.dumps({"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"}]})
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join([talk, talk[:-5], "[1]", talk]))
+    with pytest.raises(ValueError, match="line 2: not JSON"):
+        open_conversations(path)
+    chats = open_conversations(path, skip_bad=True)
+    assert (len(chats), dict(chats.left_out.counts)) == (2, {"not JSON": 2})
+    assert "line 2" in str(chats.left_out)
+
+
 def test_what_is_drawn_is_what_the_file_says(tmp_path: Path) -> None:
     tool = say("assistant", "It is ", Part("python", "1+1"), Part("output", "2"), "2. \U0001f600 caf\xe9 \u4e2d")
     talks = [(say("system", "Be brief."), say("user", f"Sum {n}?"), tool, say("user", "")) for n in range(50)]

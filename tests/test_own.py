@@ -87,6 +87,16 @@ def test_choices_are_asked_by_letter_and_in_reinforcement_answered_in_words(tmp_
     assert loaded == said
 
 
+def test_choices_may_be_numbers_answers_letters_and_guessing_is_known_of_mixed_counts(tmp_path: Path) -> None:
+    asked = [{"question": f"{n} + {n}?", "choices": [n, 2 * n, 0.5], "answer": "b"} for n in range(1, 31)]
+    asked += [{"question": f"Is {n} odd?", "choices": ["yes", "no"], "answer": "A"} for n in range(1, 61, 2)]
+    task = find_task(str(write(tmp_path / "quiz.jsonl", asked)))
+    assert task.chance == pytest.approx((30 / 3 + 30 / 2) / 60)
+    found = [example for split in SPLITS for example in task.load(split)]
+    assert {(len(example.choices), example.answer) for example in found} == {(3, 1), (2, 0)}
+    assert any("- 6=B" in example.question[-1].text for example in found)
+
+
 def test_numbers_are_compared_by_value(tmp_path: Path) -> None:
     task = find_task(str(write(tmp_path / "a.jsonl", SUMS)))
     zero = [{"question": f"{n} - {n}?", "answer": "0"} for n in range(40)]

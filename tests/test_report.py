@@ -19,9 +19,11 @@ from markdown_it import MarkdownIt
 
 from fledge.config import TRAINED
 from fledge.console import duration
-from fledge.evals.card import literal, sentences
+from fledge.evals.card import sentences
 from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, level_ups, par_flops, rank, subjects
+from fledge.evals.page import literal
 from fledge.evals.plots import line_plot, powers, thinned, ticks
+from fledge.evals.reinforcement import course, course_lines
 from fledge.evals.report import gains, gather, write
 from fledge.evals.results import Score
 from fledge.runs import summary
@@ -207,6 +209,31 @@ def test_what_rl_cost_elsewhere_stands_beside_what_it_gained() -> None:
         "RL changed hard by +0.200 ± 0.014 on the test split: significant.",
         "It also changed easy by -0.200 ± 0.014.",
     ]
+
+
+def test_the_report_tells_how_answers_were_at_first_and_at_last() -> None:
+    lines = [
+        {"step": n, "learned_groups": 2, "reward": n / 10, "samples": [sample(f"q{n}")]}
+        | ({"mismatch_nats": 0.5} if n > 5 else {})
+        for n in range(10)
+    ]
+    found = course([{"step": 3, "validation": 0.5}, *lines])
+    assert found["means"]["reward"] == pytest.approx([0.1, 0.8])
+    assert "mismatch_nats" not in found["means"]  # not known of the first
+    done = {"rl": {"pass_at": {"before": {"1": 0.25, "8": 0.5}, "after": {"1": 0.75, "8": 1.0}}}}
+    text = "\n".join(course_lines({"course": found, "stages": done}))
+    for said in (
+        "| reward | 0.1 | 0.8 |",
+        "| pass@8 | 0.500 | 1.000 |",
+        "| first | q0 | good | 1.0 |",
+        "| last | q9 | bad | 0.0 |",
+    ):
+        assert said in text
+    assert course_lines({"course": course([]), "stages": done}) == []
+
+
+def sample(asked: str) -> dict[str, Any]:
+    return {"asked": asked, "answers": [{"text": "good", "reward": 1.0}, {"text": "bad", "reward": 0.0}]}
 
 
 def test_a_run_without_a_finished_stage_has_no_report(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 
 from fernhollow.asked import TASKS
 from fledge import cli, recipes
+from fledge.bench import infer
 from fledge.config import (
     SETTINGS,
     TRAINED,
@@ -267,7 +268,7 @@ def test_every_setting_changes_something(
 def test_every_setting_of_a_command_that_is_not_a_stage_of_a_run_is_read(command: str) -> None:
     """Of those that serve, chat or chain stages: here the source shows it; what sampling does, tests/test_sampling_settings.py."""
     module = importlib.import_module(cli.module_of(command))
-    beside = {"run": [recipes], "sweep": [points]}
+    beside = {"run": [recipes], "bench rl": [infer], "sweep": [points]}
     files = [Path(str(one.__file__)) for one in (module, *beside.get(command, []))]
     tree = ast.parse("".join(path.read_text(encoding="utf-8").partition("annotations\n")[2] for path in files))
     used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}

@@ -516,8 +516,8 @@ class PlanAhead(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferBench(Machine):
-    """Measure how fast this machine answers, with random weights or those of a run."""
+class AnswerBench(Machine):
+    """What the benches share whose model answers."""
 
     run: str | None = None
     """Folder of a stage, as in runs/demo/sft. None: random weights of the shape below."""
@@ -529,6 +529,14 @@ class InferBench(Machine):
     """Its heads."""
     vocab: int = bounded(1536, 1)
     """Its vocabulary."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferBench(AnswerBench):
+    """Measure how fast this machine answers, with random weights or those of a run."""
+
     batches: str = "1,8,32"
     """Requests at the same time."""
     prompts: str = "32,256"
@@ -537,8 +545,24 @@ class InferBench(Machine):
     """Tokens to sample per request."""
     mixed: bool = False
     """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""
-    clock: Literal["wall", "cpu"] = "wall"
-    """wall, or cpu: seconds of processor time, for a machine that does other work too (one thread)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RlBench(Seeded, AnswerBench):
+    """Measure how fast answers to learn from are drawn: in one flow, and prompt by prompt until the longest answer ends."""
+
+    prompts: int = bounded(16, 1)
+    """Prompts."""
+    samples: int = bounded(16, 1)
+    """Answers to each."""
+    prompt: int = bounded(64, 1)
+    """Tokens of a prompt."""
+    shortest: int = bounded(4, 1)
+    """Tokens of the shortest answer."""
+    longest: int = bounded(256, 1)
+    """Tokens of the longest."""
+    slots: int = bounded(256, 1)
+    """Answers computed at the same time in the flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -651,7 +675,13 @@ class Upload:
 COMMANDS: dict[str, dict[str, type[Any]]] = {
     "Everything at once": {"run": RunRecipe, "plan": PlanAhead},
     "Stages of training": {"tokenizer": Tokenizer, "pretrain": Pretrain, "midtrain": Midtrain, "sft": Sft, "rl": Rl},
-    "Measuring": {"evaluate": Evaluate, "report": Report, "bench infer": InferBench, "bench train": TrainBench},
+    "Measuring": {
+        "evaluate": Evaluate,
+        "report": Report,
+        "bench infer": InferBench,
+        "bench train": TrainBench,
+        "bench rl": RlBench,
+    },
     "Research": {"watch": Watch, "sweep": Sweep, "compare": Compare},
     "Talking": {"chat": Chat, "serve": Serve},
     "Taking it along": {"export": Export, "import": Import, "upload": Upload},

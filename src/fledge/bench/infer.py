@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from fledge.config import InferBench, Sampling
+from fledge.config import AnswerBench, InferBench, Sampling
 from fledge.console import table
 from fledge.infer.check import draw_weights
 from fledge.infer.engine import Engine, Request
@@ -26,6 +26,7 @@ from fledge.model.device import find_device, threads
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 SPECIAL = Tokenizer([]).special
 """Ids 256 to 264 of every vocabulary, as far as the bench is concerned."""
 
@@ -43,7 +44,7 @@ COLUMNS = {
 
 def main(config: InferBench) -> None:
     """Print the tables and one line of JSON."""
-    clock = {"wall": time.perf_counter, "cpu": time.process_time}[config.clock]
+    clock = CLOCKS[config.clock]
     device = find_device(config.device)
     threads(config.threads)
     batches, lengths = (sorted(map(int, text.split(","))) for text in (config.batches, config.prompts))
@@ -64,7 +65,7 @@ def main(config: InferBench) -> None:
     print(json.dumps(report))
 
 
-def make_model(config: InferBench, *, context: int) -> Transformer:
+def make_model(config: AnswerBench, *, context: int) -> Transformer:
     """The model to measure; none of its answers ends early."""
     if config.run is not None:
         from fledge.checkpoint import load_model
@@ -80,9 +81,11 @@ def make_model(config: InferBench, *, context: int) -> Transformer:
     return model
 
 
-def make_request(rng: random.Random, model: Transformer, length: int, new: int, seed: int) -> Request:
-    """A request with a random prompt that shares nothing with others."""
-    prompt = [rng.randrange(256) for _ in range(length)]
+def make_request(
+    rng: random.Random, model: Transformer, length: int, new: int, seed: int, *, prompt: list[int] | None = None
+) -> Request:
+    """A request with a random prompt that shares nothing with others, or with the one given."""
+    prompt = prompt or [rng.randrange(256) for _ in range(length)]
     return Request(prompt=prompt, sampling=Sampling(temperature=1.0, top_k=0, max_tokens=new, seed=seed), tools=False)
 
 

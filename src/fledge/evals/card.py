@@ -6,14 +6,13 @@ text = markdown(card, list(drawn))             # `card`: evals/report.py gathers
 from __future__ import annotations
 
 import math
-import re
 from html import escape
 from typing import Any
 
 from fledge import console
 from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, is_part
-from fledge.evals.kinds import Change
-from fledge.evals.page import table
+from fledge.evals.page import flat, literal, table
+from fledge.evals.reinforcement import course_lines, kind_lines
 
 REWORDED = "_reworded"
 """Ends the name of a task that asks another's questions in other words."""
@@ -123,43 +122,6 @@ def sentences(card: dict[str, Any]) -> list[str]:
     return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
 
 
-def kind_lines(card: dict[str, Any]) -> list[str]:
-    """What reinforcement learning did to every task that it looked after, and to those of their kinds of problems that lost.
-
-    The worst come first; then which weights remain.
-    """
-    done = card["stages"].get("rl", {})
-    if "kinds" not in done:  # a run of before kinds were measured
-        return []
-    found = [Change(**kind) for kind in done["kinds"]]
-    lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
-    lost.sort(key=lambda change: change.difference / change.standard_error)
-    rows = [
-        [
-            f"{change.task}: {literal(change.kind)}" if change.kind else change.task,
-            str(change.examples),
-            f"{change.before:.3f}",
-            f"{change.after:.3f}",
-            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
-            "fell" * change.fell,
-        ]
-        for change in [*(change for change in found if not change.kind), *lost]
-    ]
-    columns = ["kind of problem", "problems", "before", "after", "difference", ""]
-    kept, shown = done["kept_step"], done["shown_step"]
-    remain = (
-        f"The weights of step {kept} remain." if kept else f"The weights of the start remain; shown is step {shown}."
-    )
-    about = "Held-out problems of training, the same before and after; ± standard error of the paired difference."
-    lines = ["## What reinforcement learning did to every kind of problem", "", *table(columns, rows), ""]
-    lines += [f"{about} {remain}"]
-    for step, fallen in done["fallen"].items():
-        losses = literal("; ".join(str(Change(**kind)) for kind in fallen))
-        lines += [f"After step {step} more than chance was lost, so its weights were left: {losses}."]
-    others = f"{len(found) - len(rows)} other kinds lost less than their standard error, nothing, or gained"
-    return [*lines, f"{others}: rl/done.json has all.", ""]
-
-
 def remarks(card: dict[str, Any]) -> list[str]:
     """What a reader of the table must know: answers that count for nothing, and how many are right but for their form."""
     found = []
@@ -189,6 +151,7 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
         *remarks(card),
         *sentences(card),
         "",
+        *course_lines(card),
         *kind_lines(card),
         "## Where the time went",
         "",
@@ -210,22 +173,9 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     return "\n".join(lines)
 
 
-def literal(text: str) -> str:
-    """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
-    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", console.visible(text).expandtabs(4))
-    # What begins a line could begin a list, a quotation or a heading, and blanks a block of code.
-    text = re.sub(r"^( *(?:\d+(?=[.)])|(?=[-+=#>])))", r"\1\\", text, flags=re.MULTILINE)
-    return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
-
-
 def verdict(correct: float | None) -> str:
     """A grade in a word."""
     return "not judged" if correct is None else "yes" if correct else "no"
-
-
-def flat(text: str) -> str:
-    """Markdown of a text, on one line."""
-    return literal(text.strip().replace("\n", " / "))
 
 
 def conversation_rows(card: dict[str, Any]) -> Table:

@@ -7,10 +7,12 @@ writes report.md, report.html, which needs nothing else, and plots/loss.svg, eac
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from fledge import console
 from fledge.storage import write_atomic
 
 
@@ -40,6 +42,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: boo
     """Lines of a Markdown table; numbers stand to the right, but for the first column."""
     line = "|--" + ("|--:" if numbers else "|--") * (len(columns) - 1) + "|"
     return ["| " + " | ".join(columns) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def literal(text: str) -> str:
+    """Markdown that shows a text as it is: what a model writes is neither a heading nor a link nor HTML."""
+    text = re.sub(r"([\\`*_\[\]<|~&])", r"\\\1", console.visible(text).expandtabs(4))
+    # What begins a line could begin a list, a quotation or a heading, and blanks a block of code.
+    text = re.sub(r"^( *(?:\d+(?=[.)])|(?=[-+=#>])))", r"\1\\", text, flags=re.MULTILINE)
+    return re.sub(r"^ +", lambda blanks: "\u00a0" * len(blanks[0]), text, flags=re.MULTILINE)
+
+
+def flat(text: str) -> str:
+    """Markdown of a text, on one line."""
+    return literal(text.strip().replace("\n", " / "))
 
 
 STYLE = """

@@ -25,6 +25,7 @@ from fledge.evals.grades import Scores, article, level_ups, rank, subjects
 from fledge.evals.ladder import outlook
 from fledge.evals.page import publish
 from fledge.evals.plots import line_plot
+from fledge.evals.reinforcement import course
 from fledge.evals.results import read_scores
 from fledge.folder import REPORT, check_ours
 from fledge.origin import broken_links
@@ -93,6 +94,7 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
         "subjects": graded,
         "gains": gains(scores),
         "curves": curves(run),
+        "course": course(metrics(run / "rl")),
         "conversations": conversations(run, scores),
         "suggestions": suggestions(scores),
         "level_ups": level_ups(scores),

@@ -8,7 +8,7 @@ The user is shown lettered choices and the assistant answers with a letter; mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from fledge.tasks.base import Example, Task
@@ -60,6 +60,20 @@ def arc(record: Record) -> Asked:
 def plain(record: Record) -> Asked:
     """{"question", "choices", "answer": index}"""
     return _asked(record, record.text("question"))
+
+
+def own(record: Record) -> Asked:
+    """As `plain` or `arc`; choices may be numbers too, and the answer the letter of one, which no index is."""
+    choices, answer = record.get("choices"), record.get("answer")
+    if isinstance(choices, Mapping):
+        return arc(record)
+    if isinstance(choices, list):
+        choices = [str(each) if type(each) in (int, float) else each for each in choices]
+        letters = LETTERS[: len(choices)]
+        record = Record({**record, "choices": choices}, record.path, record.number)
+        if isinstance(answer, str) and len(answer) == 1 and answer.upper() in letters:
+            record["answer"] = letters.index(answer.upper())
+    return plain(record)
 
 
 def boolq(record: Record) -> Asked:

@@ -1,6 +1,6 @@
 """Tasks of the user's own: questions in a file, or a grader beside its questions in a file of Python.
 
-    find_task("quiz.jsonl")          # {"question", "choices", "answer": 1}: by the likelihood of the letters
+    find_task("quiz.jsonl")          # {"question", "choices", "answer": 1} or "B": by the likelihood of the letters
     find_task("sums.jsonl")          # {"question", "answer": "So it is #### 72", or 72 alone}: by the number
     find_task("code.jsonl")          # the fields of HumanEval: by unit tests, in the sandbox
     find_task("reward.py:grade")     # grade(example, answer) -> 0 to 1, asked about the `questions` of reward.py
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -57,6 +58,9 @@ def task_of(name: str) -> Task:
     if first is None:
         raise ValueError(f"{path}: no question found; expected one object to a line, as README shows them")
     read, options = _reader(first)
+    if "choices" in first:  # questions differ in how many they have
+        records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
+        options["chance"] = statistics.fmean(1 / len(read(record).choices) for record in records)
 
     def load(split: Split) -> Sequence[Example]:
         records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
@@ -71,9 +75,7 @@ def task_of(name: str) -> Task:
 def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]:
     """How the records of a file like its first are read, and what else its task says."""
     if "choices" in first:
-        asked = choice.arc if isinstance(first["choices"], Mapping) else choice.plain
-        count = len(asked(first).choices)
-        return lambda record: choice.example(asked(record)), {"chance": 1 / count, "max_tokens": 8}
+        return lambda record: choice.example(choice.own(record)), {"max_tokens": 8}
     if "entry_point" in first:
         return humaneval.example, {"grade": humaneval.grade, "max_tokens": 512, "judged": True}
     if "question" in first and "answer" in first:

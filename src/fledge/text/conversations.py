@@ -18,6 +18,7 @@ import tempfile
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,15 +95,19 @@ class Tally:
 class Chats(Stored[Conversation]):
     """Conversations of files that can be learned from, and what was left out of them."""
 
-    def __init__(self, found: Found) -> None:
-        self.found = found
+    def __init__(self, found: Found, *, skip_bad: bool = False) -> None:
+        self.found, self.skip_bad = found, skip_bad
         self.left_out, self.noted = Tally(), Tally()
         self.forms: Counter[str] = Counter()
         """In which form they were, by text/forms.py."""
         super().__init__(self._usable(), make=restore)
 
     def _usable(self) -> Iterator[dict[str, Any]]:
-        for record in chain.from_iterable(map(read_records, self.found.files)):
+        def bad(error: str) -> None:
+            self.left_out.add("not JSON", error)
+
+        read = partial(read_records, bad=bad if self.skip_bad else None)
+        for record in chain.from_iterable(map(read, self.found.files)):
             where = record.where.removeprefix(f"{record.path.parent}/")
             try:
                 fields, form = in_our_form(record, record.where)
@@ -149,7 +154,7 @@ def open_conversations(path: str | Path, *, skip_bad: bool = False) -> Chats:
     Raises:
         FileNotFoundError, ValueError: what is wrong, with file and line; or too much of it is (`account`).
     """
-    chats = Chats(find_files(Path(path), RECORDS))
+    chats = Chats(find_files(Path(path), RECORDS), skip_bad=skip_bad)
     if not chats and not chats.left_out.counts:
         raise ValueError(f'{path}: no conversation found; expected one {{"messages": [...]}} per line')
     account(chats, len(chats), chats.left_out, most=1.0 if skip_bad else LEFT_OUT_SHARE)

@@ -13,7 +13,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -109,12 +109,15 @@ def shown(value: Any, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def read_records(path: Source, *, columns: list[str] | None = None, begin: int = 0) -> Iterator[Record]:
+def read_records(
+    path: Source, *, columns: list[str] | None = None, begin: int = 0, bad: Callable[[str], None] | None = None
+) -> Iterator[Record]:
     """The objects of a .jsonl or .json, the rows of a table, or the pieces of a .txt as {"text": ...}.
 
     Args:
         columns: of a .parquet; None: all.
         begin: so many lines, rows or pieces are left out.
+        bad: hears of a line of a .jsonl that is not a JSON object, and the lines after it are read; None: it is an error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -132,7 +135,7 @@ def read_records(path: Source, *, columns: list[str] | None = None, begin: int =
         return _parquet_records(path, columns, begin)
     if kind in read:
         return islice((Record(fields, path, number) for number, fields in enumerate(read[kind](path), 1)), begin, None)
-    return _json_records(path, begin)
+    return _json_records(path, begin, bad)
 
 
 def _text_records(path: Source) -> Iterator[dict[str, Any]]:
@@ -181,24 +184,35 @@ def _table_records(path: Source) -> Iterator[dict[str, Any]]:
         ) from None
 
 
-def _json_records(path: Source, begin: int) -> Iterator[Record]:
+def _json_records(path: Source, begin: int, bad: Callable[[str], None] | None) -> Iterator[Record]:
     decode = json.JSONDecoder(object_pairs_hook=_each_once).decode
     for number, line in read_lines(path):
         if number <= begin or line.isspace():
             continue
         try:
-            fields = decode(line)
-            fields = _whole(fields) if "\\ud" in line.lower() else fields
-        except (ValueError, RecursionError) as error:  # ValueError alone: an integer of thousands of digits
-            # As a whole the error would speak of line 1.
-            what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-            raise ValueError(
-                f"{path} line {number}: not JSON ({what}); each line must be one object, with no comma behind. "
-                "`jq -c . FILE` writes objects one to a line, `jq -c '.[]' FILE` those of an array"
-            ) from None
-        if not isinstance(fields, dict):
-            raise ValueError(f"{path} line {number}: {shown(fields)} found; each line must be one object {{...}}")
-        yield Record(fields, path, number)
+            record = _json_record(decode, path, number, line)
+        except ValueError as error:
+            if bad is None:
+                raise
+            bad(str(error))
+        else:
+            yield record
+
+
+def _json_record(decode: Callable[[str], Any], path: Source, number: int, line: str) -> Record:
+    try:
+        fields = decode(line)
+        fields = _whole(fields) if "\\ud" in line.lower() else fields
+    except (ValueError, RecursionError) as error:  # ValueError alone: an integer of thousands of digits
+        # As a whole the error would speak of line 1.
+        what = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+        raise ValueError(
+            f"{path} line {number}: not JSON ({what}); each line must be one object, with no comma behind. "
+            "`jq -c . FILE` writes objects one to a line, `jq -c '.[]' FILE` those of an array"
+        ) from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} line {number}: {shown(fields)} found; each line must be one object {{...}}")
+    return Record(fields, path, number)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
