@@ -55,7 +55,7 @@ def main() -> None:
     with serve as address, watch as curves, sync_playwright() as started:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
 
-        def opened(url: str = address, **options: Any) -> Any:
+        def opened(url: str, **options: Any) -> Any:
             page = browser.new_context(reduced_motion="reduce", **options).new_page()
             page.goto(url)
             page.wait_for_selector("body.ready")
@@ -65,16 +65,16 @@ def main() -> None:
             page.screenshot(path=asked.out / f"{name}.png")
 
         screen = {"viewport": {"width": 1280, "height": 800}}
-        page = opened(**screen)
+        page = opened(address, **screen)
         ask(page, *LIGHT)
         shoot(page, "chat-light")
-        page = opened(**screen, color_scheme="dark")
+        page = opened(address, **screen, color_scheme="dark")
         page.click("#compare")
         page.click("#inspect")
         ask(page, *DARK)
         page.locator("#turns .answer .token").nth(-4).hover()
         shoot(page, "chat-dark")
-        page = opened(**started.devices["iPhone 13"])
+        page = opened(address, **started.devices["iPhone 13"])
         ask(page, DARK[0])
         shoot(page, "chat-phone")
         page = opened(curves, **screen)

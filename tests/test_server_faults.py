@@ -14,7 +14,7 @@ import pytest
 
 from fledge.sandbox.calls import TOOL_THREADS
 from fledge.serve import connections, server
-from fledge.serve.api import STOP_CHARS
+from fledge.serve.fields import STOP_CHARS
 from fledge.text.tokenizer import Tokenizer
 from test_server import HELLO, eager_model, pool, serving, until
 from tiny_engine import BYTES
