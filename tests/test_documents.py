@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -120,6 +121,27 @@ def test_two_documents_are_enough_and_one_goes_to_validation(tmp_path: Path) -> 
     assert set(texts_of(open_documents(str(tmp_path)), 6)) == {"The first.", "The second."} - set(validation)
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json", "csv", "tsv", "parquet"])
+def test_any_column_can_hold_the_text_and_a_file_without_it_is_refused_first(tmp_path: Path, ending: str) -> None:
+    """What is a text as a whole has no columns, and is read as ever."""
+    rows, path = [{"text": f"no {text}", "body": text} for text in TEXTS[:300]], tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif ending in ("csv", "tsv"):
+        lines = [("text", "body"), *(row.values() for row in rows)]
+        path.write_text("".join(("," if ending == "csv" else "\t").join(line) + "\n" for line in lines))
+    else:
+        path.write_text(json.dumps(rows) if ending == "json" else "".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "b.txt").write_text("<|endoftext|>".join(TEXTS[300:400]))
+    read: dict[str, Any] = {"data": str(tmp_path), "column": "body"}
+    train = itertools.takewhile(lambda one: one.cursor["epoch"] == 0, open_documents(**read))
+    assert sorted([*texts_of(train), *texts_of(open_documents(**read, split="validation"))]) == sorted(TEXTS[:400])
+    assert all(one.text in TEXTS for one in validation_documents(**read, bytes_wanted=10**6).documents)
+    wanted = rf"a\.{ending}.*: columns text, body found, but none called 'bodi'; .* --column\. Did you mean 'body'\?"
+    with pytest.raises(ValueError, match=wanted):
+        describe(str(tmp_path), column="bodi")
+
+
 def test_one_long_text_file_is_cut_between_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(f"Paragraph {index}. {'word ' * 100}\n\n" for index in range(50)))
@@ -157,6 +179,8 @@ def test_what_cannot_be_read_is_said_before_anything_begins(tmp_path: Path) -> N
     write_parquet(tmp_path / "a.parquet", TEXTS[:5], column="content")
     with pytest.raises(ValueError, match="columns source, content found, but none called 'text'"):
         describe(str(tmp_path))
+    with pytest.raises(ValueError, match=r"but none called 'contents'; .*--column\. Did you mean 'content'\?"):
+        describe(str(tmp_path), column="contents")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 but no more")
     with pytest.raises(ValueError, match=r"a\.parquet: cannot be read"):
         describe(str(tmp_path))
@@ -237,7 +261,10 @@ def test_a_damaged_parquet_raises_with_its_name(tmp_path: Path) -> None:
     [
         ("{'text': 1}", "line 3: not JSON"),
         ('["text"]', 'line 3: ["text"] found; each line must be one object'),
-        ('{"messages": []}', "line 3: no 'text' among messages; expected {\"text\""),
+        (
+            '{"messages": []}',
+            "line 3 (conversations, which are given to midtrain and sft): columns messages found",
+        ),
     ],
 )
 def test_errors_in_a_jsonl_name_the_line(tmp_path: Path, line: str, complaint: str) -> None:

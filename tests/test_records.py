@@ -118,7 +118,7 @@ def test_a_folder_that_cannot_be_read_is_no_empty_folder(tmp_path: Path) -> None
         ("a.csv", b"text,text\na,b\n", r"a\.csv row 0: columns .*another name"),
         ("a.csv", b"id,text\n1,a\n2\n", r"a\.csv row 2: 1 fields found, expected 2 \(id, text\)"),
         ("a.csv", b'text\n"a', r"a\.csv: unexpected end of data; expected are fields in quotes"),
-        ("a.tsv", b"a\tb\n1\t2\n", r"a\.tsv row 1: no 'text' among a, b"),
+        ("a.tsv", b"a\tb\n1\t2\n", r"a\.tsv row 1: columns a, b found, but none called 'text'"),
         ("a.jsonl", b'[{"text": "a"}]', r"a\.jsonl line 1: \[.*found; each line must be one object"),
         ("a.jsonl", b'{\n "text": "a"\n}\n', r"a\.jsonl line 1: not JSON .*one object.*jq"),
         ("a.jsonl", b'{"text": "a", "text": "b"}', r"a\.jsonl line 1: .*'text' stands twice"),

@@ -105,10 +105,12 @@ OTHER: dict[str, Any] = {
     "hourly_cost": 3.0,
     "ladder": "elsewhere",
     "minutes": 0.001,
+    "column": "more",
 }
 """Values that are not simply another number, another choice or the opposite: of a setting everywhere, or in one command."""
 NEEDS: dict[str, dict[str, Any]] = {
     "optim.adamw_matrix_rate": {"optim.matrices": "adamw"},
+    "column": {"data": "columns.jsonl"},
     "keep": {"save_every": 1},
     "ratio": {"tokens": None, "ratio": 0.1},
     "flops": {"tokens": None, "ratio": 0.1},
@@ -148,6 +150,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setattr(batches, "WINDOW_CHARACTERS", 1 << 10)  # few steps need few documents
         patch.chdir(home)
         (home / "text.txt").write_text("\n\n".join(f"The number {n} is followed by {n + 1}. " * 40 for n in range(60)))
+        rows = [{"text": f"This is number {n}. " * 20, "more": f"And that is {n}. " * 20} for n in range(60)]
+        (home / "columns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for name, word in (("chats", "eau"), ("other", "io")):
             talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": word}] for asked in "abcdef"]
             (home / f"{name}.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))

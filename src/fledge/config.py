@@ -246,6 +246,8 @@ class Tokenizer(Seeded, Threaded, Made):
 
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    column: str = "text"
+    """Column or field that holds the text, in own files that have several."""
     vocab: int = bounded(32_768, 1)
     """Entries: 256 bytes, merges, and 9 special tokens."""
     max_chars: int | None = bounded(None, 1)
@@ -262,6 +264,8 @@ class Pretrain(RowStage):
 
     data: str = "world"
     """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    column: str = "text"
+    """Column or field that holds the text, in own files that have several."""
     model: ModelSettings = field(default_factory=ModelSettings)
     tokens: int | None = bounded(None, 1)
     """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""

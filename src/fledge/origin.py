@@ -159,6 +159,13 @@ def data_of(stage: Path) -> str:
     )
 
 
+def text_of(run: Path) -> dict[str, Any]:
+    """What a run was pretrained on, as `open_documents` takes it. Raises as `data_of`."""
+    stage = run / "pretrain"
+    settings = begun(stage)["settings"] if (stage / "config.json").exists() else {}
+    return {"data": data_of(stage), "column": settings.get("column", Pretrain.column)}
+
+
 def broken_links(run: Path) -> Iterator[str]:
     """What in a run is no longer made from what lies there: each finished stage against its origin, in words."""
     for name in ("tokenizer", *TRAINED):

@@ -27,7 +27,7 @@ from fledge import console
 from fledge.checkpoint import load_pair
 from fledge.export.hf import TEMPLATE, extras, special_ids
 from fledge.model.transformer import ModelConfig, Transformer, norm
-from fledge.origin import data_of
+from fledge.origin import text_of
 from fledge.text.documents import validation_documents
 from fledge.text.tokenizer import Tokenizer, hugging_face
 
@@ -151,7 +151,7 @@ def difference(model: Transformer, read: Mapping[str, Tensor], run: Path, tokeni
     try:
         if not (run / "pretrain" / "config.json").exists():
             raise FileNotFoundError("the run has no text of pretraining")
-        held_out = validation_documents(data_of(run / "pretrain"), bytes_wanted=8 * MEASURED).documents
+        held_out = validation_documents(**text_of(run), bytes_wanted=8 * MEASURED).documents
     except (OSError, ValueError) as error:
         return f"{told}; by how much was not measured: {error}"
     config, other = model.config, Transformer(model.config)

@@ -51,7 +51,8 @@ def main(ask: Sweep) -> dict[str, Any]:
             from fledge.stages import tokenizer
 
             vocab, seed, threads = ask.vocab, base.seed, base.threads
-            tokenizer.main(Tokenizer(run=ask.out, data=base.data, vocab=vocab, seed=seed, threads=threads))
+            data, column = base.data, base.column
+            tokenizer.main(Tokenizer(run=ask.out, data=data, column=column, vocab=vocab, seed=seed, threads=threads))
         left = [one for one in points if base.fresh or not finished(Item("pretrain", one.config), one.run, set())]
         if len(left) < len(points):
             console.say(f"sweep: {len(points) - len(left)} points are done")

@@ -24,7 +24,7 @@ TEXT_PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon
 def prepare(config: Pretrain) -> str:
     """What the stage learns from; what is misspelt or missing is found here, before torch is loaded."""
     check(config)
-    return describe(config.data)
+    return describe(config.data, column=config.column)
 
 
 def main(config: Pretrain) -> None:
@@ -46,17 +46,18 @@ def main(config: Pretrain) -> None:
         session = Session(stage, config, model)
         shape = session.tried(shape)
         cut = {"rows": shape.rows, "device": session.device}
-        pinned = validation_documents(config.data, bytes_wanted=3 * config.eval_tokens, seed=config.seed)
+        read = {"data": config.data, "seed": config.seed, "column": config.column}
+        pinned = validation_documents(**read, bytes_wanted=3 * config.eval_tokens)
         dtype = str(model.compute_dtype).removeprefix("torch.")
         console.say(
             f"pretrain: {model.parameter_counts()['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width "
             f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
-        text, tokens = measure(config.data, tokenizer), shape.steps * shape.tokens
+        text, tokens = measure(config.data, tokenizer, column=config.column), shape.steps * shape.tokens
         session.foretell(tokens, f"{text.told(tokens)}; " if text and tokens else "")
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
-            documents = open_documents(config.data, seed=config.seed, cursor=cursor["documents"] if cursor else None)
+            documents = open_documents(**read, cursor=cursor["documents"] if cursor else None)
             rows = document_rows(documents, tokenizer, length=shape.length, cursor=cursor)
             return batched(rows, step_rows=shape.total, **cut)
 

@@ -23,7 +23,7 @@ WORLD_CHARS = 4_000_000
 def prepare(config: Config) -> str:
     """What the tokenizer learns from; what is misspelt or missing is found here."""
     check(config)
-    return describe(config.data)
+    return describe(config.data, column=config.column)
 
 
 def main(config: Config) -> None:
@@ -45,7 +45,7 @@ def main(config: Config) -> None:
             )
         seconds = time.perf_counter() - began
         tokenizer.save(stage.path)
-        held_out = next(open_documents(config.data, split="validation", seed=config.seed)).text
+        held_out = next(open_documents(config.data, split="validation", seed=config.seed, column=config.column)).text
         ids = tokenizer.encode(held_out)
         assert tokenizer.decode(ids) == held_out, "the tokenizer does not give back every byte"
         bytes_per_token = len(held_out.encode()) / max(1, len(ids))
@@ -63,7 +63,7 @@ def main(config: Config) -> None:
 
 def texts(config: Config) -> Iterator[str]:
     """Training text, once: a folder repeats for ever, so we stop where its first epoch ends."""
-    for document in open_documents(config.data, split="train", seed=config.seed):
+    for document in open_documents(config.data, seed=config.seed, column=config.column):
         if document.cursor.get("epoch", 0) > 0:
             return
         yield document.text

@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fledge.text.chat import form_of
-from fledge.text.datasets import find_data
-from fledge.text.files import TEXTS, find_files, kind_of
+from fledge.text.datasets import HUB, find_data
+from fledge.text.files import RECORDS, TEXTS, find_files, kind_of
 from fledge.text.hub import Dataset, Shards
-from fledge.text.records import check_parquet, read_records
+from fledge.text.records import check_parquet, read_records, without
 
 Split = Literal["train", "validation"]
 Cursor = dict[str, Any]
 Files = Sequence[Path] | Shards
 
 COLUMN = "text"
+"""Of a file that holds more: what the data sets of the hub call it, and ours."""
 VALIDATION_SHARE = 0.005
 SAMPLE_CHARACTERS = 200_000
 """By which a tokenizer is judged."""
@@ -55,7 +56,7 @@ class Pinned:
 
 
 def open_documents(
-    data: str, *, split: Split = "train", seed: int = 0, cursor: Cursor | None = None
+    data: str, *, split: Split = "train", seed: int = 0, cursor: Cursor | None = None, column: str = COLUMN
 ) -> Iterator[Document]:
     """Documents of one split.
 
@@ -66,6 +67,7 @@ def open_documents(
         data: as `find_data` knows it.
         seed: of generated data, and of the order of files in later epochs.
         cursor: of a document; what follows are the documents after it.
+        column: of files of the user's that hold records.
 
     Raises:
         FileNotFoundError, ValueError: as `describe`; or the split has no document.
@@ -73,18 +75,19 @@ def open_documents(
     found = find_data(data)
     if isinstance(found, Path | Dataset):
         files = find_files(found, TEXTS).files if isinstance(found, Path) else Shards(found)
-        return _documents(data, files, split=split, seed=seed, cursor=cursor or {})
+        column = COLUMN if data in HUB else column
+        return _documents(data, files, split=split, seed=seed, cursor=cursor or {}, column=column)
     indices = itertools.count(cursor["index"] if cursor else 0)
     return (Document(found.document(seed, index, split=split), {"index": index + 1}) for index in indices)
 
 
-def validation_documents(data: str, *, bytes_wanted: int, seed: int = 0) -> Pinned:
+def validation_documents(data: str, *, bytes_wanted: int, seed: int = 0, column: str = COLUMN) -> Pinned:
     """The first validation documents, in the order of the files, until they hold so many UTF-8 bytes; at least one.
 
     More files behind the first ones change nothing once these suffice.
     """
     documents, size, digest = [], 0, hashlib.sha256()
-    for document in open_documents(data, split="validation", seed=seed):
+    for document in open_documents(data, split="validation", seed=seed, column=column):
         raw = document.text.encode()
         documents.append(document)
         digest.update(hashlib.sha256(raw).digest())
@@ -104,7 +107,7 @@ class Extent:
     """The first texts."""
 
 
-def extent(data: str) -> Extent | None:
+def extent(data: str, *, column: str = COLUMN) -> Extent | None:
     """The extent of files; None of what is generated or fetched, of which there is no end. Raises as `open_documents`."""
     if not isinstance(found := find_data(data), Path):
         return None
@@ -112,7 +115,7 @@ def extent(data: str) -> Extent | None:
     sizes = [path.stat().st_size for path in files]
     documents = characters = place = 0
     before, sample = (0, 0), []  # documents and characters of the files before this one
-    for document in open_documents(data):
+    for document in open_documents(data, column=column):
         if document.cursor["epoch"]:
             return Extent(documents=documents, characters=characters, sample=sample)
         if document.cursor["file"] != place:
@@ -130,14 +133,14 @@ def extent(data: str) -> Extent | None:
     return Extent(documents=documents / share, characters=characters / share, sample=sample)
 
 
-def describe(data: str) -> str:
+def describe(data: str, *, column: str = COLUMN) -> str:
     """What a `--data` stands for, in words; a cheap check that it can be read, before anything expensive begins.
 
-    Nothing is downloaded, and of files nothing but the descriptions of parquet files is read.
+    Nothing is downloaded, and of files little is read: the descriptions of parquet files, the first records of others.
 
     Raises:
         FileNotFoundError: neither a known name nor an existing folder or file.
-        ValueError: it holds no file that we read, or one without the column `text`.
+        ValueError: it holds no file that we read, or one without the column.
     """
     found = find_data(data)
     if isinstance(found, Dataset):
@@ -147,12 +150,14 @@ def describe(data: str) -> str:
     there = find_files(found, TEXTS)
     for path in there.files:
         if kind_of(path) == ".parquet":
-            check_parquet(path, column=COLUMN)
+            check_parquet(path, column=COLUMN if data in HUB else column)
+        elif kind_of(path) in RECORDS:
+            next(_read(path, 0, COLUMN if data in HUB else column), None)
     return f"{data} ({there})"
 
 
-def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor) -> Iterator[Document]:
-    limit = _validation_limit(data, files)
+def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor, column: str) -> Iterator[Document]:
+    limit = _validation_limit(data, files, column)
     first, begin = cursor.get("file", 0), cursor.get("row", 0)
     for epoch in itertools.count(cursor.get("epoch", 0)):
         order = list(range(len(files)))
@@ -160,7 +165,7 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
             random.Random(f"{seed}/{epoch}").shuffle(order)
         came = first > 0 or begin > 0
         for place in range(first, len(files)):
-            for rows, text in _read(files[order[place]], begin):
+            for rows, text in _read(files[order[place]], begin, column):
                 if (document_hash(text) < limit) == (split == "validation"):
                     came = True
                     yield Document(text, {"epoch": epoch, "file": place, "row": rows})
@@ -172,24 +177,28 @@ def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Curs
         first, begin = 0, 0
 
 
-def _read(path: Path, begin: int) -> Iterator[tuple[int, str]]:
+def _read(path: Path, begin: int, column: str) -> Iterator[tuple[int, str]]:
     """Texts behind the first `begin` rows, each with the number of rows read with it; rows without text are left out."""
-    if kind_of(path) == ".parquet":
-        check_parquet(path, column=COLUMN)
-    for record in read_records(path, columns=[COLUMN], begin=begin):
-        text = record.get(COLUMN, 0)
+    if kind_of(path) not in RECORDS:  # a text as a whole
+        column = COLUMN
+    elif kind_of(path) == ".parquet":
+        check_parquet(path, column=column)
+    for record in read_records(path, columns=[column], begin=begin):
+        if column not in record:
+            raise without(column, record, record.where + form_of(record))
+        text = record[column]
         if text is not None and not isinstance(text, str):  # None, as .parquet has it: a row without text
-            raise record.wrong(COLUMN, f'{{"{COLUMN}": "..."}}{form_of(record)}')
+            raise record.wrong(column, f'{{"{column}": "..."}}')
         if text and not text.isspace():
             yield record.number, text
 
 
-def _validation_limit(data: str, files: Files) -> int:
+def _validation_limit(data: str, files: Files, column: str) -> int:
     """Texts with a hash below it are validation. Where no text has one below the share, it lies above the smallest."""
     limit = int(VALIDATION_SHARE * 2**64)
     hashes: set[int] = set()
     for path in files:
-        for _, text in _read(path, 0):
+        for _, text in _read(path, 0, column):
             hashes.add(document_hash(text))
             if len(hashes) > 1 and min(hashes) < limit:
                 return limit

@@ -13,12 +13,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fledge.settings import nearest
 from fledge.text.files import COMPRESSED, HEAD_BYTES, Source, foreign, kind_of
 
 if TYPE_CHECKING:
@@ -328,6 +329,15 @@ def _parquet_records(path: Path, columns: list[str] | None, begin: int) -> Itera
                 row += rows
 
 
+def without(column: str, there: Iterable[str], where: str) -> ValueError:
+    """An error about a column of text that is not there."""
+    there = list(there)
+    return ValueError(
+        f"{where}: columns {', '.join(there) or 'of no name'} found, but none called {column!r}; "
+        f"rename the one that holds the text, or name it with --column.{nearest(column, there)}"
+    )
+
+
 def check_parquet(path: Path, *, column: str) -> None:
     """Raise ValueError unless the file's own description can be read and has the column as text."""
     import pyarrow as pa
@@ -335,10 +345,7 @@ def check_parquet(path: Path, *, column: str) -> None:
     with _open_parquet(path) as file:
         schema = file.schema_arrow
     if column not in schema.names:
-        raise ValueError(
-            f"{path}: columns {', '.join(schema.names)} found, but none called {column!r}; "
-            f"rename the one that holds the text to {column!r}"
-        )
+        raise without(column, schema.names, str(path))
     kind = schema.field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):

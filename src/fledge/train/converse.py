@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fledge import console
 from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.folder import open_stage
-from fledge.origin import data_of, hash_of_draws, origin_of
+from fledge.origin import hash_of_draws, origin_of, text_of
 from fledge.tasks.mixture import Conversations, Mixed, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
@@ -64,7 +64,7 @@ def main(config: Midtrain) -> None:
         config, epochs = bounded(config, conversations, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
-    text = data_of(run / "pretrain") if config.replay else ""
+    text: dict[str, Any] = text_of(run) if config.replay else {}
     known: dict[str, Any] = {}
     if callable(conversations) and not isinstance(conversations, Mixed):  # of which the files are compared
         known = {"data": {config.data: hash_of_draws(conversations)}}
@@ -74,7 +74,7 @@ def main(config: Midtrain) -> None:
         shape = session.tried(shape)
         console.say(
             f"{stage.name}: {shape} on {epochs}conversations of {config.data}, learning {config.learn}, from {config.start}"
-            f"{f', {config.replay:.0%} text of {text}' if config.replay else ''}"
+            + (f", {config.replay:.0%} text of {text['data']}" if config.replay else "")
         )
 
         session.foretell(shape.steps * shape.tokens)
@@ -87,7 +87,7 @@ def main(config: Midtrain) -> None:
 
         def texts(cursor: Cursor | None) -> Iterator[Row]:
             # Another seed than pretraining's: the world's text is new; files are read from the first on, as pretraining did.
-            documents = open_documents(text, seed=config.seed + 1, cursor=cursor["documents"] if cursor else None)
+            documents = open_documents(**text, seed=config.seed + 1, cursor=cursor["documents"] if cursor else None)
             return document_rows(documents, tokenizer, length=shape.length, cursor=cursor)
 
         def batches(cursor: Cursor | None) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ import torch
 from fledge.console import duration
 from fledge.model.cards import Card, find_card
 from fledge.model.device import finish
-from fledge.text.documents import Extent, extent
+from fledge.text.documents import COLUMN, Extent, extent
 from fledge.text.tokenizer import Tokenizer
 
 GPU_SHARE = 0.4
@@ -95,13 +95,13 @@ class Text:
         return f"{self.documents:,.0f} documents, {self.tokens / 1e6:,.3g}M tokens: {tokens / self.tokens:,.3g} epochs"
 
 
-def measure(data: str, tokenizer: Tokenizer | None = None) -> Text | None:
+def measure(data: str, tokenizer: Tokenizer | None = None, *, column: str = COLUMN) -> Text | None:
     """The text of a `--data`, by a sample of it; None where it is generated or fetched as needed, and so has no end.
 
     Raises:
         FileNotFoundError, ValueError: as `open_documents`.
     """
-    found: Extent | None = extent(data)
+    found: Extent | None = extent(data, column=column)
     if found is None:
         return None
     per_character = 1 / CHARACTERS
