@@ -149,7 +149,9 @@ def test_yes_and_no_about_letters_and_rhymes_are_true(training_text: str) -> Non
 
 
 def test_stories_and_functions_of_training_are_on_the_train_side(training_text: str) -> None:
-    pairs = set(re.findall(r"story about \w+, an? (\w+) and an? (\w+)\.", training_text))
+    pairs = set(re.findall(r"(?:story|tale) [^.?!\n]*\ban? (\w+) and an? (\w+)", training_text))
+    animals, things = {*lore.ANIMALS, *lore.OUTSIDE["creatures"]}, {*lore.OBJECTS, *lore.OUTSIDE["things"]}
+    pairs = [pair for pair in pairs if pair[0] in animals and pair[1] in things]  # the others are misspelled
     assert {side("story", *pair) for pair in pairs} == {"train"}
     functions = set(
         re.findall(r"def (\w+)\(\w+\):\n    \"\"\"Return .*?(\d*)(?: times|\.| letters.*)\"\"\"", training_text)
@@ -289,10 +291,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "2b33319a0745f0dc",
-        "validation": "d0fe57ccd5031d22",
-        "conversations": "be83b92a8c059da7",
-        "examples": "52a7da3441590ba4",
+        "train": "bd2e292c64d34b3d",
+        "validation": "e229ddcfd42f198d",
+        "conversations": "250b753e53fd3775",
+        "examples": "34864d85bb7d454f",
     }
 
 

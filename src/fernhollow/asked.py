@@ -21,7 +21,7 @@ from fernhollow.functions import function
 from fernhollow.grammar import pick
 from fernhollow.problems import HARD, RISING, SEEN, UNSEEN, Grade, one_step, problem
 from fernhollow.rhymes import is_rhyme
-from fernhollow.split import apart, wordings
+from fernhollow.split import apart, wording
 from fernhollow.typed import CHANGES
 from fledge.tasks import humaneval
 from fledge.tasks.base import Example, Task, by_index
@@ -72,7 +72,7 @@ def program(rng: Random, split: Split, *, other: bool = False) -> Example:
     """A function to complete, or asked for in words, with its tests."""
     found = function(rng, split)
     templates = chats.FUNCTIONS_IN_WORDS if other else chats.FUNCTIONS
-    asked = pick(rng, wordings(templates, other=other)).format(f=found.name, d=found.words)
+    asked = wording(rng, templates, other=other).format(f=found.name, d=found.words)
     asked = asked if other else f"{asked}\n{found.prompt.rstrip()}"
     return _exchange(asked, found.whole, prompt=found.prompt, test=found.test, entry_point=found.name)
 

@@ -34,7 +34,7 @@ from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choic
 from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
 from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import scene
-from fernhollow.split import Side, side, wordings
+from fernhollow.split import Side, side, weighted, wording, wordings
 from fernhollow.stories import request, story
 from fernhollow.sums import expression
 from fernhollow.typed import typed
@@ -50,7 +50,13 @@ EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming
 
 
 def chat(rng: Random, stage: ChatStage) -> Conversation:
-    """A conversation of any kind of a stage's mix, its questions as people type them."""
+    """A conversation of any kind of a stage's mix, now and then followed by another: people change the subject."""
+    said = _of_one_kind(rng, stage)
+    return said + _of_one_kind(rng, stage) if len(said) == 2 and rng.random() < 0.25 else said
+
+
+def _of_one_kind(rng: Random, stage: ChatStage) -> Conversation:
+    """Its questions as people type them."""
     kind = rng.choices(_KINDS, weights=MIXES[stage])[0]
     exact = kind.__name__ in EXACT
     meant = kind(rng)
@@ -120,7 +126,7 @@ def about(rng: Random) -> Conversation:
     else:
         keys = [(subject, relation) for relation in relations_of(subject, kind)]
         rng.shuffle(keys)
-    asked = pick(rng, wordings(_SAID["about"])).format(_SAID["subjects"][kind].format(subject))
+    asked = wording(rng, _SAID["about"]).format(_SAID["subjects"][kind].format(subject))
     return talk(polish(asked), " ".join(answer(key) for key in keys))
 
 
@@ -134,7 +140,7 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
     key = pick(rng, choice_keys(split))
     choices = choices_for(rng, key, count=2 + int(rng.random() * 3))
     if rng.random() < 0.45:
-        layout, between = pick(rng, wordings(_SAID["layouts"])), pick(rng, ("\n", "\n", " ", ", "))
+        layout, between = wording(rng, _SAID["layouts"]), pick(rng, ("\n", "\n", " ", ", "))
         marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
         listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
         opening = pick(rng, _SAID["quiz"]) if rng.random() < 0.3 else ""
@@ -170,7 +176,7 @@ def solved(found: Problem) -> Conversation:
 def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A sum for the calculator, in training also one that goes on from its result."""
     found = expression(rng, split)
-    template = pick(rng, wordings(_SAID["sums"], other=other))
+    template = wording(rng, _SAID["sums"], other=other)
     turns = [say("user", polish(template.replace("{x}", found.written))), computed(found.code, found.result)]
     code = found.result
     while split == "train" and not other and rng.random() < 0.3 and "." not in code:
@@ -202,7 +208,10 @@ def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[
     word = shown = spelling_word(rng, split)
     if split == "train" and rng.random() < 0.2:
         shown = word.capitalize()
-    return [_quoted(rng, pick(rng, templates).format(w=shown)), f"The word {shown} is spelled {spell(word)}."]
+    return [
+        _quoted(rng, expand(rng, weighted(rng, templates), {"w": shown})),
+        f"The word {shown} is spelled {spell(word)}.",
+    ]
 
 
 def _quoted(rng: Random, asked: str) -> str:
@@ -218,7 +227,7 @@ def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
     letter = _letter_to_count(rng, word)
     is_check = split == "train" and rng.random() < 0.15
     templates = wordings(_SAID["has_letter" if is_check else "counting"], other=other)
-    asked = _quoted(rng, pick(rng, templates).format(c=letter, w=word))
+    asked = _quoted(rng, expand(rng, weighted(rng, templates), {"c": letter, "w": word}))
     # With a blank before it, the word is the same tokens as in the sentence, and has only to be copied.
     code, count = f"' {word}'.count('{letter}')", str(word.count(letter))
     parts = (f"The number of {letter}'s in {word} is ", Part("python", code), Part("output", count))
@@ -228,13 +237,13 @@ def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
 
 def _length(rng: Random, word: str) -> Conversation:
     """How many letters a word has, or whether they are more, less or as many as a number."""
-    asked, count, end = pick(rng, wordings(_SAID["lengths"])), len(word), f".\n#### {len(word)}"
+    asked, count, end = wording(rng, _SAID["lengths"]), len(word), f".\n#### {len(word)}"
     limit = max(1, count - 2 + int(rng.random() * 5))
     if rng.random() < 0.35:
-        asked, sign = pick(rng, wordings(_SAID["longer"]))
+        asked, sign = wording(rng, _SAID["longer"])
         end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
     parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
-    asked = _quoted(rng, asked.format(w=word, k=limit))
+    asked = _quoted(rng, expand(rng, asked, {"w": word, "k": str(limit)}))
     return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
 
 
@@ -259,10 +268,10 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
         return expand(rng, template, slots)
 
     def asked(templates: list[str]) -> str:
-        return fill(pick(rng, wordings(templates, other=other)))
+        return fill(wording(rng, templates, other=other))
 
     is_named = split != "train" or rng.random() < 0.75
-    turns = [fill(pick(rng, wordings(small["name"]))), fill(small["welcome"])] if is_named else []
+    turns = [fill(wording(rng, small["name"])), fill(small["welcome"])] if is_named else []
     topics = rng.sample(small["topics"], 1 + int(rng.random() * 2))
     if len({topic["answer"][:9] for topic in topics}) < len(topics):  # "You live near ..." and "You live in ..."
         topics = topics[:1]
@@ -270,7 +279,7 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
         topics[-1] = pick(rng, [topic for topic in small["topics"] if topic["recall"]])
     names = [stranger(rng, split) for _ in topics]  # the dog's is not the mother's
     for topic, slots["m"] in zip(topics, names, strict=True):
-        turns += [fill(pick(rng, wordings(topic["says"]))), fill(topic["reply"])]
+        turns += [fill(wording(rng, topic["says"])), fill(topic["reply"])]
     if split == "train" and is_named and rng.random() < 0.25:  # all in one breath
         turns[:4] = [f"{turns[0]} {turns[2]}", f"{fill('Hello, {n}!')} {turns[3]}"]
     if split == "train" and rng.random() < 0.3:
@@ -288,10 +297,10 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
 def story_telling(rng: Random) -> Conversation:
     """A story on request, and perhaps another."""
     told = story(rng, "train")
-    turns = [pick(rng, wordings(_SAID["any_story"])) if rng.random() < 0.2 else request(rng, told), told.text]
+    turns = [wording(rng, _SAID["any_story"]) if rng.random() < 0.2 else request(rng, told), told.text]
     if rng.random() < 0.2:
         told = story(rng, "train")
-        again = pick(rng, wordings(_SAID["another_story"])) if rng.random() < 0.5 else request(rng, told, again=True)
+        again = wording(rng, _SAID["another_story"]) if rng.random() < 0.5 else request(rng, told, again=True)
         turns += [again, told.text]
     return talk(*turns)
 
@@ -317,9 +326,9 @@ def programming(rng: Random, split: Side = "train", *, other: bool = False) -> C
         return talk(*well_known(rng, other=other))
     found = function(rng, split)
     if rng.random() < 0.5:
-        asked = pick(rng, wordings(FUNCTIONS_IN_WORDS, other=other))
+        asked = wording(rng, FUNCTIONS_IN_WORDS, other=other)
         return talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
-    return talk(f"{pick(rng, wordings(FUNCTIONS, other=other))}\n{found.prompt.rstrip()}", found.whole)
+    return talk(f"{wording(rng, FUNCTIONS, other=other)}\n{found.prompt.rstrip()}", found.whole)
 
 
 def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
@@ -329,7 +338,7 @@ def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
         return talk(clues, expand(rng, "You are a {n}!", {"n": name}))
     guess = name if rng.random() < 0.5 else pick(rng, lore.ANIMALS)
     said = "[Yes|Right], I am a {n}!" if guess == name else "No, I am a {n}!"
-    asked = pick(rng, wordings(_SAID["riddle"], other=other))
+    asked = wording(rng, _SAID["riddle"], other=other)
     guessed = expand(rng, pick(rng, _SAID["guesses"]), {"n": guess})
     return talk(asked, clues, guessed, expand(rng, said, {"n": name}))
 
@@ -343,9 +352,9 @@ def poem(rng: Random) -> Conversation:
         word = pick(rng, tuple(RHYMING))
         if rng.random() < 0.35:
             return _do_rhyme(rng, word)
-        asked = expand(rng, pick(rng, wordings(_SAID["what_rhymes"])), {"x": word})
+        asked = expand(rng, wording(rng, _SAID["what_rhymes"]), {"x": word})
         return talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
-    return talk(pick(rng, wordings(_SAID["joke"])), pick(rng, _SAID["jokes"]))
+    return talk(wording(rng, _SAID["joke"]), pick(rng, _SAID["jokes"]))
 
 
 def _do_rhyme(rng: Random, word: str) -> Conversation:
@@ -353,15 +362,15 @@ def _do_rhyme(rng: Random, word: str) -> Conversation:
     other = RHYMING[word] if rng.random() < 0.5 else pick(rng, [each for each in RHYMING if each != word])
     said = "Yes, {x} rhymes with {y}." if is_rhyme(f"{word}\n{other}") else "No, {x} does not rhyme with {y}."
     slots = {"x": word, "y": other}
-    return talk(expand(rng, pick(rng, wordings(_SAID["do_rhyme"])), slots), expand(rng, said, slots))
+    return talk(expand(rng, wording(rng, _SAID["do_rhyme"]), slots), expand(rng, said, slots))
 
 
 def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A poem on request, about anything or about one thing."""
     if rng.random() < 0.5:
-        return talk(pick(rng, wordings(_SAID["rhyme"], other=other)), rhyme(rng))
+        return talk(wording(rng, _SAID["rhyme"], other=other), rhyme(rng))
     word = pick(rng, tuple(RHYMING))
-    asked = expand(rng, pick(rng, wordings(_SAID["rhyme_about"], other=other)), {"x": word})
+    asked = expand(rng, wording(rng, _SAID["rhyme_about"], other=other), {"x": word})
     return talk(asked, poem_about(rng, word))
 
 

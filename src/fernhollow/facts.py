@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fernhollow import lore
 from fernhollow.grammar import pick, polish
-from fernhollow.split import side, wordings
+from fernhollow.split import side, wording, wordings
 
 Key = tuple[str, str]
 """Subject and relation."""
@@ -64,9 +64,9 @@ def _deal(relation: str, values: Iterable[str]) -> dict[Key, str]:
 
 def _facts() -> dict[Key, str]:
     facts = _friends()
-    for relation, wording in RELATIONS.items():
-        if wording.values:
-            facts |= _deal(relation, lore.TABLES[wording.values])
+    for relation, asked in RELATIONS.items():
+        if asked.values:
+            facts |= _deal(relation, lore.TABLES[asked.values])
     for table in ("places", "animals", "objects"):
         for name, known in lore.TABLES[table].items():
             facts |= {(name, relation): value for relation, value in known.items()}
@@ -116,7 +116,7 @@ def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
 
 def ask(rng: Random, key: Key, *, other: bool = False) -> str:
     """A question for the fact; `other`: in words that training never uses."""
-    return word(pick(rng, wordings(RELATIONS[key[1]].questions, other=other)), key)
+    return word(wording(rng, RELATIONS[key[1]].questions, other=other), key)
 
 
 def questions(key: Key, *, other: bool = False) -> list[str]:
@@ -139,7 +139,7 @@ def ask_either_way(rng: Random, key: Key) -> str:
 
 def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
     """A yes-or-no question, in half of the cases for a value that is wrong, and the answer."""
-    right, template = rng.random() < 0.5, pick(rng, wordings(RELATIONS[key[1]].checks, other=other))
+    right, template = rng.random() < 0.5, wording(rng, RELATIONS[key[1]].checks, other=other)
     asked = word(template.replace("{v}", "{w}"), key, wrong=FACTS[key] if right else other_value(rng, key))
     said = answer(key)
     if not said.startswith(lore.NAMES):
@@ -149,7 +149,7 @@ def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
 
 def either(rng: Random, key: Key, *, other: bool = False) -> str:
     """A question that names the value and another one, in either order."""
-    template = pick(rng, wordings(RELATIONS[key[1]].either, other=other))
+    template = wording(rng, RELATIONS[key[1]].either, other=other)
     if rng.random() < 0.5:
         template = template.replace("{v}", "{v0}").replace("{w}", "{v}").replace("{v0}", "{w}")
     return word(template, key, wrong=other_value(rng, key))

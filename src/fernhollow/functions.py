@@ -10,8 +10,8 @@ from random import Random
 from typing import Any, NamedTuple
 
 from fernhollow import lore
-from fernhollow.grammar import pick
-from fernhollow.split import Side, side, wordings
+from fernhollow.grammar import expand, pick
+from fernhollow.split import Side, side, wording
 
 _TABLES = lore.read("functions")
 
@@ -82,8 +82,15 @@ def known_functions() -> dict[str, Function]:
 def well_known(rng: Random, *, other: bool = False) -> tuple[str, str]:
     """A way to ask for a function that everybody knows, and the function."""
     name, (parameters, code, *ways) = _entry(rng, "asked")
-    asked = pick(rng, wordings(ways, other=other))
-    if rng.random() < 0.5:
-        frame = pick(rng, wordings(_TABLES["frames"], other=other))
-        asked = frame.format(d=pick(rng, _TABLES["phrases"][name]), f=f"{name}({parameters})")
+    asked = wording(rng, ways, other=other)
+    if rng.random() < 0.65:
+        frame = wording(rng, _TABLES["frames"], other=other)
+        does = pick(rng, _TABLES["phrases"][name])
+        asked = expand(rng, frame, {"d": does, "ds": _third_person(does), "f": f"{name}({parameters})"})
     return asked, f"def {name}({parameters}):\n    return {code}"
+
+
+def _third_person(does: str) -> str:
+    """ "multiply by two" as "multiplies by two"."""
+    verb, rest = does.split(" ", 1)
+    return f"{verb[:-1] + 'ies' if verb.endswith('ly') else verb + 'es' if verb.endswith('ch') else verb + 's'} {rest}"

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -52,6 +53,15 @@ def _render(nodes: Sequent, rng: Random, slots: Mapping[str, str], out: list[str
             _render(pick(rng, node), rng, slots, out)  # type: ignore[arg-type]
 
 
+def variety(template: str) -> int:
+    """How many texts a template can say with the same slots."""
+    return _variety(_parse(template))
+
+
+def _variety(nodes: Sequent) -> int:
+    return math.prod(sum(map(_variety, node)) for node in nodes if isinstance(node, list))  # type: ignore[arg-type]
+
+
 @lru_cache(maxsize=4096)
 def _parse(template: str) -> Sequent:
     root: Sequent = []
@@ -75,7 +85,7 @@ def _parse(template: str) -> Sequent:
     return root
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def pattern(template: str) -> re.Pattern[str]:
     """The regular expression of everything a template can say; the n-th occurrence of a slot is the group `slot_n`."""
     out: list[str] = []

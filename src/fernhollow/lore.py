@@ -18,6 +18,13 @@ def read(name: str) -> dict[str, Any]:
     return tomllib.loads(files("fernhollow").joinpath(f"tables/{name}.toml").read_text(encoding="utf-8"))
 
 
+@cache
+def listed(name: str) -> tuple[str, ...]:
+    """A list of the tables, or the names that one has entries for: "village.animals"."""
+    file, _, key = name.partition(".")
+    return tuple(read(file)[key])
+
+
 TABLES = read("village")
 VILLAGE, BOT = TABLES["village"], TABLES["bot"]
 WOMEN: tuple[str, ...] = tuple(TABLES["women"])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fernhollow import lore
 from fernhollow.facts import PRONOUNS
 from fernhollow.grammar import expand, pick
-from fernhollow.split import Side, side, wordings
+from fernhollow.split import Side, side, wording
 from fernhollow.words import real
 from fledge.sandbox.tools import calculate
 from fledge.text.chat import Part
@@ -103,7 +103,7 @@ class OneStep(NamedTuple):
 
 def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
     """A question with one sum whose numbers belong to the given side."""
-    asked, code, said = pick(rng, wordings(_WORDING["one_step"], other=other))
+    asked, code, said = wording(rng, _WORDING["one_step"], other=other)
     known = re.search(r"\d+$", code)  # {x}*7 are the days of {x} weeks
     while True:
         x, y, z = (2 + int(rng.random() * most) for most in (38, 18, 5))
@@ -155,7 +155,7 @@ def _write(
         return expand(rng, template, slots | {"n": str(number)})
 
     def one_of(name: str, templates: Sequence[Any]) -> Any:
-        return pick(rng, wordings(templates, other=other and name == words))
+        return wording(rng, templates, other=other and name == words)
 
     # In other words is one part of a problem at a time.
     words = pick(rng, ("opening", "happens", "question"))

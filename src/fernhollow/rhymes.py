@@ -56,5 +56,5 @@ def riddle_of(rng: Random) -> tuple[str, str]:
             return f"{clues} {pick(rng, _GUESS)}", name
 
 
-_GUESS = ("What am I?", "What am I?", "Who am I?", "Guess who I am!", "Which animal am I?")
+_GUESS = ("What am I?", "What am I?", "So who am I?", "Guess who I am!", "Which animal am I?")
 _CLUES = {relation: wording.clue for relation, wording in RELATIONS.items() if wording.clue}

@@ -8,10 +8,16 @@ are: every question can be asked in ways that training never uses.
 
 from __future__ import annotations
 
+import math
+import re
 import zlib
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
+from random import Random
 from typing import Any, Literal
+
+from fernhollow.grammar import pattern, variety
 
 Side = Literal["train", "validation", "test"]
 
@@ -44,9 +50,39 @@ def wordings(templates: Sequence[Any], *, other: bool = False) -> Sequence[Any]:
     return ranked[:held] if other else ranked[held:]
 
 
+def wording(rng: Random, templates: Sequence[Any], *, other: bool = False) -> Any:
+    """One of the wordings."""
+    return weighted(rng, wordings(templates, other=other))
+
+
+def weighted(rng: Random, templates: Sequence[Any]) -> Any:
+    """One of the templates: the more choices are in it the oftener, as the logarithm of how many texts it can say."""
+    return rng.choices(templates, cum_weights=_weights(*templates))[0]
+
+
+@cache
+def _weights(*templates: Any) -> list[float]:
+    return list(accumulate(math.log(1 + variety(_text(template))) for template in templates))
+
+
 @cache
 def _ranked(*templates: Any) -> list[Any]:
-    return [*sorted(templates[1:], key=lambda template: _hash("wording", template)), *templates[:1]]
+    return [*sorted(templates[1:], key=lambda template: _rank(template, templates)), *templates[:1]]
+
+
+def _rank(template: Any, templates: Sequence[Any]) -> tuple[bool, int]:
+    """What has choices, or can be said by one that has, is learned: else training might say by chance what is held out."""
+    text, free = _text(template), [each for each in map(_text, templates) if variety(each) > 1]
+    said = re.sub(r"{\w+}", "x", text).rstrip(_MARKS)
+    is_free = text in free or any(pattern(each.rstrip(_MARKS)).fullmatch(said) for each in free)
+    return is_free, _hash("wording", template)
+
+
+def _text(template: Any) -> str:
+    return template if isinstance(template, str) else template[0]
+
+
+_MARKS = "?.!"
 
 
 def _hash(*key: object) -> int:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from fernhollow import lore
 from fernhollow.facts import FACTS, PRONOUNS
 from fernhollow.grammar import expand, pattern, pick
-from fernhollow.split import Side, side, wordings
+from fernhollow.split import Side, side, wording
 from fernhollow.words import real
 
 _WORDING = lore.read("stories")
@@ -130,7 +130,7 @@ def request(rng: Random, tale: Story, *, again: bool = False, other: bool = Fals
     Args:
         again: after another story.
     """
-    template = pick(rng, wordings(_WORDING["again" if again else "requests"], other=other))
+    template = wording(rng, _WORDING["again" if again else "requests"], other=other)
     return expand(rng, template, {"a": implied({"a": tale.hero})["A"], "an": tale.animal, "o": tale.thing})
 
 

@@ -76,25 +76,24 @@ def demo(ask: RunRecipe) -> list[Item]:
     data, extras = ask.data or "world", not ask.classic
     model = ModelSettings(depth=3, width=128, head_channels=64, context=256)
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
-    rates = replace(AS_TUNED, final_share=0.2)
     # One shape for the three stages that learn from rows: it is compiled once.
-    shape: dict[str, Any] = {"device_tokens": 2048}
-    pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, batch_tokens=4096, eval_tokens=32_768)
-    midtrain = Midtrain(**shape, tokens=8_000_000, learn="answers", batch_tokens=4096, replay=0.2)
-    sft = Sft(**shape, tokens=800_000, batch_tokens=2048, replay=0.1)
+    shape: dict[str, Any] = {"device_tokens": 2048, "batch_tokens": 2048}
+    pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, eval_tokens=32_768)
+    midtrain = Midtrain(**shape, tokens=9_600_000, learn="answers", replay=0.2)
+    sft = Sft(**shape, tokens=400_000, replay=0.1)
     # Of 40 questions two in five are flat at first, and replaced.
     rl = Rl(steps=12, prompts=40, samples=8, replay_tokens=8192, eval_every=6, eval_examples=40)
-    late = replace(AS_TUNED, rate_share=0.3, warmdown=1.0)
+    late = replace(AS_TUNED, rate_share=0.1, warmdown=1.0)
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
-        (replace(pretrain, optim=rates), 1.5),
+        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.2),
         (Evaluate(stage="pretrain"), 0.1),
-        (replace(midtrain, optim=replace(rates, warmdown=0.5)), 5.5),
+        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.8)), 6.5),
         (Evaluate(stage="midtrain", limit=160), 0.4),
-        (replace(sft, optim=late), 0.6),
+        (replace(sft, optim=late), 0.3),
         (Evaluate(stage="sft", limit=160), 0.4),
-        (replace(rl, optim=replace(late, rate_share=0.2)), 3.2),
+        (replace(rl, optim=replace(late, rate_share=0.2)), 2.8),
         (Evaluate(stage="rl"), 0.8),
         (Report(), 0.1),
     )
