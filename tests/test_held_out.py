@@ -66,6 +66,7 @@ def test_the_weights_remain_at_which_held_out_answers_cost_least(toy_run: Path, 
         shutil.copytree(toy_run / stage, tmp_path / stage)
     path, threads = write(tmp_path / "chats.jsonl", TALKS), torch.get_num_threads()
     short: dict[str, Any] = {"tokens": 30 * 512, "batch_tokens": 512, "eval_every": 3, "compile": "no", "threads": 1}
+    short["dtype"] = "float32"  # or what is loaded would measure otherwise than training did
     main(
         Sft(
             run=str(tmp_path),
