@@ -2,6 +2,7 @@ import gzip
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import fledge.stages.tokenizer as stage
 from fledge.config import Tokenizer
+from fledge.settings import shares_of
 from fledge.text.documents import Document, describe, open_documents, validation_documents
 from fledge.text.records import read_text_pieces
 
@@ -142,6 +144,64 @@ def test_any_column_can_hold_the_text_and_a_file_without_it_is_refused_first(tmp
         describe(str(tmp_path), column="bodi")
 
 
+@pytest.fixture
+def mix(tmp_path: Path) -> str:
+    """Long documents, short ones, and what never ends; files of one name in two folders."""
+    write_parquet(tmp_path / "long" / "a.parquet", [f"{n} " + "long " * 300 for n in range(50)])
+    write_parquet(tmp_path / "short" / "a.parquet", [f"{n} short" for n in range(300)])
+    return f"{tmp_path / 'long'}:1,{tmp_path / 'short'}:2,world:0.5"
+
+
+def test_sources_are_mixed_by_characters_in_their_shares_wherever_one_looks(mix: str) -> None:
+    documents = list(itertools.islice(open_documents(mix, seed=1), 8000))
+    longest = max(len(document.text) for document in documents)
+    for document in documents:
+        long, short, world = document.cursor["characters"]
+        for first, second in itertools.combinations((long, short / 2, world / 0.5), 2):
+            assert abs(first - second) <= longest / 0.5
+    assert min(documents[-1].cursor["characters"]) > 10 * longest
+
+
+def test_of_several_sources_each_is_read_as_if_it_were_alone(mix: str) -> None:
+    drawn: dict[int, list[str]] = {0: [], 1: [], 2: []}
+    before = [0, 0, 0]
+    for document in itertools.islice(open_documents(mix, seed=1), 1000):
+        (chosen,) = [n for n in range(3) if document.cursor["characters"][n] != before[n]]
+        drawn[chosen].append(document.text)
+        before = document.cursor["characters"]
+    for texts, name in zip(drawn.values(), shares_of(mix), strict=True):
+        assert texts == texts_of(open_documents(name, seed=1), len(texts))
+        assert texts_of(open_documents(f"{name}:3", seed=1), len(texts)) == texts
+
+
+@pytest.mark.parametrize("stop", [1, 2, 299, 800, 1500])
+def test_a_cursor_of_several_sources_goes_on_with_the_next_document(mix: str, stop: int) -> None:
+    whole = list(itertools.islice(open_documents(mix, seed=5), stop + 50))
+    cursor = json.loads(json.dumps(whole[stop - 1].cursor))
+    assert list(itertools.islice(open_documents(mix, seed=5, cursor=cursor), 50)) == whole[stop:]
+
+
+def test_held_out_text_of_several_sources_is_that_of_each(mix: str) -> None:
+    pinned = validation_documents(mix, bytes_wanted=3500, seed=1)
+    alone = [
+        validation_documents(name, bytes_wanted=wanted, seed=1)
+        for name, wanted in zip(shares_of(mix), (1000, 2000, 500), strict=True)
+    ]
+    assert [*pinned.parts.values()] == alone
+    assert pinned.documents == [one for part in alone for one in part.documents]
+    assert pinned.bytes == sum(part.bytes for part in alone)
+    assert pinned.hash not in {part.hash for part in alone}
+    train = texts_of(open_documents(mix, seed=1), 1000)
+    assert not {*train} & {one.text for one in pinned.documents}
+
+
+def test_a_tokenizer_reads_each_of_several_sources_once_and_comes_to_an_end(mix: str) -> None:
+    read = Counter(stage.texts(Tokenizer(data=mix.removesuffix(",world:0.5"))))
+    assert {count for text, count in read.items() if "long" in text} == {1}
+    assert sum("long" in text for text in read) >= 49
+    assert min(count for text, count in read.items() if "short" in text) > 1  # as its share wants it
+
+
 def test_one_long_text_file_is_cut_between_paragraphs(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(f"Paragraph {index}. {'word ' * 100}\n\n" for index in range(50)))
@@ -242,6 +302,7 @@ def test_a_text_without_lines_is_cut_at_blanks_and_loses_nothing(tmp_path: Path)
 
 def test_a_description_names_files_and_size_and_costs_no_reading(corpus: str) -> None:
     assert describe(corpus).startswith(f"{corpus} (5 files, ")
+    assert describe(f"{corpus}:1,world:3").startswith(f"25% {corpus} (5 files, ")
     assert describe("world") == "world (generated, endless)"
     assert "karpathy/climbmix" in describe("climbmix")
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
-from fledge.config import Sft
+from fledge.config import ModelSettings, Pretrain, Sft
 from fledge.origin import broken_links
 from fledge.runs import metrics, summary
 from fledge.settings import shares_of
+from fledge.stages import pretrain
 from fledge.tasks.mixture import Mixed, are_own, open_chats
 from fledge.text.chat import talk, to_json
+from fledge.text.documents import open_documents
+from fledge.train.batches import document_rows
 from fledge.train.converse import Fitting, fitted, main
 from tiny_engine import BYTES
 
@@ -95,3 +99,43 @@ def test_a_stage_knows_the_files_of_its_mixture_and_measures_what_is_held_out(to
     assert not [*broken_links(tmp_path)]
     path.write_text(path.read_text().replace("7.", "8."))
     assert any("me.jsonl" in told for told in broken_links(tmp_path))
+    with pytest.raises(ValueError, match="the shares changed"):
+        main(Sft(**{**vars(short), "data": f"{path}:3,world"}))
+
+
+def texts(folder: Path) -> str:
+    """A mixture of two folders whose files are called alike, and the world."""
+    for name in ("own", "other"):
+        (folder / name).mkdir()
+        (folder / name / "a.txt").write_text("<|endoftext|>".join(f"The {name} number {n}. " * 9 for n in range(99)))
+    return f"{folder / 'own'}:2,{folder / 'other'}:1,world:0.5"
+
+
+def test_rows_of_mixed_texts_go_on_in_the_midst_as_if_nothing_had_been(tmp_path: Path) -> None:
+    data = texts(tmp_path)
+    whole = list(islice(document_rows(open_documents(data), BYTES, length=300), 1300))
+    for stop in (1, 700, 1200):
+        cursor = json.loads(json.dumps(whole[stop - 1].cursor))
+        documents = open_documents(data, cursor=cursor["documents"])
+        rows = islice(document_rows(documents, BYTES, length=300, cursor=cursor), 60)
+        assert [row.ids_C.tolist() for row in rows] == [row.ids_C.tolist() for row in whole[stop : stop + 60]]
+
+
+def test_a_base_model_of_mixed_texts_is_measured_on_each_and_knows_their_files_and_shares(
+    toy_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(toy_run / "tokenizer", tmp_path / "tokenizer")
+    data, threads = texts(tmp_path), torch.get_num_threads()
+    model = ModelSettings(depth=1, width=32, head_channels=16, context=32)
+    short = {"run": str(tmp_path), "model": model, "tokens": 192, "batch_tokens": 64, "compile": "no", "threads": 1}
+    pretrain.main(Pretrain(**short, data=data, eval_tokens=1000))
+    torch.set_num_threads(threads)
+    done = summary(tmp_path / "pretrain")
+    each = [done[f"val_bits_per_byte_{name}"] for name in ("1_own", "2_other", "3_world")]
+    assert min(each) < done["val_bits_per_byte"] < max(each)
+    assert not any("pretrain" in told for told in broken_links(tmp_path))
+    with pytest.raises(ValueError, match="the shares changed"):
+        pretrain.main(Pretrain(**short, data=data.replace(":2", ":3"), eval_tokens=1000))
+    other = tmp_path / "other" / "a.txt"
+    other.write_text(other.read_text().replace("7", "8"))
+    assert any("source 2: a.txt changed" in told for told in broken_links(tmp_path))

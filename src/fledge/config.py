@@ -245,7 +245,7 @@ class Tokenizer(Seeded, Threaded, Made):
     """Train the BPE tokenizer."""
 
     data: str = "world"
-    """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    """world, a data set's name, or a folder or file of .parquet, .jsonl, .txt; or shares of these, as in texts/:1,climbmix:2."""
     column: str = "text"
     """Column or field that holds the text, in own files that have several."""
     vocab: int = bounded(32_768, 1)
@@ -263,7 +263,7 @@ class Pretrain(RowStage):
     """Train a base model on text."""
 
     data: str = "world"
-    """world, a data set's name, or a folder or file of .parquet, .jsonl(.gz, .zst) or .txt."""
+    """world, a data set's name, or a folder or file of .parquet, .jsonl, .txt; or shares of these, as in texts/:1,climbmix:2."""
     column: str = "text"
     """Column or field that holds the text, in own files that have several."""
     model: ModelSettings = field(default_factory=ModelSettings)

@@ -25,7 +25,7 @@ from fledge import ranks, runs
 from fledge.config import TRAINED, Made, Stage
 from fledge.console import notice
 from fledge.provenance import changes, other_code, provenance
-from fledge.settings import with_paths
+from fledge.settings import shares_of, with_paths
 from fledge.storage import naming, partial_of, sealed, write_atomic
 from fledge.trackers import Tell, tracking
 
@@ -140,7 +140,8 @@ def _begin(path: Path, config: Made, origin: Mapping[str, Any]) -> dict[str, str
         # Apart from the settings, so that what is published of a run names no folder of this machine.
         given = {name: str(getattr(config, name, "")) for name in runs.PATHS}
         where = {name: with_paths(value, _absolute) for name, value in given.items() if value}
-        where = {name: value for name, value in where.items() if value != given[name] or Path(value).exists()}
+        # What is given with its whole path is a path too, alone or in a mixture.
+        where = {name: value for name, value in where.items() if any(Path(one).exists() for one in shares_of(value))}
         write_atomic(path / "where.json", json.dumps(where, indent=1))
         (path / CHANGES).unlink(missing_ok=True)
         if found := changes():

@@ -89,6 +89,10 @@ def origin_of(
 
 
 def _texts(data: str, seed: int) -> dict[str, str]:
+    if len(shares := shares_of(data)) > 1:
+        parts = {f"source {number}: ": _texts(name, seed) for number, name in enumerate(shares, 1)}
+        return _shares(data) | {part + file: value for part, found in parts.items() for file, value in found.items()}
+    [data] = shares
     found = find_data(data)
     if isinstance(found, Path):
         return find_files(found, TEXTS).fingerprints()
@@ -97,9 +101,15 @@ def _texts(data: str, seed: int) -> dict[str, str]:
     return {data: hash_of_draws(lambda index: found.document(seed, index, split="train"))}
 
 
+def _shares(data: str) -> dict[str, str]:
+    """How sources are mixed, of which their files say nothing."""
+    shares = shares_of(data).values()
+    return {"the shares": ":".join(f"{share:g}" for share in shares)} if len(shares) > 1 else {}
+
+
 def _chats(data: str, stage: Literal["midtrain", "sft"], seed: int) -> dict[str, str]:
     """Empty for public sets, which take long to read: the stage that draws from them knows them."""
-    found: dict[str, str] = {}
+    found = _shares(data)
     for name in shares_of(data):
         if (source := find_generated(name)) is not None:
             found[name] = hash_of_draws(lambda index, source=source: source.conversation(seed, index, stage=stage))

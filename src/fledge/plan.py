@@ -21,7 +21,7 @@ from fledge.model.cards import CARDS, find_card
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.recipes import WHERE, Item, Where, choose, derived
 from fledge.settings import nearest
-from fledge.train.estimate import Site, Text, here, measure
+from fledge.train.estimate import Site, Text, here, measure_all
 from fledge.train.memory import Memory, fitting
 from fledge.train.resolve import Shape
 
@@ -66,7 +66,7 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
         model = Transformer(config)
     counts, flops = model.parameter_counts(), model.flops_per_token()
     data = ask.data or (base.data if ask.recipe else None)
-    text = measure(data) if data else None
+    texts = measure_all(data) if data else []
     peak = f"{site.flops / 1e12:.3g} TFLOP/s" if site.flops else "an unknown peak"
     more = "; evaluations and rl come on top" * any(item.module in ("rl", "evaluate") for item in stages)
     return {
@@ -75,7 +75,7 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
         | {"parameters": counts["total"], "matrices": counts["matrix"], "flops_per_token": flops},
         "where": f"{site.ranks} x {site.name}",
         "stages": [
-            _taken(item, config, flops, site, price, text if isinstance(item.config, Pretrain) else None)
+            _taken(item, config, flops, site, price, texts if isinstance(item.config, Pretrain) else [])
             for item in stages
             if isinstance(item.config, RowStage)
         ],
@@ -105,7 +105,7 @@ def _site(ask: PlanAhead, *, ranks: int, card: str) -> Site:
 
 
 def _taken(
-    item: Item, config: ModelConfig, flops: float, site: Site, price: float | None, text: Text | None
+    item: Item, config: ModelConfig, flops: float, site: Site, price: float | None, texts: list[Text]
 ) -> dict[str, Any]:
     """What a stage takes, in plain numbers."""
     stage: Any = item.config
@@ -123,8 +123,8 @@ def _taken(
     return {
         "stage": item.name,
         "tokens": tokens,
-        "epochs": tokens / text.tokens if text else None,
-        "text": text.told(tokens) if text else None,
+        "epochs": max((text.epochs(tokens) for text in texts), default=None),
+        "text": "; ".join(text.told(tokens) for text in texts) or None,
         "flops": flops * tokens,
         "batch_tokens": shape.tokens,
         "steps": shape.steps,

@@ -108,10 +108,10 @@ def words_of(config: Any, default: Any, under: str = "") -> list[str]:
 
 
 def shares_of(data: str) -> dict[str, float]:
-    """What a `--data` of conversations is mixed of: `chats.jsonl:2,world` -> {"chats.jsonl": 2, "world": 1}.
+    """What a `--data` is mixed of: `chats.jsonl:2,world` -> {"chats.jsonl": 2, "world": 1}.
 
-    A number is the share of the conversations drawn, compared with the others'; 1 where none stands. What exists under the
-    whole name is one path.
+    A number is the share of the conversations drawn, or of the characters of text, compared with the others'; 1 where none
+    stands. What exists under the whole name is one path.
 
     Raises:
         ValueError: a name is missing or stands twice, or a share is 0.
@@ -135,5 +135,5 @@ def with_paths(data: str, change: Callable[[str], str]) -> str:
     """A `--data` with the name of each of its parts changed, and the shares as they were."""
     shares = shares_of(data)
     if len(shares) == 1:
-        return change(data)
+        return change(*shares)
     return ",".join(f"{change(name)}:{share:g}" for name, share in shares.items())

@@ -30,6 +30,7 @@ from fledge.evals.results import read_scores
 from fledge.folder import REPORT, check_ours
 from fledge.origin import broken_links
 from fledge.runs import begun, checkpoints, metrics, summary
+from fledge.settings import shares_of
 from fledge.storage import read_json, write_atomic
 from fledge.weights import weights_hash
 
@@ -108,7 +109,9 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
 
 def compute(run: Path, stages: dict[str, Any]) -> dict[str, float]:
     """FLOPs of pretraining on real text and the bits per byte after it; nothing of generated text, which is easier."""
-    if not (done := stages.get("pretrain")) or begun(run / "pretrain")["settings"].get("data") == "world":
+    if not (done := stages.get("pretrain")) or "world" in shares_of(
+        begun(run / "pretrain")["settings"].get("data", "")
+    ):
         return {}
     return {"flops": done["flops_per_token"] * done["tokens"], "bits": done["val_bits_per_byte"]}
 

@@ -11,6 +11,7 @@ from fledge import console, ranks
 from fledge.config import Pretrain, check
 from fledge.folder import open_stage
 from fledge.origin import origin_of
+from fledge.settings import shares_of
 from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents, validation_documents
 from fledge.text.tokenizer import Tokenizer
@@ -33,7 +34,7 @@ def main(config: Pretrain) -> None:
     from fledge.evals.score import samples
     from fledge.model.transformer import ModelConfig, Transformer
     from fledge.train.batches import batched, document_rows
-    from fledge.train.estimate import measure
+    from fledge.train.estimate import measure_all
     from fledge.train.held_out import validation_batches, validation_bits_per_byte
     from fledge.train.resolve import Shape, resolved
     from fledge.train.session import Session
@@ -53,8 +54,8 @@ def main(config: Pretrain) -> None:
             f"pretrain: {model.parameter_counts()['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width "
             f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
-        text, tokens = measure(config.data, tokenizer, column=config.column), shape.steps * shape.tokens
-        session.foretell(tokens, f"{text.told(tokens)}; " if text and tokens else "")
+        texts, tokens = measure_all(config.data, tokenizer, column=config.column), shape.steps * shape.tokens
+        session.foretell(tokens, "".join(f"{text.told(tokens)}; " for text in texts if tokens))
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             documents = open_documents(**read, cursor=cursor["documents"] if cursor else None)
@@ -62,25 +63,31 @@ def main(config: Pretrain) -> None:
             return batched(rows, step_rows=shape.total, **cut)
 
         @cache
-        def bits_per_byte(done: int) -> float:
-            return validation_bits_per_byte(
-                model, validation_batches(pinned.documents, tokenizer, length=shape.length, **cut)
-            )
+        def bits_per_byte(done: int) -> dict[str, float]:
+            sets = {"val_bits_per_byte": pinned}  # in all, and of each source
+            for number, (name, part) in enumerate(pinned.parts.items(), 1):
+                sets[f"val_bits_per_byte_{number}_{Path(name).stem}"] = part
+            return {
+                name: validation_bits_per_byte(
+                    model, validation_batches(part.documents, tokenizer, length=shape.length, **cut)
+                )
+                for name, part in sets.items()
+            }
 
         def write() -> list[dict[str, str]]:
             if model.whole or not ranks.is_first():  # the engine wants whole weights
                 return []
-            source = find_generated(config.data)
-            prompts = source.PROMPTS if source else TEXT_PROMPTS
-            return samples(model, tokenizer, prompts=prompts, seed=config.seed)
+            sources = map(find_generated, shares_of(config.data))
+            prompts = dict.fromkeys(each for one in sources for each in (one.PROMPTS if one else TEXT_PROMPTS))
+            return samples(model, tokenizer, prompts=[*prompts], seed=config.seed)
 
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if session.due(done, config.eval_every):
-                session.log(done, val_bits_per_byte=bits_per_byte(done))
+                session.log(done, **bits_per_byte(done))
             if config.sample_every and session.due(done, config.sample_every):
                 stage.log(step=done, samples=write())
         session.finish(
-            val_bits_per_byte=bits_per_byte(session.done),
+            **bits_per_byte(session.done),
             held_out=pinned.hash,
             held_out_bytes=pinned.bytes,
             tokenizer_hash=tokenizer.hash,

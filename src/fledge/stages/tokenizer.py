@@ -11,6 +11,7 @@ from fledge.config import Tokenizer as Config
 from fledge.config import check
 from fledge.folder import open_stage
 from fledge.origin import origin_of
+from fledge.settings import shares_of, with_paths
 from fledge.text.datasets import find_generated
 from fledge.text.documents import describe, open_documents
 from fledge.text.tokenizer import Tokenizer
@@ -36,7 +37,8 @@ def main(config: Config) -> None:
             tokenizer = Tokenizer.train(
                 texts(config),
                 vocab=config.vocab,
-                max_chars=config.max_chars or (WORLD_CHARS if find_generated(config.data) else TEXT_CHARS),
+                max_chars=config.max_chars
+                or (WORLD_CHARS if all(map(find_generated, shares_of(config.data))) else TEXT_CHARS),
                 doc_cap=config.doc_cap,
                 digits=config.digits,
                 threads=config.threads,
@@ -57,13 +59,15 @@ def main(config: Config) -> None:
             vocab=tokenizer.vocab,
             bytes_per_token=bytes_per_token,
             tokenizer_hash=tokenizer.hash,
-            data=Path(config.data).name,
+            data=with_paths(config.data, lambda name: Path(name).name),
         )
 
 
 def texts(config: Config) -> Iterator[str]:
-    """Training text, once: a folder repeats for ever, so we stop where its first epoch ends."""
+    """Training text, once: a folder repeats for ever, so we stop where its first epoch ends, and that of all sources."""
     for document in open_documents(config.data, seed=config.seed, column=config.column):
-        if document.cursor.get("epoch", 0) > 0:
+        mix = document.cursor if "sources" in document.cursor else {"sources": [document.cursor], "characters": [0]}
+        read = zip(mix["sources"], mix["characters"], strict=True)
+        if all((place or {"epoch": 0}).get("epoch", size > WORLD_CHARS) for place, size in read):
             return
         yield document.text

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from fledge.settings import shares_of
 from fledge.text.chat import form_of
 from fledge.text.datasets import HUB, find_data
 from fledge.text.files import RECORDS, TEXTS, find_files, kind_of
@@ -53,6 +55,8 @@ class Pinned:
     documents: list[Document]
     bytes: int
     hash: str
+    parts: Mapping[str, Pinned] = field(default_factory=dict)
+    """Those of each source, where there are several."""
 
 
 def open_documents(
@@ -64,7 +68,7 @@ def open_documents(
     data does not.
 
     Args:
-        data: as `find_data` knows it.
+        data: as `find_data` knows it, or several of these with their shares, as `shares_of` reads them.
         seed: of generated data, and of the order of files in later epochs.
         cursor: of a document; what follows are the documents after it.
         column: of files of the user's that hold records.
@@ -72,6 +76,16 @@ def open_documents(
     Raises:
         FileNotFoundError, ValueError: as `describe`; or the split has no document.
     """
+    shares = shares_of(data)
+    if len(shares) > 1:
+        places: list[Cursor | None] = cursor["sources"] if cursor else [None] * len(shares)
+        sources = [
+            open_documents(name, split=split, seed=seed, cursor=place, column=column)
+            for name, place in zip(shares, places, strict=True)
+        ]
+        read = cursor["characters"] if cursor else [0] * len(shares)
+        return _mixed(sources, [*shares.values()], places=places, read=read)
+    [data] = shares
     found = find_data(data)
     if isinstance(found, Path | Dataset):
         files = find_files(found, TEXTS).files if isinstance(found, Path) else Shards(found)
@@ -84,8 +98,17 @@ def open_documents(
 def validation_documents(data: str, *, bytes_wanted: int, seed: int = 0, column: str = COLUMN) -> Pinned:
     """The first validation documents, in the order of the files, until they hold so many UTF-8 bytes; at least one.
 
-    More files behind the first ones change nothing once these suffice.
+    More files behind the first ones change nothing once these suffice. Of several sources each gives its share.
     """
+    if len(shares := shares_of(data)) > 1:
+        each = {name: math.ceil(bytes_wanted * share / sum(shares.values())) for name, share in shares.items()}
+        parts = {
+            name: validation_documents(name, bytes_wanted=wanted, seed=seed, column=column)
+            for name, wanted in each.items()
+        }
+        documents = [document for part in parts.values() for document in part.documents]
+        named = hashlib.sha256("".join(part.hash for part in parts.values()).encode()).hexdigest()[:16]
+        return Pinned(documents=documents, bytes=sum(part.bytes for part in parts.values()), hash=named, parts=parts)
     documents, size, digest = [], 0, hashlib.sha256()
     for document in open_documents(data, split="validation", seed=seed, column=column):
         raw = document.text.encode()
@@ -108,7 +131,8 @@ class Extent:
 
 
 def extent(data: str, *, column: str = COLUMN) -> Extent | None:
-    """The extent of files; None of what is generated or fetched, of which there is no end. Raises as `open_documents`."""
+    """The extent of one source's files; None of what is generated or fetched, and has no end. Raises as `open_documents`."""
+    [data] = shares_of(data)
     if not isinstance(found := find_data(data), Path):
         return None
     files = find_files(found, TEXTS).files
@@ -142,6 +166,11 @@ def describe(data: str, *, column: str = COLUMN) -> str:
         FileNotFoundError: neither a known name nor an existing folder or file.
         ValueError: it holds no file that we read, or one without the column.
     """
+    shares = shares_of(data)
+    if len(shares) > 1:
+        told = (f"{share / sum(shares.values()):.0%} {describe(name, column=column)}" for name, share in shares.items())
+        return " and ".join(told)
+    [data] = shares
     found = find_data(data)
     if isinstance(found, Dataset):
         return f"{data} ({found.repo}, fetched shard by shard as the run needs it)"
@@ -154,6 +183,22 @@ def describe(data: str, *, column: str = COLUMN) -> str:
         elif kind_of(path) in RECORDS:
             next(_read(path, 0, COLUMN if data in HUB else column), None)
     return f"{data} ({there})"
+
+
+def _mixed(
+    sources: Sequence[Iterator[Document]], shares: Sequence[float], *, places: list[Cursor | None], read: list[int]
+) -> Iterator[Document]:
+    """Always the next document of the source of which, for its share, the fewest characters were read; validation may end."""
+    left = list(range(len(sources)))
+    while left:
+        chosen = min(left, key=lambda number: read[number] / shares[number])
+        if (document := next(sources[chosen], None)) is None:
+            left.remove(chosen)
+            continue
+        places, read = places.copy(), read.copy()  # a cursor stays as it is
+        places[chosen] = document.cursor
+        read[chosen] += len(document.text)
+        yield Document(document.text, {"sources": places, "characters": read})
 
 
 def _documents(data: str, files: Files, *, split: Split, seed: int, cursor: Cursor, column: str) -> Iterator[Document]:

@@ -9,13 +9,14 @@ Time is FLOPs over a share of what the machine can do. The share is assumed, and
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fledge.console import duration
 from fledge.model.cards import Card, find_card
 from fledge.model.device import finish
+from fledge.settings import shares_of
 from fledge.text.documents import COLUMN, Extent, extent
 from fledge.text.tokenizer import Tokenizer
 
@@ -89,14 +90,31 @@ class Text:
 
     documents: float
     tokens: float
+    name: str = ""
+    share: float = 1.0
+    """Of the tokens of a training, where the text is one of several."""
+
+    def epochs(self, tokens: float) -> float:
+        """How often so many tokens of a training come round it."""
+        return tokens * self.share / self.tokens
 
     def told(self, tokens: float) -> str:
-        """How often so many tokens come round it, in words."""
-        return f"{self.documents:,.0f} documents, {self.tokens / 1e6:,.3g}M tokens: {tokens / self.tokens:,.3g} epochs"
+        """The same in words."""
+        what = f"{self.documents:,.0f} documents, {self.tokens / 1e6:,.3g}M tokens: {self.epochs(tokens):,.3g} epochs"
+        return f"{self.name}: {what}" if self.share < 1 else what
+
+
+def measure_all(data: str, tokenizer: Tokenizer | None = None, *, column: str = COLUMN) -> list[Text]:
+    """The texts that a `--data` mixes, without those that have no end."""
+    shares = shares_of(data)
+    found = [
+        (measure(name, tokenizer, column=column), name, share / sum(shares.values())) for name, share in shares.items()
+    ]
+    return [replace(text, name=name, share=share) for text, name, share in found if text]
 
 
 def measure(data: str, tokenizer: Tokenizer | None = None, *, column: str = COLUMN) -> Text | None:
-    """The text of a `--data`, by a sample of it; None where it is generated or fetched as needed, and so has no end.
+    """The text of one source, by a sample of it; None where it is generated or fetched as needed, and so has no end.
 
     Raises:
         FileNotFoundError, ValueError: as `open_documents`.
