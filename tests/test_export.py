@@ -17,7 +17,7 @@ from fledge.checkpoint import load_pair
 from fledge.config import Evaluate, Export, Import, Sft
 from fledge.export import back, out
 from fledge.export.back import RULES, read_tokenizer
-from fledge.export.hf import TEMPLATE, names
+from fledge.export.hf import TEMPLATE, check_weights, names
 from fledge.export.out import checked
 from fledge.runs import begun
 from fledge.stages import evaluate, sft
@@ -26,6 +26,7 @@ from fledge.text.chat import Conversation, Part, encode_conversation, encode_pro
 from fledge.text.tokenizer import SPECIAL, Tokenizer, hugging_face
 from fledge.weights import weights_hash
 from test_core import bundle_of
+from test_engine_check import Gated, changed
 from tiny_runs import EXTRAS, TEXT, tiny_run, tokenizer_of
 
 RUNS: dict[str, dict[str, Any]] = {"classic": {"unembedding_std": 0.001}, "padded": {"vocab": 301}, "extras": EXTRAS}
@@ -160,6 +161,12 @@ def test_what_transformers_cannot_say_is_named_and_refused(tmp_path: Path, extra
     with pytest.raises(ValueError, match=rf"run/sft: has {next(iter(extra))}.*Add --remote-code"):
         export(tmp_path / "run", tmp_path / "hf")
     assert not [path for path in tmp_path.iterdir() if path.name != "run"]
+
+
+def test_a_weight_of_another_architecture_is_not_left_out_without_a_word() -> None:
+    check_weights(changed(), "run/sft")
+    with pytest.raises(ValueError, match=r"run/sft: has the weight blocks\.0\.mlp\.gate, which export does not know"):
+        check_weights(changed(Gated), "run/sft")
 
 
 # And back

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from fledge import console
 from fledge.checkpoint import load_pair
-from fledge.export.hf import TEMPLATE, extras, special_ids
+from fledge.export.hf import TEMPLATE, check_weights, extras, special_ids
 from fledge.model.transformer import ModelConfig, Transformer, norm
 from fledge.origin import text_of
 from fledge.text.documents import validation_documents
@@ -57,6 +57,7 @@ def write(path: Path, run: Path, custody: Mapping[str, Any], *, weights: str) ->
         raise ValueError(f"{path}: needs gguf: install fledge with its extra, `uv sync --extra export`") from error
     stage = custody["stage"]
     model, tokenizer = load_pair(run, stage)
+    check_weights(model, f"{run}/{stage}")
     if others := extras(model.config):
         raise ValueError(f"{run}/{stage}: has {', '.join(others)}, which llama.cpp does not know. Train with --classic")
     if tokenizer.digits not in SPLITS:

@@ -23,7 +23,7 @@ from fledge.checkpoint import load_pair
 from fledge.config import TRAINED, Sampling
 from fledge.evals.report import gather, markdown
 from fledge.export.out import CARD
-from fledge.model.transformer import ModelConfig
+from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, is_done
 from fledge.text.tokenizer import Tokenizer
 
@@ -37,6 +37,11 @@ MATRICES = {
     "mlp.down": ("mlp.fc2", "mlp.c_proj"),
 }
 """Our name -> that of transformers and of nanochat."""
+EXTRA_WEIGHTS = {
+    *("smear_gate", "smear_scale", "taps", "value_embedding", "value_scale"),
+    *("stream_scale", "start_scale", "backout_scale"),
+}
+"""What modeling_fledge.py has beside the weights that others know."""
 TEMPLATE = (
     "{% macro prose(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
     "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endmacro %}"
@@ -115,6 +120,17 @@ def extras(config: ModelConfig) -> list[str]:
     return [*(name for name in flags if getattr(config, name)), *windows]
 
 
+def check_weights(model: Transformer, where: str) -> None:
+    """Raise ValueError for a weight that no other program has a name for: it would be left out without a word."""
+    known = names(model.config.layers)
+    for name in model.state_dict():
+        if name not in known and name.rpartition(".")[2] not in EXTRA_WEIGHTS:
+            raise ValueError(
+                f"{where}: has the weight {name}, which export does not know: the architecture was changed. Teach it to "
+                "export/hf.py, gguf.py and modeling_fledge.py, or export a model of the architecture as it was"
+            )
+
+
 def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: bool = False) -> None:
     """Fill an empty folder with all that `AutoModelForCausalLM` and `AutoTokenizer` want.
 
@@ -123,6 +139,7 @@ def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: b
     """
     stage = custody["stage"]
     model, tokenizer = load_pair(run, stage)
+    check_weights(model, f"{run}/{stage}")
     config, weights = model.config, model.state_dict()
     others = extras(config) + ([f"qk_scale {config.qk_scale}"] if config.qk_scale != 1 else [])
     if others and not remote_code:
