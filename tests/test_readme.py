@@ -1,4 +1,4 @@
-"""The README's commands are commands: the shell parses them, and fledge knows every setting they name."""
+"""What README and guides say is so: commands parse, fledge knows their settings, what they name is there, and their task works."""
 
 from __future__ import annotations
 
@@ -6,13 +6,32 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fledge.cli import run
 
 ROOT = Path(__file__).parents[1]
-OUTSIDE = ("uv", "git", "cd", "curl", "pip", "fledge", "python", "torchrun", "docker", "pytest", "cat", "export")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+GUIDES = ("tour.md", "extending.md", "research.md", "recipes.md")
+MADE = ("tasks/backwards.py", "tests/test_backwards.py")
+"""What the reader of a guide makes."""
+OUTSIDE = (
+    "uv",
+    "git",
+    "cd",
+    "curl",
+    "pip",
+    "fledge",
+    "python",
+    "torchrun",
+    "srun",
+    "docker",
+    "pytest",
+    "cat",
+    "export",
+)
 
 
 def blocks(text: str) -> list[str]:
@@ -38,10 +57,10 @@ def indented(text: str) -> list[list[str]]:
 
 
 def commands() -> list[str]:
-    """Every shell line of README.md and CONTRIBUTING.md, continued lines joined, comments left out."""
+    """Every shell line of the pages, continued lines joined, comments left out."""
     found = []
-    for name in ("README.md", "CONTRIBUTING.md"):
-        for block in blocks((ROOT / name).read_text(encoding="utf-8")):
+    for page in PAGES:
+        for block in blocks(page.read_text(encoding="utf-8")):
             for line in block.replace("\\\n", " ").splitlines():
                 line = line.removeprefix("$ ").strip()
                 if line and not line.startswith("#") and (words := shlex.split(line, comments=True)):
@@ -52,13 +71,13 @@ def commands() -> list[str]:
 
 
 def of_fledge() -> list[list[str]]:
-    """The words after `fledge` of the README's commands."""
+    """The words after `fledge` of the commands."""
     found = []
     for line in commands():
         words = shlex.split(line, comments=True)
         if "fledge" in words and "git" not in words[:1]:
             found.append([word for word in words[words.index("fledge") + 1 :] if word not in ("&", "&&")])
-    return found
+    return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
 def test_the_readme_shows_its_first_command_within_15_lines() -> None:
@@ -82,3 +101,26 @@ def test_fledge_knows_the_command_and_its_settings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run([*words, "--dry-run"] if words and not words[0].startswith("-") else words) == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_definitions_that_a_page_names_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for path, name in re.findall(r"`((?:[a-z]\w*/)+\w+\.\w+|\w+\.py):?(\w*)`", text) if page.name in GUIDES else ():
+        found = [place / path for place in (ROOT, ROOT / "src/fledge") if (place / path).is_file()]
+        assert found or path in MADE, f"{page.name}: {path}"
+        assert not name or re.search(rf"^ *(def |class )?{name}\b", found[0].read_text(encoding="utf-8"), re.M), path
+    for path in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / path).exists(), f"{page.name}: {path}"
+
+
+def test_the_task_of_the_guide_works_as_it_is_written() -> None:
+    module, tests = re.findall(
+        r"^```python\n(.*?)^```", (ROOT / "docs/extending.md").read_text(encoding="utf-8"), re.M | re.S
+    )[:2]
+    known: dict[str, Any] = {"__name__": "backwards"}
+    exec(module + tests, known)
+    laws = [known[name] for name in known if name.startswith("test_")]
+    assert len(laws) == 2
+    for law in laws:
+        law()
