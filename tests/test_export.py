@@ -119,6 +119,8 @@ def test_its_tokenizer_gives_our_tokens_of_texts_and_conversations(
     trust = {"trust_remote_code": True} if name == "extras" else {}
     theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **trust)
     assert theirs(TEXT, add_special_tokens=False)["input_ids"] == tokenizer.encode(TEXT)
+    # Answers of a batch go on from the end of every row.
+    assert [row[-1] for row in theirs(["a", "The owl"], padding=True)["attention_mask"]] == [1, 1]
     draw = random.Random(0)
     for _ in range(200):
         conversation = random_conversation(draw)
@@ -152,6 +154,7 @@ def test_a_base_model_has_no_chat_template_and_ends_at_the_next_document(tmp_pat
     tiny_run(tmp_path / "run", stage="pretrain")
     folder = export(tmp_path / "run", tmp_path / "hf")
     assert "chat_template" not in read_json(folder / "tokenizer_config.json")
+    assert "calculator" not in (folder / "README.md").read_text()
     assert read_json(folder / "generation_config.json")["eos_token_id"] == tokenizer_of().special["<|bos|>"]
 
 
@@ -281,6 +284,11 @@ def damage(folder: Path, case: str) -> None:
             path.write_bytes(path.read_bytes()[:-8])
         elif case == "llama":
             config["model_type"] = "llama"
+        elif case == "gpt2":
+            config = {"model_type": "gpt2", "n_embd": 64}
+            (folder / "tokenizer.json").unlink()
+        elif case == "bare":
+            (folder / "model.safetensors").unlink()
         elif case == "narrow":
             config["hidden_size"], config["intermediate_size"] = 32, 128
         elif case == "silu":
@@ -303,6 +311,8 @@ def damage(folder: Path, case: str) -> None:
         ("gone", r"tokenizer.json: missing, fledge.json has another SHA-256"),
         ("truncated", r"model.safetensors: cannot be read as safetensors"),
         ("llama", r"config.json: model_type='llama'; allowed is model_type 'nanochat'"),
+        ("gpt2", r"config.json: model_type='gpt2'; allowed is model_type 'nanochat'"),
+        ("bare", r"no weights, \*.safetensors, beside config.json; put them back"),
         ("silu", r"config.json: hidden_act='silu'; allowed is"),
         ("narrow", r"embed_tokens.weight is \[\d+, 64\], expected \[\d+, 32\]"),
         ("deeper", r"6 missing tensors \(model.layers.3"),
@@ -325,6 +335,9 @@ def test_a_foreign_folder_without_custody_comes_back_too(exported: dict[str, Any
     run, folder = exported["classic"]
     shutil.copytree(folder, tmp_path / "hf")
     (tmp_path / "hf" / "fledge.json").unlink()
+    about = read_json(folder / "config.json")
+    about["rope_theta"] = about.pop("rope_parameters")["rope_theta"]  # as older configs have it
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(about))
     again = bring(tmp_path / "hf", tmp_path / "run")
     ours, theirs = load_pair(run, "sft")[0], load_pair(again, "sft")[0]
     assert (
@@ -344,4 +357,21 @@ def test_the_card_says_what_it_was_made_from_and_how_to_use_it(exported: dict[st
     assert "It sees 64 tokens" in text
     assert "`world`" in text
     assert "trust_remote_code=True" in text
-    assert weights_hash(exported["extras"][0] / "sft") in text
+    assert "is for a calculator or Python" in text
+    assert f"Weights of step 7 (not finished), SHA-256 {weights_hash(exported['extras'][0] / 'sft')}" in text
+
+
+def test_an_unfinished_stage_is_told_and_an_imported_one_is_not(
+    exported: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, folder = exported["classic"]
+    export(run, tmp_path / "one")
+    assert f"{run}, sft (not finished): " in capsys.readouterr().out
+    shutil.copytree(folder, tmp_path / "foreign")
+    (tmp_path / "foreign" / "fledge.json").unlink()
+    export(bring(tmp_path / "foreign", tmp_path / "run"), tmp_path / "two")
+    assert "not finished" not in capsys.readouterr().out
+
+
+def test_whoever_may_read_one_file_of_an_export_may_read_all(exported: dict[str, Any]) -> None:
+    assert len({path.stat().st_mode for path in exported["extras"][1].iterdir()}) == 1

@@ -373,7 +373,7 @@ class Evaluate(Seeded, Ranked, Machine, Made):
     """Measure a model of the run on tasks."""
 
     stage: str | None = None
-    """pretrain, midtrain, sft or rl; several with commas. None: the last that is finished."""
+    """pretrain, midtrain, sft or rl; several with commas. None: the last that has weights."""
     tasks: str | None = None
     """Names or own files with commas; `core` stands for its 22 tasks, core/hellaswag for one. None: those of the run's data."""
     limit: int | None = bounded(None, 1)
@@ -423,7 +423,7 @@ class Chat(AnswerStage):
     """Talk to a model in the terminal."""
 
     stage: str | None = None
-    """pretrain, midtrain, sft or rl. None: the last that is finished."""
+    """pretrain, midtrain, sft or rl. None: the last that has weights."""
     prompt: str | None = None
     """Ask once, print the answer, exit. Text on standard input is read first and stands before it."""
     url: str | None = None
@@ -640,7 +640,7 @@ class Export(Threaded, Stage):
     out: str | None = None
     """The folder or file to write. None: exports/<run>-<stage>, for llama.cpp with .gguf."""
     stage: str | None = None
-    """pretrain, midtrain, sft or rl. None: the last that is finished."""
+    """pretrain, midtrain, sft or rl. None: the last that has weights."""
     remote_code: bool = False
     """hf: with a modeling file of ours, for extras that transformers does not know (trust_remote_code=True)."""
     weights: Literal["float32", "q8_0"] = "float32"

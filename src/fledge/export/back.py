@@ -48,7 +48,6 @@ def main(config: Import) -> None:
         raise FileNotFoundError(
             f"{folder}: neither config.json of transformers nor model_*.pt of nanochat there; give the folder that holds one"
         )
-    tokenizer = read_tokenizer(Path(config.tokenizer) if config.tokenizer else folder / "tokenizer.json")
     about, text = (read_json(path) if path.is_file() else {} for path in files)
     has_template = "chat_template" in text or (folder / "chat_template.jinja").exists()
     stage = config.stage or custody.get("stage") or ("sft" if has_template else "pretrain")
@@ -57,6 +56,9 @@ def main(config: Import) -> None:
     if taken := [str(run / name) for name in ("tokenizer", stage) if (run / name).exists()]:
         raise ValueError(f"{', '.join(taken)}: is there already; choose another --run")
     try:
+        if about:
+            refuse_foreign(files[0], about)
+        tokenizer = read_tokenizer(Path(config.tokenizer) if config.tokenizer else folder / "tokenizer.json")
         shape, weights, theirs = (_of_transformers if about else _of_nanochat)(folder, about, tokenizer)
         shape = ModelConfig(**custody["model"]) if custody else shape
     except (KeyError, TypeError, AttributeError) as error:
@@ -67,26 +69,36 @@ def main(config: Import) -> None:
     console.say(f"{folder}: is now {run}, stage {stage}. `fledge chat {run}` talks to it")
 
 
-def _of_transformers(folder: Path, about: Any, tokenizer: Tokenizer) -> tuple[ModelConfig, Weights, dict[str, str]]:
-    """Shape, weights, and our name of each -> its own. Raises ValueError where it is not our architecture."""
-    weights = {name: one for path in sorted(folder.glob("*.safetensors")) for name, one in read_tensors(path).items()}
+def refuse_foreign(path: Path, about: Any) -> None:
+    """Raises ValueError where a config.json is not of our architecture; says by what."""
     if about["model_type"] == "fledge":
-        return ModelConfig(**about["shape"]), weights, {name: name for name in weights}
-    width, rope = about["hidden_size"], about.get("rope_parameters") or {"rope_theta": about.get("rope_theta", 1e4)}
-    is_so: dict[str, Any] = {"model_type": "nanochat", "hidden_act": "relu2", "intermediate_size": 4 * width}
+        return
+    rope, wide = about.get("rope_parameters") or {}, 4 * about.get("hidden_size", 0)
+    is_so: dict[str, Any] = {"model_type": "nanochat", "hidden_act": "relu2", "intermediate_size": wide}
     is_so |= {"attention_bias": False, "tie_word_embeddings": False}
     odd = [f"{name}={about[name]!r}" for name, value in is_so.items() if about.get(name, value) != value]
-    odd += [f"rope_type={rope['rope_type']!r}"] * (rope.get("rope_type", "default") != "default")
+    if (turned := rope.get("rope_type", "default")) != "default":
+        odd += [f"rope_type={turned!r}"]
     odd += ["final_logit_softcapping=None"] * (about.get("final_logit_softcapping", 15.0) is None)
     if odd:
         raise ValueError(
-            f"{folder / 'config.json'}: {', '.join(odd)}; allowed is model_type 'nanochat' as transformers makes it: relu2, "
+            f"{path}: {', '.join(odd)}; allowed is model_type 'nanochat' as transformers makes it: relu2, "
             "four times as wide within, capped logits, two tables. Convert the model, or choose another"
         )
+
+
+def _of_transformers(folder: Path, about: Any, tokenizer: Tokenizer) -> tuple[ModelConfig, Weights, dict[str, str]]:
+    """Shape, weights, and our name of each -> its own."""
+    if not (paths := sorted(folder.glob("*.safetensors"))):
+        raise FileNotFoundError(f"{folder}: no weights, *.safetensors, beside config.json; put them back")
+    weights = {name: one for path in paths for name, one in read_tensors(path).items()}
+    if about["model_type"] == "fledge":
+        return ModelConfig(**about["shape"]), weights, {name: name for name in weights}
+    rope = about.get("rope_parameters") or {"rope_theta": about.get("rope_theta", 1e4)}
     shape = ModelConfig(
         vocab=tokenizer.vocab,
         layers=about["num_hidden_layers"],
-        width=width,
+        width=about["hidden_size"],
         heads=about["num_attention_heads"],
         kv_heads=about.get("num_key_value_heads") or about["num_attention_heads"],
         context=about["max_position_embeddings"],

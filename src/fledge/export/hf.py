@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from fledge.checkpoint import load_pair
 from fledge.config import TRAINED, Sampling
 from fledge.evals.report import gather, markdown
-from fledge.export.out import CARD
+from fledge.export.out import CARD, unfinished
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, is_done
 from fledge.text.tokenizer import Tokenizer
@@ -90,16 +90,21 @@ model = AutoModelForCausalLM.from_pretrained(folder{trust})
 answer = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
-
+{calls}
 ## Where it comes from
 
-Weights of step {step}, SHA-256 {weights}. `fledge.json` has settings, and the hashes of data and files.
+Weights of step {step}{unfinished}, SHA-256 {weights}. `fledge.json` has settings, and the hashes of data and files.
 
 {report}
 """
 ASK = """messages = [{"role": "user", "content": "Who are you?"}]
 asked = {"add_generation_prompt": True, "return_dict": True, "return_tensors": "pt"}
 inputs = tokenizer.apply_chat_template(messages, **asked)"""
+CALLS = """
+What stands between `<|python_start|>` and `<|python_end|>` in an answer is for a calculator or Python. Without one that runs
+it, and puts what it gives between `<|output_start|>` and `<|output_end|>`, the rest of the answer is a guess. fledge's
+docs/export.md has the lines for it.
+"""
 ASK_BASE = 'inputs = tokenizer("<|bos|>Once upon a time", return_tensors="pt")'
 
 
@@ -157,6 +162,7 @@ def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: b
     sampling = {"do_sample": True, "temperature": draw.temperature, "top_k": draw.top_k}
     sampling |= {"max_new_tokens": min(draw.max_tokens, config.context // 2), **ids}
     text = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "pad_token": "<|bos|>"}
+    text |= {"padding_side": "left"}  # or the answers of a batch would go on from padding
     text |= {"eos_token": "<|bos|>" if stage == "pretrain" else "<|assistant_end|>", "model_max_length": config.context}
     # A base model has no template, for it cannot be asked.
     text |= {"clean_up_tokenization_spaces": False, **({} if stage == "pretrain" else {"chat_template": TEMPLATE})}
@@ -164,6 +170,7 @@ def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: b
     files = {"config": about, "generation_config": sampling, "tokenizer_config": text}
     for name, content in files.items():
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")  # which its writer lets the owner alone read
     shutil.copyfile(run / "tokenizer" / "tokenizer.json", folder / "tokenizer.json")
     (folder / CARD).write_text(card(run, custody, remote_code=remote_code), encoding="utf-8")
 
@@ -203,6 +210,8 @@ def card(run: Path, custody: Mapping[str, Any], *, remote_code: bool) -> str:
         data="\n".join(data) or "What it learned from nobody knows.",
         trust=", trust_remote_code=True" if remote_code else "",
         ask=ASK_BASE if custody["stage"] == "pretrain" else ASK,
+        calls="" if custody["stage"] == "pretrain" else CALLS,
+        unfinished=unfinished(custody),
         report=report.replace("\n## ", "\n### ").replace("# Rep", "## Rep", 1),
         **{name: custody[name] for name in ("step", "weights")},
         **{name: custody["model"][name] for name in ("layers", "width", "context", "vocab")},

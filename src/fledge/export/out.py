@@ -10,6 +10,7 @@ leads from a score to the text (origin.py) goes on in what was exported, and in 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def main(config: Export) -> None:
         partial.rename(out)
     finally:
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-    console.say(f"{run}, {stage}: {out}")
+    console.say(f"{run}, {stage}{unfinished(custody)}: {out}")
 
 
 def custody_of(run: Path, stage: str) -> dict[str, Any]:
@@ -67,6 +68,12 @@ def custody_of(run: Path, stage: str) -> dict[str, Any]:
     return about | {"begun": kept, "summary": summary(run / stage)}
 
 
+def unfinished(custody: Mapping[str, Any]) -> str:
+    """What is said of weights whose stage has not ended; nothing of imported ones, whose end is not known."""
+    ended = custody["summary"] or custody["begun"].get("settings", {}).get("imported")
+    return "" if ended else " (not finished)"
+
+
 def checked(folder: Path) -> dict[str, Any]:
     """fledge.json of a folder whose files are as they were written; empty where there is none.
 
@@ -74,7 +81,8 @@ def checked(folder: Path) -> dict[str, Any]:
         FileNotFoundError, ValueError: there is no such folder, or a file is missing or was changed; says which.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; give one that `fledge export` or transformers wrote")
+        found = "a file, not a folder" if folder.exists() else "no such folder"
+        raise FileNotFoundError(f"{folder}: {found}; give one that `fledge export --to hf` or transformers wrote")
     if not (folder / CUSTODY).exists():
         return {}
     advice = "Put it back, or export the model again."
