@@ -19,7 +19,7 @@ from markdown_it import MarkdownIt
 
 from fledge.config import TRAINED
 from fledge.console import duration
-from fledge.evals.card import sentences
+from fledge.evals.card import markdown, sentences
 from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, level_ups, par_flops, rank, subjects
 from fledge.evals.page import literal
 from fledge.evals.plots import line_plot, powers, thinned, ticks
@@ -90,6 +90,14 @@ def test_report_json_holds_every_number_of_report_md(toy_run: Path) -> None:
             digits = len(word.partition(".")[2])
             value = float(word.replace(",", ""))
             assert any(abs(value - other) <= 0.51 * 10**-digits for other in known), f"{word} in: {line}"
+
+
+def test_a_report_without_scores_and_plots_has_no_headings_of_nothing(run: Path) -> None:
+    shutil.rmtree(run / "eval")
+    text = markdown(gather(run), [])
+    assert text.count("\n## ") > 1
+    assert not re.search(r"^#.*\n\s*(#|\Z)", text, re.MULTILINE)
+    assert "## Subjects" not in text
 
 
 def test_the_scores_of_the_report_are_those_of_the_evaluations(toy_run: Path) -> None:

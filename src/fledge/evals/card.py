@@ -143,8 +143,9 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
             f"nanochat d20: as published, its last stage, 561M parameters for about $100. GPT-2's CORE is {GPT2_CORE}.",
             "",
         ]
-    lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
-    lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
+    if card["subjects"]:
+        lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
+        lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
     if brought := level_lines(card):
         lines += ["## What each stage brought", "", *brought, "", "By more than two standard errors.", ""]
     lines += [
@@ -158,7 +159,8 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
         *table(*time_rows(card)),
         "",
     ]
-    lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
+    if drawn:
+        lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
     if found := card["stages"].get("pretrain", {}).get("samples"):
         lines += ["## What the base model writes", ""]
         for sample in found:
