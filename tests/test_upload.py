@@ -139,12 +139,16 @@ def test_nothing_is_sent_unless_somebody_agrees(
     assert hub.taken
 
 
-def test_a_public_repository_takes_nothing_that_was_to_be_private(
-    hub: TakingHub, folder: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("is_private", "flags", "told"),
+    [(False, [], "public. Nothing was sent; add"), (True, ["--public"], "private. Nothing was sent; leave out")],
+)
+def test_a_repository_takes_nothing_that_was_to_be_seen_by_others_than_see_it(
+    hub: TakingHub, folder: Path, capsys: pytest.CaptureFixture[str], is_private: bool, flags: list[str], told: str
 ) -> None:
-    hub.private["someone/pip"] = False
-    assert command(["upload", str(folder), "someone/pip", "--yes"]) == 2
-    assert "someone/pip: is there already, and public. Nothing was sent; add --public" in capsys.readouterr().err
+    hub.private["someone/pip"] = is_private
+    assert command(["upload", str(folder), "someone/pip", "--yes", *flags]) == 2
+    assert f"someone/pip: is there already, and {told} --public" in capsys.readouterr().err
     assert not hub.taken
 
 

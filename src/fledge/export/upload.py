@@ -40,9 +40,10 @@ def main(config: Upload) -> None:
     with explained(what, remedy=REMEDY):
         api.create_repo(config.repo, private=not config.public, exist_ok=True)
         is_public = not api.repo_info(config.repo).private
-    if is_public and not config.public:
+    if is_public != config.public:
+        found, cure = ("public", "add") if is_public else ("private", "leave out")
         raise ValueError(
-            f"{config.repo}: is there already, and public. Nothing was sent; add --public, or choose another name"
+            f"{config.repo}: is there already, and {found}. Nothing was sent; {cure} --public, or choose another name"
         )
     with explained(what, remedy=REMEDY):
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names]
