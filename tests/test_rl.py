@@ -27,8 +27,8 @@ from fledge.text.chat import say
 from fledge.train.batches import conversation_rows
 from fledge.train.loop import Batch, Plan, train
 from fledge.train.optim import build
-from fledge.train.policy import Answer, advantages, policy_batches, token_weights, weigh
-from fledge.train.rollouts import Rollouts
+from fledge.train.policy import Answer, Group, advantages, policy_batches, token_weights, weigh
+from fledge.train.rollouts import Rollouts, describe
 from tiny_engine import BYTES, tiny_model
 
 REWARDS = st.lists(st.floats(0, 1), min_size=1, max_size=20)
@@ -185,6 +185,11 @@ def test_rollouts_weigh_advantage_times_mask_and_count_all_sampled_tokens() -> N
     assert torch.equal(first.inputs_BT, batch.inputs_BT[:1])
     assert torch.equal(second.weights_BT, batch.weights_BT[1:, :3])
     assert (first.tokens + second.tokens, idle.tokens, idle.weights_BT.abs().sum()) == (6, 0, 0)
+
+
+def test_a_step_whose_prompts_leave_no_room_is_described_too() -> None:
+    told = describe([Group(0, [answer([256, 1], [], finish="length")])], [])
+    assert (told["answer_tokens"], told["entropy_nats"], told["cut_share"]) == (0.0, 0.0, 1.0)
 
 
 def test_equal_rewards_leave_the_weights_as_they_are() -> None:

@@ -53,7 +53,8 @@ def describe(drawn: Sequence[Group], learned: Sequence[Group]) -> dict[str, floa
         "learned_groups": sum(group.teaches for group in learned),
         "not_judged": sum(answer.reward is None for answer in answers),
         "answer_tokens": statistics.fmean(sum(answer.mask) for answer in answers),
-        "entropy_nats": -statistics.fmean(sampled),
+        # Nothing is drawn where no prompt of the step leaves room.
+        "entropy_nats": -statistics.fmean(sampled) if sampled else 0.0,
         "cut_share": statistics.fmean(answer.finish == "length" for answer in answers),
         "invented_share": statistics.fmean(answer.finish == "tool_error" for answer in answers),
         "tool_calls": statistics.fmean(sum(a > b for a, b in pairwise(answer.mask)) for answer in answers),
