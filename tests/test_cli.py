@@ -244,12 +244,12 @@ def test_a_look_at_one_task_leaves_the_scores_of_the_others(
     assert after["world/problems_hard"] == before["world/problems_hard"]
 
 
-def test_conversations_without_a_grader_are_refused_before_anything_is_asked(
+def test_conversations_without_a_grader_are_refused_as_a_reward(
     processes: Processes, toy_run: Path, tmp_path: Path
 ) -> None:
     line = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
     (tmp_path / "chats.jsonl").write_text(json.dumps(line) + "\n")
-    words = ("evaluate", str(toy_run), "--tasks", str(tmp_path / "chats.jsonl"))
+    words = ("rl", "--run", str(toy_run), "--task", str(tmp_path / "chats.jsonl"))
     code, output = processes.run(*words, log=tmp_path / "log")
     assert code == 2, output
-    assert "chats.jsonl line 1: conversations have no grader and cannot be scored" in output
+    assert "chats.jsonl line 1: conversations have no grader" in output

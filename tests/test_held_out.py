@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from fledge.checkpoint import load_pair
-from fledge.config import OptimSettings, Sft
+from fledge.config import Evaluate, OptimSettings, Report, Sft
+from fledge.evals.results import read_results
 from fledge.runs import metrics, summary
+from fledge.stages import evaluate, report
 from fledge.text.chat import encode_conversation, say, talk, to_json
 from fledge.text.conversations import open_conversations
 from fledge.train.converse import Fitting, main, those_that_fit
@@ -61,32 +63,63 @@ def test_bits_are_those_of_the_bytes_of_answers() -> None:
         assert found == pytest.approx(nats / count / math.log(2), rel=1e-5)
 
 
-def test_the_weights_remain_at_which_held_out_answers_cost_least(toy_run: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(toy_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was fine-tuned on the conversations of its chats.jsonl."""
+    run = tmp_path_factory.mktemp("trained")
     for stage in ("tokenizer", "pretrain"):
-        shutil.copytree(toy_run / stage, tmp_path / stage)
-    path, threads = write(tmp_path / "chats.jsonl", TALKS), torch.get_num_threads()
-    short: dict[str, Any] = {"tokens": 30 * 512, "batch_tokens": 512, "eval_every": 3, "compile": "no", "threads": 1}
-    short["dtype"] = "float32"  # or what is loaded would measure otherwise than training did
-    main(
-        Sft(
-            run=str(tmp_path),
-            start="pretrain",
-            data=str(path),
-            optim=OptimSettings(matrix_rate=0.3, warmdown=0.0),
-            **short,
-        )
-    )
+        shutil.copytree(toy_run / stage, run / stage)
+    path, threads = write(run / "chats.jsonl", TALKS), torch.get_num_threads()
+    # In float32, as what is loaded measures, also on a CPU that trains in bfloat16.
+    short: dict[str, Any] = {"tokens": 30 * 512, "batch_tokens": 512, "eval_every": 3, "dtype": "float32"}
+    optim = OptimSettings(matrix_rate=0.3, warmdown=0.0)
+    main(Sft(run=str(run), start="pretrain", data=str(path), optim=optim, compile="no", threads=1, **short))
     torch.set_num_threads(threads)
+    return run
+
+
+def test_the_weights_remain_at_which_held_out_answers_cost_least(trained: Path) -> None:
     bits = {
         line["step"]: line["val_answer_bits_per_byte"]
-        for line in metrics(tmp_path / "sft")
+        for line in metrics(trained / "sft")
         if "val_answer_bits_per_byte" in line
     }
-    done, best = summary(tmp_path / "sft"), min(bits, key=lambda step: bits[step])
+    done, best = summary(trained / "sft"), min(bits, key=lambda step: bits[step])
     assert list(bits) == [*range(3, 31, 3)]
     assert (done["kept_step"], done["val_answer_bits_per_byte"]) == (best, bits[best])
     assert best < 30, "answers without a rule are learned by heart, which must show"
-    model, tokenizer = load_pair(tmp_path, "sft")
-    held_out = those_that_fit(open_conversations(path), tokenizer, length=model.config.context).held_out
+    model, tokenizer = load_pair(trained, "sft")
+    chats = open_conversations(trained / "chats.jsonl")
+    held_out = those_that_fit(chats, tokenizer, length=model.config.context).held_out
     batches = answer_batches(held_out, tokenizer, rows=4, length=model.config.context)
     assert validation_bits_per_byte(model, batches) == pytest.approx(bits[best], rel=1e-5)
+
+
+def test_what_is_evaluated_was_never_learned_whatever_its_file_is_called(trained: Path, tmp_path: Path) -> None:
+    new, threads = [talk("Who?", "I."), talk("Where?", "Here.", "When?", "Now.")], torch.get_num_threads()
+    parts = {"again": TALKS[::-1], "more": TALKS + new, "new": new, "few": [TALKS[0]]}
+    assert TALKS[0] not in fitting(trained / "chats.jsonl").held_out
+    files = {name: str(write(tmp_path / f"{name}.jsonl", talks)) for name, talks in parts.items()}
+    config = Evaluate(run=str(trained), tasks=",".join(files.values()), threads=1)
+    [found] = evaluate.main(config).values()
+    torch.set_num_threads(threads)
+    kept = read_results(trained / "eval" / "sft.json")[1]
+    assert found == {"answer_bits_per_byte": {name: cost.bits_per_byte for name, cost in kept.items()}}
+    costs = {name: kept[path] for name, path in files.items()}
+    assert costs["again"].bits_per_byte == pytest.approx(summary(trained / "sft")["val_answer_bits_per_byte"], rel=1e-5)
+    count = len(fitting(trained / "chats.jsonl").held_out)
+    assert {name: cost.scored for name, cost in costs.items()} == {
+        "again": f"{count} of 240, never learned",
+        "more": f"{count + 2} of 242, never learned",
+        "new": "2 of 2, never learned",
+        "few": "1 of 1, learned",
+    }
+    [line] = (trained / "eval").glob("sft-*few.jsonl.jsonl")
+    assert json.loads(line.read_text()) | {"bits": 0} == {
+        "task": files["few"], "index": 0, "asked": TALKS[0][0].text, "bits": 0, "bytes": len(TALKS[0][1].text),
+    }  # fmt: skip
+    report.main(Report(run=str(trained)))
+    text = (trained / "report.md").read_text()
+    assert "## Own conversations" in text
+    assert "2 of 2, never learned" in text
+    assert not json.loads((trained / "report.json").read_text())["subjects"], "what conversations cost is no accuracy"

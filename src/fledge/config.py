@@ -375,7 +375,7 @@ class Evaluate(Seeded, Ranked, Machine, Made):
     stage: str | None = None
     """pretrain, midtrain, sft or rl; several with commas. None: the last that has weights."""
     tasks: str | None = None
-    """Names or own files with commas; `core` stands for its 22 tasks, core/hellaswag for one. None: those of the run's data."""
+    """Names or own files (questions, conversations) with commas; `core` stands for its 22 tasks. None: those of the run's data."""
     limit: int | None = bounded(None, 1)
     """First N examples of each task's seeded order. None: all."""
     split: Literal["validation", "test"] = "test"

@@ -13,6 +13,7 @@ from fledge import console
 from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, is_part
 from fledge.evals.page import flat, literal, table
 from fledge.evals.reinforcement import course_lines, kind_lines
+from fledge.evals.results import Cost
 
 REWORDED = "_reworded"
 """Ends the name of a task that asks another's questions in other words."""
@@ -49,6 +50,15 @@ def article_rows(card: dict[str, Any]) -> Table:
         chance = next(iter(row.values()))["chance"]
         rows.append([label, *cells, f"{chance:.2f}", f"{published:.4f}"])
     return ["metric", *(stage.upper() for stage in stages), "guessing", "nanochat d20"], rows
+
+
+def answer_rows(card: dict[str, Any]) -> Table:
+    """What the answers of own conversations cost: a row for each file and stage."""
+    found = [
+        (name, stage, Cost(**cost)) for stage, costs in card["answers"].items() for name, cost in sorted(costs.items())
+    ]
+    rows = [[name, stage, f"{c.bits_per_byte:.3f} ± {c.standard_error:.3f}", c.scored] for name, stage, c in found]
+    return ["conversations", "stage", "bits per byte", "scored"], rows
 
 
 def level_lines(card: dict[str, Any]) -> list[str]:
@@ -146,6 +156,9 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     if card["subjects"]:
         lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
         lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
+    if card["answers"]:
+        lines += ["## Own conversations", "", *table(*answer_rows(card), numbers=False), ""]
+        lines += ["What their answers cost: no accuracy, lower is better, and no part of grades or rank.", ""]
     if brought := level_lines(card):
         lines += ["## What each stage brought", "", *brought, "", "By more than two standard errors.", ""]
     lines += [

@@ -26,7 +26,7 @@ from fledge.evals.ladder import outlook
 from fledge.evals.page import publish
 from fledge.evals.plots import line_plot
 from fledge.evals.reinforcement import course
-from fledge.evals.results import read_scores
+from fledge.evals.results import read_results
 from fledge.folder import REPORT, check_ours
 from fledge.origin import broken_links
 from fledge.runs import begun, checkpoints, metrics, summary
@@ -61,16 +61,17 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
         )
     check_ours(run, REPORT)
     evaluated = {name: path for name in TRAINED if (path := run / "eval" / f"{name}.json").exists()}
-    scores, broken = {}, list(broken_links(run))
+    scores, costs, broken = {}, {}, list(broken_links(run))
     for name, path in evaluated.items():
         # Of a stage whose weights were removed to save space the scores stay.
         try:
             weights = weights_hash(run / name, needed=()) if checkpoints(run / name) else None
         except ValueError:  # none is of this training, which `broken` says
             weights = ""
-        if found := read_scores(path, weights=weights):
-            scores[name] = found
-        else:
+        scored, costs[name] = read_results(path, weights=weights)
+        if scored:
+            scores[name] = scored
+        elif not costs[name]:
             broken.append(
                 f"evaluate {name}: its scores are of other weights and left out; `fledge evaluate` makes new ones"
             )
@@ -86,6 +87,9 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
         "stages": stages,
         "isolation": next(filter(None, isolations), None),
         "scores": {stage: {task: asdict(score) for task, score in found.items()} for stage, found in scores.items()},
+        "answers": {
+            stage: {name: asdict(cost) for name, cost in found.items()} for stage, found in costs.items() if found
+        },
         "final": {task: subject["accuracy"] for task, subject in graded.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_seconds": round(total, 3),

@@ -82,6 +82,35 @@ class Score:
         return centered(self.accuracy, self.chance)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the answers of own conversations cost a model. No accuracy: lower is better, and no grade or rank counts it."""
+
+    bits_per_byte: float
+    standard_error: float
+    """Of that ratio, over conversations."""
+    conversations: int
+    """Those scored."""
+    usable: int
+    """Those of the file that the model can see."""
+    learned: bool
+    """Whether the model was trained on those scored."""
+
+    @classmethod
+    def of(cls, measured: Sequence[tuple[float, int]], **about: Any) -> Cost:
+        """From the bits and bytes of each conversation."""
+        bits, counts = map(sum, zip(*measured, strict=True))
+        ratio, many = bits / counts, len(measured)
+        off = sum((each - ratio * count) ** 2 for each, count in measured)
+        error = math.sqrt(off * many / max(1, many - 1)) / counts
+        return cls(bits_per_byte=ratio, standard_error=error, conversations=many, **about)
+
+    @property
+    def scored(self) -> str:
+        """Which part was scored, in words."""
+        return f"{self.conversations:,} of {self.usable:,}, {'learned' if self.learned else 'never learned'}"
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Mean and its standard error; the error of a single value is 0, since nothing can be said."""
     mean = statistics.fmean(values)
@@ -112,13 +141,18 @@ def core_scores(scores: Mapping[str, Score]) -> dict[str, Score]:
 
 
 def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
-    """The scores of a file, by task; none where there is no file, or where it is of other weights than those asked for.
+    """The scores of a file, by task; raises as `read_results`."""
+    return read_results(path, weights=weights)[0]
+
+
+def read_results(path: Path, *, weights: str | None = None) -> tuple[dict[str, Score], dict[str, Cost]]:
+    """Scores by task and costs by conversations; none where there is no file, or where it is of other weights than asked for.
 
     Raises:
         ValueError: the file is not as it was written.
     """
     if not path.exists():
-        return {}
+        return {}, {}
     advice = "Move it away, and `fledge evaluate` makes it anew."
     record = read_record(path, advice=advice)
     try:
@@ -129,10 +163,13 @@ def read_scores(path: Path, *, weights: str | None = None) -> dict[str, Score]:
             numbers = (one.accuracy, one.standard_error, one.chance, one.seconds, one.examples)
             if not all(map(math.isfinite, numbers)) or one.chance >= 1 or not isinstance(one.settings, dict):
                 raise TypeError("a number, a chance or settings are none")
+        costs = {name: Cost(**each) for name, each in record.get("answers", {}).items()}
+        if not all(math.isfinite(each.bits_per_byte + each.standard_error) for each in costs.values()):
+            raise TypeError("bits per byte are none")
         same = weights in (None, record["weights"])
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: holds scores in another form ({error!r}). {advice}") from None
-    return found if same else {}
+    return (found, costs) if same else ({}, {})
 
 
 def proposed(path: Path, *, weights: str) -> list[Sequence[str]]:
@@ -164,7 +201,7 @@ class Results:
 
     def __init__(self, path: Path, *, weights: str, settings: Mapping[str, Any]) -> None:
         self.path, self.weights, self.settings = path, weights, settings
-        self.scores = read_scores(path, weights=weights)
+        self.scores, self.costs = read_results(path, weights=weights)
 
     def holds(self, task: str, examples: str | None) -> bool:
         """Whether the task was asked with these settings and these examples; None: whichever they were."""
@@ -172,13 +209,23 @@ class Results:
         return score is not None and score.settings == self.settings and examples in (None, score.asked)
 
     def add(self, task: str, score: Score, *, examples: str) -> None:
-        """Keep a score; of several ranks the first writes it down."""
+        """Keep a score."""
         self.scores[task] = replace(score, seconds=round(score.seconds, 3), settings=self.settings, asked=examples)
         parts = {task: score for task, score in self.scores.items() if task not in ("core", "core_v2")}
         self.scores = core_scores(parts) | parts  # never an aggregate of parts that have changed
+        self._write()
+
+    def add_cost(self, name: str, cost: Cost) -> None:
+        """Keep what the answers of conversations cost."""
+        self.costs[name] = cost
+        self._write()
+
+    def _write(self) -> None:
+        """Of several ranks the first does."""
         record = {
             "weights": self.weights,
             "scores": {task: asdict(score) for task, score in self.scores.items()},
+            "answers": {name: asdict(cost) for name, cost in self.costs.items()},
             "isolation": isolation(),
             "provenance": provenance(),
             "finished": time.time(),

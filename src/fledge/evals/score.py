@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -37,6 +37,7 @@ from fledge.text.chat import Conversation, Message, decode_answer, encode_prompt
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
 
+T = TypeVar("T")
 Record = dict[str, Any]
 """How one example went, as it stands in its JSON line; "correct" is its grade in [0, 1], a list of them for several samples.
 
@@ -97,7 +98,7 @@ class Scorer:
             chat = Sampling(max_tokens=task.max_tokens, seed=seed)
             ways = [replace(chat, temperature=0.0), *[chat] * task.drawn]
         records = self.ask(task, examples, ways)
-        self._write(task.name, [records[index] for index in sorted(records)])
+        self.write(task.name, [records[index] for index in sorted(records)])
         grades = {index: judged(record["correct"]) for index, record in records.items()}
         means = [statistics.fmean(found) for found in grades.values() if found]
         if not means:
@@ -127,7 +128,7 @@ class Scorer:
             own |= self.answer(task, dict(ranks.share(list(free.items()))), ways)
         return {record["index"]: record for part in ranks.gather(list(own.values())) for record in part}
 
-    def _write(self, task: str, records: Iterable[Record]) -> None:
+    def write(self, task: str, records: Iterable[Record]) -> None:
         """One JSON line per example, replacing what an earlier evaluation of the stage left."""
         if self.out is not None and ranks.is_first():
             lines = (json.dumps({"task": task, **record}, ensure_ascii=False) + "\n" for record in records)
@@ -252,7 +253,7 @@ def suggestion(example: Example, record: Record) -> Suggestion:
     return Suggestion(skill=skill, asked=asked, likeliest=likeliest, right=sum(drawn), drawn=len(drawn))
 
 
-def choose(examples: Sequence[Example], limit: int | None, *, shuffled: bool = False) -> dict[int, Example]:
+def choose(examples: Sequence[T], limit: int | None, *, shuffled: bool = False) -> dict[int, T]:
     """Index -> example: all, or the first `limit` of a seeded shuffle, unless they are shuffled already."""
     indices = list(range(len(examples)))
     if limit is not None and limit < len(indices):

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from fledge import console, ranks
 from fledge.config import Evaluate, check
@@ -19,6 +20,8 @@ from fledge.runs import choose_stage
 from fledge.sandbox.sandbox import judge
 from fledge.tasks import find_tasks, gradable, tasks_of
 from fledge.tasks.base import Task
+from fledge.tasks.own import are_conversations
+from fledge.text.conversations import Chats, open_conversations
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights import check_tokenizer, weights_hash
 
@@ -28,19 +31,23 @@ if TYPE_CHECKING:
 FOREIGN = "hf:"
 
 
-def main(config: Evaluate) -> dict[str, dict[str, float]]:
+def main(config: Evaluate) -> dict[str, dict[str, Any]]:
     """Score one or several stages of a run; tasks scored with these weights, examples and settings are not scored again.
 
-    Returns the accuracies, by stage and task.
+    Returns the accuracies, by stage and task, and of own conversations the bits per byte of the answers, by name.
 
     `hf:PATH` in place of a run is a Hugging Face model; its results stand under runs/hf-<folder>/eval/.
     """
-    named = find_named(config)
+    named, chats = find_named(config), find_chats(config)
     if config.run.startswith(FOREIGN):
         from fledge.evals import hf
 
         path = Path(config.run.removeprefix(FOREIGN))
         hf.check(path)
+        if chats:
+            raise ValueError(
+                f"{', '.join(chats)}: conversations, which only models of fledge know how to read; leave them out"
+            )
         tasks = named or find_tasks("core")
         run, weights = Path("runs") / f"hf-{path.name}", folder_hash(path)
         return {"model": measure(tasks, config, run, "model", weights=weights, title=config.run)}
@@ -48,8 +55,9 @@ def main(config: Evaluate) -> dict[str, dict[str, float]]:
     for name in config.stage.split(",") if config.stage else [None]:
         stage = choose_stage(run, name)
         check_tokenizer(run / stage, Tokenizer.load(run / "tokenizer"))
-        tasks = named or default_tasks(run, stage, config)
-        found[stage] = measure(tasks, config, run, stage, weights=weights_hash(run / stage), title=stage)
+        tasks = named if named or chats else default_tasks(run, stage, config)
+        weights = weights_hash(run / stage)
+        found[stage] = measure(tasks, config, run, stage, weights=weights, title=stage, chats=chats)
     return found
 
 
@@ -63,15 +71,26 @@ def prepare(config: Evaluate) -> None:
     """
     for task in find_named(config).values():
         task.load(config.split)
+    find_chats(config)
 
 
 def find_named(config: Evaluate) -> dict[str, Task]:
     """The tasks asked for by name; blanks around a comma say nothing. Raises as `prepare` does, but for files."""
     check(config)
-    tasks = find_tasks(config.tasks or "")
+    tasks = find_tasks(",".join(name for name in names_of(config) if not are_conversations(name)))
     if any(task.judged for task in tasks.values()):
         judge(unsafe_exec=config.unsafe_exec)
     return tasks
+
+
+def find_chats(config: Evaluate) -> dict[str, Chats]:
+    """The own conversations asked for by their path: their answers are scored by likelihood."""
+    return {name: open_conversations(name) for name in names_of(config) if are_conversations(name)}
+
+
+def names_of(config: Evaluate) -> list[str]:
+    """What `--tasks` names, blanks around a comma left out."""
+    return [*filter(None, map(str.strip, (config.tasks or "").split(",")))]
 
 
 def default_tasks(run: Path, stage: str, config: Evaluate) -> dict[str, Task]:
@@ -87,28 +106,49 @@ def asked(config: Evaluate) -> dict[str, int | float | str | None]:
 
 
 def measure(
-    tasks: Mapping[str, Task], config: Evaluate, run: Path, stage: str, *, weights: str, title: str
-) -> dict[str, float]:
-    """Score what has no result yet, or all with `fresh`, and print all. One process at a time: a score is added to a file."""
+    tasks: Mapping[str, Task],
+    config: Evaluate,
+    run: Path,
+    stage: str,
+    *,
+    weights: str,
+    title: str,
+    chats: Mapping[str, Chats] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Score what has no result yet, or all with `fresh`, and print all. One process at a time: a score is added to a file.
+
+    Conversations are always scored: it takes a glance, and of those there what was learned may be another part by now.
+    """
     path = run / "eval" / f"{stage}.json"
     results = Results(path, weights=weights, settings=asked(config))
     # Read first: missing files and splits are found before torch is imported and a model loaded.
     tasks = {name: replace(task, load=cache(task.load)) for name, task in tasks.items()}
     examples = {name: examples_of(task, results, config) for name, task in tasks.items()}
     wanted = [name for name, hashed in examples.items() if config.fresh or not results.holds(name, hashed)]
-    if wanted:
+    if wanted or chats:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent) if ranks.is_first() else nullcontext():
             results = Results(path, weights=weights, settings=asked(config))
             scorer = load(config, run, stage)
-            with console.Live(f"evaluate {title}", total=len(wanted)) as live:
+            from fledge.evals.answers import costs_of
+
+            with console.Live(f"evaluate {title}", total=len(wanted) + len(chats)) as live:
                 for count, name in enumerate(wanted):
                     live.show(count, name)
                     score = scorer.score(tasks[name], **results.settings)
                     results.add(name, score, examples=examples[name] or "")
                     live.show(count + 1, name)
+                for count, (name, cost) in enumerate(costs_of(scorer, chats, run, limit=config.limit), len(wanted) + 1):
+                    results.add_cost(name, cost)
+                    live.show(count, name)
     show(tasks, results, title=f"{title} on the {config.split} split")
-    return {name: score.accuracy for name, score in results.scores.items() if name in tasks or name == "core"}
+    costs = {name: results.costs[name] for name in chats}
+    if costs:
+        rows = [(name, f"{c.bits_per_byte:.3f}", f"{c.standard_error:.3f}", c.scored) for name, c in costs.items()]
+        about = f"{title}: what the answers of conversations cost (lower is better)"
+        console.table(about, ("conversations", "bits per byte", "± s.e.", "scored"), rows)
+    found = {name: score.accuracy for name, score in results.scores.items() if name in tasks or name == "core"}
+    return found | ({"answer_bits_per_byte": {name: c.bits_per_byte for name, c in costs.items()}} if costs else {})
 
 
 def examples_of(task: Task, results: Results, config: Evaluate) -> str | None:
@@ -139,6 +179,8 @@ def load(config: Evaluate, run: Path, stage: str) -> Scorer:
 
 def show(tasks: Mapping[str, Task], results: Results, *, title: str) -> None:
     """The table of the scores: CORE's mean where all of it was asked, and that of the other tasks."""
+    if not tasks:
+        return
     core = {name for name in tasks if name.startswith("core/")}
     whole = {name: results.scores[name] for name in ("core", "core_v2") if name in results.scores and len(core) == 22}
     shown = {**whole, **{name: results.scores[name] for name in tasks}}

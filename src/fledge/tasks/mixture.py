@@ -98,9 +98,12 @@ class Mixed:
 
 def are_own(data: str) -> bool:
     """Whether a `--data` of conversations names the user's own files: so many, and no more."""
-    return (
-        data not in {"chat", "smoltalk", *public_tasks()} and len(shares_of(data)) == 1 and find_generated(data) is None
-    )
+    return len(shares_of(data)) == 1 and is_own(data)
+
+
+def is_own(name: str) -> bool:
+    """Whether a part of it does."""
+    return name not in {"chat", "smoltalk", *public_tasks()} and find_generated(name) is None
 
 
 def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:

@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from fledge.tasks import choice, gsm8k, humaneval
+from fledge.tasks import all_tasks, choice, gsm8k, humaneval
 from fledge.tasks.base import Example, Task
 from fledge.tasks.numbers import MARK, lenient, read_number, strict
 from fledge.text.chat import form_of, say
@@ -54,22 +54,34 @@ def task_of(name: str) -> Task:
     assert path is not None
     if path.suffix == ".py":
         return _graded_by(path, name)
-    first = next(chain.from_iterable(map(read_records, find_files(path, RECORDS).files)), None)
+    first = next(_records(path), None)
     if first is None:
         raise ValueError(f"{path}: no question found; expected one object to a line, as README shows them")
     read, options = _reader(first)
     if "choices" in first:  # questions differ in how many they have
-        records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
-        options["chance"] = statistics.fmean(1 / len(read(record).choices) for record in records)
+        options["chance"] = statistics.fmean(1 / len(read(record).choices) for record in _records(path))
 
     def load(split: Split) -> Sequence[Example]:
-        records = chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
         return Stored(
-            (record for record in records if _split(read(record), record) == split),
+            (record for record in _records(path) if _split(read(record), record) == split),
             make=lambda record: read(Record(record, path, 0)),
         )
 
     return Task(name=name, load=load, **options)
+
+
+def _records(path: Path) -> Iterator[Record]:
+    return chain.from_iterable(map(read_records, find_files(path, RECORDS).files))
+
+
+def are_conversations(name: str) -> bool:
+    """Whether a name is of a file whose first record is a conversation, in a form of text/forms.py, and no question as above."""
+    path = file_of(name)
+    if path is None or path.suffix == ".py" or any(f"{task}/".startswith(f"{name}/") for task in all_tasks()):
+        return False
+    first = next(_records(path), Record({}, path, 0))
+    is_question = {"choices", "entry_point"} & first.keys() or {"question", "answer"} <= first.keys()
+    return not is_question and "messages" in in_our_form(first, first.where)[0]
 
 
 def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]:
@@ -82,8 +94,8 @@ def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]
         return _number, {"grade": strict, "lenient": lenient, "max_tokens": 400}
     if "messages" in in_our_form(first, first.where)[0]:
         raise ValueError(
-            f"{first.where}: conversations have no grader and cannot be scored; they serve midtrain and sft as --data. "
-            "Give questions with answers, or a grader of your own (my.py:grade)"
+            f"{first.where}: conversations have no grader; they serve midtrain and sft as --data, and `fledge evaluate` measures "
+            "what their answers cost. Give questions with answers, or a grader of your own (my.py:grade)"
         )
     raise ValueError(
         f"{first.where}: fields {', '.join(first)} found{form_of(first)}; expected are question, choices and answer, question and "
