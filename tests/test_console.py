@@ -97,7 +97,7 @@ def test_a_log_says_how_long_is_left_by_the_steps_done(
 
 def test_only_the_console_prints() -> None:
     """So that whatever is printed has passed it. Help, settings and a measurement are JSON or the program's own words."""
-    allowed = ("console", "cli", "plan", "bench.infer", "bench.train", "sandbox.zygote")
+    allowed = ("console", "cli", "plan", "bench.infer", "bench.rl", "bench.train", "sandbox.zygote")
     offences = [
         f"{name} line {node.lineno}: {ast.unparse(node)[:60]}"
         for name, tree in modules().items()

@@ -53,7 +53,7 @@ def scores(run: Path) -> object:
     return {
         name: value
         for name, value in read_json(run / "report.json").items()
-        if name in ("final", "gains", "conversations", "curves")
+        if name in ("final", "gains", "conversations", "level_ups")
     }
 
 
