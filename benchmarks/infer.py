@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.harness import compare, show
 from fledge.bench.infer import make_engine, make_model
-from fledge.config import InferBench, Sampling
+from fledge.commands import InferBench
+from fledge.config import Sampling
 from fledge.export.hf import architecture, names
 from fledge.infer.engine import Engine, Request
 from fledge.model.device import find_device, threads

@@ -19,7 +19,8 @@ import torch
 
 from benchmarks.harness import apart, in_turns, show
 from fledge.bench.train import report
-from fledge.config import ModelSettings, OptimSettings, TrainBench
+from fledge.commands import TrainBench
+from fledge.config import ModelSettings, OptimSettings
 
 
 @dataclass(frozen=True, kw_only=True)

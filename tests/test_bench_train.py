@@ -12,7 +12,8 @@ import torch
 
 from fledge.bench.train import CELLS, PARTS, believable, nanochat_flops_per_token, parts_of, show
 from fledge.cli import parse, run
-from fledge.config import ModelSettings, TrainBench
+from fledge.commands import TrainBench
+from fledge.config import ModelSettings
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.settings import words_of
 from fledge.train.loop import Step

@@ -12,7 +12,7 @@ import pytest
 
 from fledge import __version__
 from fledge.cli import ENDS, code_of, long_form, run
-from fledge.config import SETTINGS
+from fledge.commands import SETTINGS
 from fledge.evals.results import read_scores
 from fledge.runs import summary
 from fledge.settings import DoesNotFit

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from fledge import cli
-from fledge.config import TRAINED
+from fledge.commands import TRAINED
 
 FOLDERS = int(os.environ.get("DAMAGED_FOLDERS", "20"))
 STRANGE = [None, True, -1, 1e308, "", "x", [], {}, [1], {"a": 1}, "\0", 10**30]

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from fernhollow.asked import TASKS
-from fledge.config import Midtrain, Pretrain, Rl, RunRecipe, Sft, TrainStage
+from fledge.commands import RunRecipe
+from fledge.config import Midtrain, Pretrain, Rl, Sft, TrainStage
 from fledge.recipes import toy
 from fledge.runs import checkpoints, metrics, stage_name
 from fledge.weights import read_state

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from fledge.checkpoint import load_pair
-from fledge.config import Evaluate, Export, Import, Sft
+from fledge.commands import Export, Import
+from fledge.config import Evaluate, Sft
 from fledge.export import back, out
 from fledge.export.back import RULES, read_tokenizer
 from fledge.export.hf import TEMPLATE, check_weights, names

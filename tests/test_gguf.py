@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fledge.config import Export
+from fledge.commands import Export
 from fledge.export import out
 from fledge.text.chat import encode_prompt, to_json
 from fledge.text.tokenizer import Tokenizer

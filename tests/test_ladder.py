@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fledge.cli import run
-from fledge.config import Sweep
+from fledge.commands import Sweep
 from fledge.evals.ladder import BITS, Law, Rung, fit, next_dollars
 from fledge.research.ladder import fitted
 from fledge.research.points import points_of

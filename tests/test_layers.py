@@ -15,6 +15,7 @@ LAYERS = (
         "__init__",
         "settings",
         "config",
+        "commands",
         "ranks",
         "console",
         "endings",

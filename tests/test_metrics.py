@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fledge.config import TRAINED
+from fledge.commands import TRAINED
 from fledge.evals.results import Score
 from fledge.runs import METRICS, metrics
 from fledge.settings import help_of

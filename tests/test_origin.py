@@ -18,7 +18,8 @@ import pytest
 import fledge
 from fledge import cli, provenance
 from fledge.checkpoint import load_pair
-from fledge.config import Evaluate, Midtrain, ModelSettings, OptimSettings, Pretrain, Report, Rl, Serve, Sft, Tokenizer
+from fledge.commands import Serve
+from fledge.config import Evaluate, Midtrain, ModelSettings, OptimSettings, Pretrain, Report, Rl, Sft, Tokenizer
 from fledge.folder import begin_again
 from fledge.origin import data_of, hash_of
 from fledge.runs import checkpoints, is_done

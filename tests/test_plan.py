@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import run
-from fledge.config import PlanAhead
+from fledge.commands import PlanAhead
 from fledge.model.cards import CARDS, find_card
 from fledge.plan import plan
 from fledge.recipes import RECIPES, WHERE

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import ModelSettings, Pretrain, RunRecipe, check
+from fledge.commands import RunRecipe
+from fledge.config import ModelSettings, Pretrain, check
 from fledge.pipeline import main
 from fledge.recipes import RECIPES, choose
 from fledge.runs import checkpoints, is_done, metrics

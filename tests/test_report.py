@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from fledge.config import TRAINED
+from fledge.commands import TRAINED
 from fledge.console import duration
 from fledge.evals.card import markdown, sentences
 from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, level_ups, par_flops, rank, subjects

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from fledge.config import Chat, Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check
+from fledge.commands import Chat
+from fledge.config import Midtrain, OptimSettings, Pretrain, RowStage, Tokenizer, check
 from fledge.folder import begin_again, open_stage
 from fledge.runs import (
     begun,
@@ -31,7 +32,7 @@ from fledge.storage import read_json, write_atomic
 
 HOLD = """
 import sys, time
-from fledge.config import Tokenizer
+from fledge.config import (Tokenizer)
 from fledge.folder import open_stage
 with open_stage(Tokenizer(run=sys.argv[1])):
     print("held", flush=True)

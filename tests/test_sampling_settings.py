@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 
 from fledge.cli import parse, run
-from fledge.config import Chat, Sampling, Serve, check
+from fledge.commands import Chat, Serve
+from fledge.config import Sampling, check
 from fledge.infer.engine import Request
 from fledge.serve.api import ApiError, parse_chat, parse_completion
 from fledge.serve.client import LocalModel

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fledge.config import ModelSettings, OptimSettings, Pretrain, Rl, RunRecipe, Sft, TrainStage
+from fledge.commands import RunRecipe
+from fledge.config import ModelSettings, OptimSettings, Pretrain, Rl, Sft, TrainStage
 from fledge.recipes import choose, derived
 from fledge.train import scaling
 from fledge.train.optim import build

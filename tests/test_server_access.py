@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from fledge.config import Serve, check
+from fledge.commands import Serve
+from fledge.config import check
 from fledge.serve.access import Access, find_key, find_origins, host_names, is_loopback
 from fledge.serve.api import ApiError
 from fledge.serve.connections import listen

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from fledge.config import Serve
+from fledge.commands import Serve
 from fledge.serve.api import ApiError, parse_chat
 from fledge.text.chat import Conversation, encode_prompt, encode_text, fit_prompt, say, talk
 from test_server import HELLO, client, pool, serving

@@ -23,9 +23,8 @@ import torch
 from fernhollow.asked import TASKS
 from fledge import cli, recipes
 from fledge.bench import infer
+from fledge.commands import SETTINGS, TRAINED
 from fledge.config import (
-    SETTINGS,
-    TRAINED,
     Evaluate,
     Midtrain,
     ModelSettings,

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from fledge.cli import parse, run, with_folder
-from fledge.config import ModelSettings, Pretrain, Sweep
+from fledge.commands import Sweep
+from fledge.config import ModelSettings, Pretrain
 from fledge.research.compare import compared
 from fledge.research.groups import arms_of
 from fledge.research.points import Point, points_of

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from fledge.cli import run as command
-from fledge.config import Export
+from fledge.commands import Export
 from fledge.export import out
 from test_hub import REVISION, FakeHub, Handler, point_at
 from tiny_runs import tiny_run

@@ -1,7 +1,7 @@
 """The command line: `fledge <command> [folder] --setting value`.
 
-Commands are the stages of a run and `run`, which chains them. Settings are the fields of the dataclasses in config.py, with
-their docstrings as help. Nothing heavy is imported before it is needed, so help and mistakes answer at once.
+Commands are the stages of a run and `run`, which chains them. Settings are the fields of the dataclasses in config.py and
+commands.py, with their docstrings as help. Nothing heavy is imported before it is needed, so help and mistakes answer at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge import __version__, endings, ranks
-from fledge.config import COMMANDS, SETTINGS, TRAINED, Ranked, RunRecipe, Sweep, TrainBench, TrainStage
+from fledge.commands import COMMANDS, SETTINGS, TRAINED, RunRecipe, Sweep, TrainBench
+from fledge.config import Ranked, TrainStage
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.runs import summary as summary_of

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge import ranks, runs
-from fledge.config import TRAINED, Made, Stage
+from fledge.commands import TRAINED
+from fledge.config import Made, Stage
 from fledge.console import notice
 from fledge.provenance import changes, other_code, provenance
 from fledge.settings import shares_of, with_paths

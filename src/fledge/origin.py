@@ -17,7 +17,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from fledge.config import STAGES, TRAINED, Midtrain, Pretrain, Rl, Stage, Tokenizer
+from fledge.commands import STAGES, TRAINED
+from fledge.config import Midtrain, Pretrain, Rl, Stage, Tokenizer
 from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
 from fledge.settings import shares_of, with_paths
 from fledge.storage import read_record

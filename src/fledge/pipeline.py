@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from fledge import console, ranks
-from fledge.config import TRAINED, Evaluate, Machine, Ranked, RunRecipe, check
+from fledge.commands import TRAINED, RunRecipe
+from fledge.config import Evaluate, Machine, Ranked, check
 from fledge.folder import REPORT, begin_again, check_ours, check_unchanged, put_back
 from fledge.origin import origin_of
 from fledge.recipes import RECIPES, Item, choose, folder, listed, summary_of

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fledge import console
-from fledge.config import ModelSettings, PlanAhead, Pretrain, RowStage, RunRecipe, check
+from fledge.commands import PlanAhead, RunRecipe
+from fledge.config import ModelSettings, Pretrain, RowStage, check
 from fledge.model import device as machine
 from fledge.model.cards import CARDS, find_card
 from fledge.model.transformer import ModelConfig, Transformer

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from fledge import console
+from fledge.commands import PlanAhead, RunRecipe
 from fledge.config import (
     Evaluate,
     Midtrain,
     ModelSettings,
     OptimSettings,
-    PlanAhead,
     Pretrain,
     Report,
     Rl,
-    RunRecipe,
     Sft,
     Stage,
     Tokenizer,

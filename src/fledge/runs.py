@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fledge.config import TRAINED, Stage
+from fledge.commands import TRAINED
+from fledge.config import Stage
 from fledge.console import notice
 from fledge.settings import nearest, with_paths
 from fledge.storage import json_hash, read_record

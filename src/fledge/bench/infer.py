@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from fledge.config import AnswerBench, InferBench, Sampling
+from fledge.commands import AnswerBench, InferBench
+from fledge.config import Sampling
 from fledge.console import table
 from fledge.infer.check import draw_weights
 from fledge.infer.engine import Engine, Request

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from fledge.bench.infer import CLOCKS, make_engine, make_model, make_request
-from fledge.config import RlBench
+from fledge.commands import RlBench
 from fledge.console import say, table
 from fledge.infer.engine import Engine
 from fledge.model.device import find_device, threads

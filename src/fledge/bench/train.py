@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from fledge import checkpoint, ranks
-from fledge.config import Pretrain, TrainBench, check
+from fledge.commands import TrainBench
+from fledge.config import Pretrain, check
 from fledge.console import say, table
 from fledge.model import device as machine
 from fledge.model import head

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fledge import console
-from fledge.config import TRAINED
+from fledge.commands import TRAINED
 from fledge.evals.card import badges, facts, markdown, sentences, summary_rows
 from fledge.evals.grades import Scores, article, level_ups, rank, subjects
 from fledge.evals.ladder import outlook

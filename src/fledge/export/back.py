@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from fledge import console
 from fledge.checkpoint import Progress, copied, read_tensors
-from fledge.config import TRAINED, Import, OptimSettings, check
+from fledge.commands import TRAINED, Import
+from fledge.config import OptimSettings, check
 from fledge.export.hf import TABLES, names
 from fledge.export.out import checked
 from fledge.model.transformer import ModelConfig, Transformer

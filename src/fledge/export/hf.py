@@ -20,7 +20,8 @@ import torch
 from safetensors.torch import save_file
 
 from fledge.checkpoint import load_pair
-from fledge.config import TRAINED, Sampling
+from fledge.commands import TRAINED
+from fledge.config import Sampling
 from fledge.evals.report import gather, markdown
 from fledge.export.out import CARD, unfinished
 from fledge.model.transformer import ModelConfig, Transformer

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge import console
-from fledge.config import Export, check
+from fledge.commands import Export
+from fledge.config import check
 from fledge.provenance import provenance
 from fledge.runs import begun, choose_stage, summary
 from fledge.storage import file_hash, partial_of, read_json, read_record, sealed, write_atomic

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from fledge import console
-from fledge.config import Upload, check
+from fledge.commands import Upload
+from fledge.config import check
 from fledge.export.out import CARD, CUSTODY, checked
 from fledge.text.hub import explained
 

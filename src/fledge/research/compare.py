@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fledge import console
-from fledge.config import Compare, check
+from fledge.commands import Compare
+from fledge.config import check
 from fledge.evals.page import publish, table
 from fledge.evals.plots import line_plot
 from fledge.evals.student import CONFIDENCE, t_quantile

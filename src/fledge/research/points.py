@@ -13,7 +13,8 @@ from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-from fledge.config import Pretrain, Sweep
+from fledge.commands import Sweep
+from fledge.config import Pretrain
 from fledge.settings import nearest
 
 BASE = "baseline"

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from fledge import console
-from fledge.config import Pretrain, Sweep, Tokenizer, check
+from fledge.commands import Sweep
+from fledge.config import Pretrain, Tokenizer, check
 from fledge.folder import locked
 from fledge.pipeline import finished
 from fledge.recipes import Item

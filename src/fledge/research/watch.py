@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from fledge import console
-from fledge.config import TRAINED, Watch, check
+from fledge.commands import TRAINED, Watch
+from fledge.config import check
 from fledge.research.curves import AXES, Lines
 from fledge.runs import flat
 from fledge.serve.access import Access

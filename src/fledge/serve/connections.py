@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fledge import endings
-from fledge.config import Serve
+from fledge.commands import Serve
 from fledge.serve.access import EVERYWHERE
 from fledge.serve.site import LOG
 

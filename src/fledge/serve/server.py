@@ -22,7 +22,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Mount, Route, Router
 from starlette.types import ASGIApp, Receive
 
-from fledge.config import Sampling, Serve
+from fledge.commands import Serve
+from fledge.config import Sampling
 from fledge.serve.access import Access
 from fledge.serve.api import ApiError, parse_chat, parse_completion
 from fledge.serve.fields import Json

@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from fledge import endings
-from fledge.config import Chat, Sampling, check
+from fledge.commands import Chat
+from fledge.config import Sampling, check
 from fledge.console import notice, visible
 from fledge.runs import choose_stage, model_name, trained_stages
 from fledge.serve.access import find_key

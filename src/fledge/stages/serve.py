@@ -10,7 +10,8 @@ import torch
 from starlette.applications import Starlette
 
 from fledge import console
-from fledge.config import Sampling, Serve, check
+from fledge.commands import Serve
+from fledge.config import Sampling, check
 from fledge.model.device import find_device, threads
 from fledge.sandbox.tools import find_tool
 from fledge.serve.access import KEY, Access, find_key, find_origins, host_names, is_loopback
