@@ -73,6 +73,7 @@ export function search() {
 
 function open(chat) {
   show(chat);
+  drawNow(); // or what is typed before the next frame would be taken for the draft of the last conversation
   closeOnPhone();
 }
 
