@@ -153,13 +153,29 @@ def test_variants_are_named_in_words_and_in_files_and_stand_in_every_cell_of_the
         (["pretrain", "--over", "model.heads=2,many"], "many"),
         (["pretrain", "--over", "matrices=muon,sgd"], "adamw"),
         (["pretrain", "--mintues", "5"], "--base.minutes"),
+        (["pretrain", "--over", "seed=0,x"], "seed"),
+        (["pretrain", "--over", "seed=0", "seed=1"], "'seed' is given twice"),
+        (["pretrain", "--variant", "wide:width=64", "wide:heads=2"], "'wide' is given twice"),
+        (["pretrain", "--variant", "a/b:width=64", "a_b:heads=2"], "'a_b' is given twice"),
+        (["pretrain", "--over", "run=a,b"], "run=a: each point has its own run"),
+        (["pretrain", "--variant", "other:seed=3"], "seed=3: each point has its own run, and its seed by --over"),
+        (["pretrain", "--minutes", "-1"], "minutes=-1.0 is not"),
+        (["pretrain", "--minutes", "1", "--tokens", "512"], "each says when to end; give one"),
+        (["pretrain", "--price", "-3"], "price=-3.0 is not"),
+        (["pretrain", "--fit"], "a law wants 4 sizes"),
     ],
 )
+@pytest.mark.parametrize("last", [[], ["--dry-run"]])
 def test_a_mistake_ends_before_anything_is_trained(
-    words: list[str], answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    last: list[str],
+    words: list[str],
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["sweep", *words]) == 2
+    assert run(["sweep", *words, *last]) == 2
     captured = capsys.readouterr()
     assert answer in " ".join((captured.out + captured.err).replace("│", " ").split())
     assert not list(tmp_path.iterdir())

@@ -11,13 +11,14 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from fledge.commands import Sweep
 from fledge.config import Pretrain
 from fledge.settings import nearest
 
 BASE = "baseline"
+T = TypeVar("T")
 
 
 class Variant(NamedTuple):
@@ -27,6 +28,11 @@ class Variant(NamedTuple):
     against: str
     """The name of what it is compared with; its own of one that others are compared with."""
     settings: Mapping[str, str]
+
+    @property
+    def folder(self) -> str:
+        """The name of that of its runs."""
+        return self.name.replace("/", "_")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,11 +57,11 @@ def points_of(ask: Sweep) -> list[Point]:
     """The points in the order in which they are trained.
 
     Raises:
-        ValueError: there is no such setting, or it cannot have that value.
+        ValueError: there is no such setting, it cannot have that value, or a name is given twice.
     """
-    over = dict(_split(one, "=") for one in ask.over)
-    seeds = [int(seed) for seed in over.pop("seed", str(ask.base.seed)).split(",")]
-    variants = {variant.name: variant for variant in _variants(ask, over)}
+    over = _once(_split(one, "=") for one in ask.over)
+    seeds = [_changed(ask.base, ["seed"], seed).seed for seed in over.pop("seed", str(ask.base.seed)).split(",")]
+    variants = {variant.name: variant for variant in _once((one.folder, one) for one in _variants(ask, over)).values()}
     first = next(iter(variants))
     pairs = [(first, seed) for seed in [*seeds, seeds[0] + 1][:2]]
     pairs += [(name, seed) for seed in seeds for name in variants]
@@ -120,10 +126,23 @@ def _split(word: str, mark: str) -> tuple[str, str]:
     return name, rest
 
 
+def _once(pairs: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """The dictionary of pairs whose names differ: of two the first would be gone without a word."""
+    found: dict[str, T] = {}
+    for name, one in pairs:
+        if found.setdefault(name, one) is not one:
+            raise ValueError(
+                f"{name!r} is given twice: list the values of a setting behind commas, and name variants apart"
+            )
+    return found
+
+
 def _point(ask: Sweep, variant: Variant, seed: int) -> Point:
-    config = replace(ask.base, seed=seed, run=str(Path(ask.out) / variant.name.replace("/", "_") / f"seed-{seed}"))
+    config = replace(ask.base, seed=seed, run=str(Path(ask.out) / variant.folder / f"seed-{seed}"))
     for name, value in variant.settings.items():
-        config = _changed(config, _whole(name).split("."), value)
+        if (whole := _whole(name)) in ("run", "seed"):
+            raise ValueError(f"{name}={value}: each point has its own run, and its seed by --over seed=0,1,2")
+        config = _changed(config, whole.split("."), value)
     return Point(variant=variant.name, against=variant.against, settings=variant.settings, config=config)
 
 

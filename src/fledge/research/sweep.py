@@ -38,11 +38,8 @@ LOOK_SECONDS = 0.2
 
 def main(ask: Sweep) -> dict[str, Any]:
     """Train every point that is not finished, compare the variants, and return all of it as JSON."""
-    check(ask)
-    points, out, base = points_of(ask), Path(ask.out), ask.base
-    if ask.fit:
-        check_points(points)
     ahead = plan(ask)
+    points, out, base = points_of(ask), Path(ask.out), ask.base
     length = f"about {console.duration(ahead['seconds'])} of steps" if ahead["seconds"] else "nobody knows how long"
     cost = f", ${ahead['dollars']:,.2f}" if ahead["dollars"] else ""
     console.say(f"sweep: {len(points)} points in {out}, {length}{cost}; measurements come on top")
@@ -68,7 +65,11 @@ def main(ask: Sweep) -> dict[str, Any]:
 
 
 def plan(ask: Sweep) -> dict[str, Any]:
-    """What each point takes, in seconds of steps and tokens, and all of them together, as JSON; None where nobody knows."""
+    """What each point takes, in seconds of steps and tokens, and all of them together, as JSON; None where nobody knows.
+
+    Raises:
+        ValueError: a setting of the sweep, or of all points, is wrong.
+    """
     import torch
 
     from fledge.model import device as machine
@@ -76,10 +77,15 @@ def plan(ask: Sweep) -> dict[str, Any]:
     from fledge.train.estimate import here
     from fledge.train.resolve import resolved
 
+    check(ask)
+    check(ask.base)
+    points = points_of(ask)
+    if ask.fit:
+        check_points(points)
     device = machine.find_device(ask.base.device)
     site = here(device, machine.find_dtype(ask.base.dtype, device), ranks=ask.base.ranks)
     rows = []
-    for point in points_of(ask):
+    for point in points:
         row: dict[str, Any] = {"point": str(point), "tokens": None, "seconds": None}
         try:
             config = resolved(replace(point.config, run=ask.out), vocab=ask.vocab)
