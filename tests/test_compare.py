@@ -14,7 +14,7 @@ import pytest
 
 from fledge.cli import run
 from fledge.evals.student import t_quantile
-from fledge.research.compare import compare, compared, difference, frontier, multiple, multiplier
+from fledge.research.compare import compare, compared, difference, frontier, multiple, multiplier, sentence
 from fledge.research.groups import Group, Trained, arms_of
 from fledge.storage import sealed
 
@@ -93,6 +93,7 @@ def test_what_was_spent_before_the_first_measurement_is_not_guessed() -> None:
     )  # 20 seconds, and at 100 the first measurement of the other
     assert found["at_equal"]["seconds"]["verdict"] == "not measured"
     assert found["at_equal"]["tokens"]["difference"] == pytest.approx(1.0)
+    assert sentence(found | found["at_equal"]["seconds"]) == "short and long were not measured"
 
 
 def test_more_of_core_is_better_and_needs_both() -> None:
@@ -177,6 +178,19 @@ def test_rungs_of_two_sweeps_are_compared_with_each_other_and_of_one_with_its_ba
     assert run(["compare", str(one), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["multipliers"]["wide"]["multiplier"] == 1.0
+
+
+def test_what_has_the_same_last_name_is_told_apart_by_the_one_before(toy_run: Path, tmp_path: Path) -> None:
+    for folder in ("one/same", "two/same"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "seed-0").symlink_to(toy_run)
+        points = [{"variant": "seed-0", "against": "seed-0", "state": "done"}]
+        (tmp_path / folder / "sweep.json").write_text(sealed({"points": points}))
+    one, two = tmp_path / "one/same", tmp_path / "two/same"
+    for paths, ends in (((one / "seed-0", two / "seed-0"), "seed-0"), ((one, two), "seed-0")):
+        ((base, other),) = arms_of(paths)[""]
+        assert (base.label, other.label) == (f"one/same/{ends}", f"two/same/{ends}")
+    assert [each.label for each in arms_of([one / "seed-0", toy_run])[""][0]] == ["seed-0", toy_run.name]
 
 
 def test_the_page_has_table_curves_and_the_difference_of_the_code(tmp_path: Path) -> None:

@@ -146,7 +146,9 @@ def _at_equal(axis: str, pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, 
 def sentence(found: Mapping[str, Any]) -> str:
     """What was found, in words."""
     base, other, verdict, size = found["base"], found["other"], found["verdict"], _cell({**found, "early": False})
-    if verdict in (CHANCE, UNKNOWN):
+    if verdict == UNKNOWN:
+        return f"{other} and {base} were {UNKNOWN}"
+    if verdict == CHANCE:
         more = " by one seed" * (found["interval"] is None)
         return f"{other} {CHANCE} from {base}{more} ({size} bits per byte)"
     return f"{other} is {verdict} by {size[1:]} bits per byte than {base}"

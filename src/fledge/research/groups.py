@@ -6,8 +6,8 @@ groups_of(Path("runs/a"))[0].runs[0].at("flops", 1e15)
 
 from __future__ import annotations
 
-import itertools
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,6 +114,7 @@ def arms_of(paths: Sequence[Path]) -> dict[str, list[tuple[Group, Group]]]:
     the first.
     """
     first, *others = (groups_of(path) for path in paths)
+    ends = ends_of(paths)
     arms: dict[str, list[tuple[Group, Group]]] = {}
     if len(first) > 1 and not others:
         groups = dict(zip(against := _against(paths[0]), first, strict=True))
@@ -121,17 +122,32 @@ def arms_of(paths: Sequence[Path]) -> dict[str, list[tuple[Group, Group]]]:
             if base != name and base in groups and groups[base].runs.keys() & groups[name].runs.keys():
                 arms.setdefault(name.rpartition(",")[2], []).append((groups[base], groups[name]))
         return arms
-    for path, groups in zip(paths[1:], others, strict=True):
+    for path, end, groups in zip(paths[1:], ends[1:], others, strict=True):
         arms[str(path)] = [
-            (_in(paths[0], one), _in(path, two)) for one in first for two in groups if one.label == two.label
+            (_in(ends[0], one), _in(end, two)) for one in first for two in groups if one.label == two.label
         ]
     if len(first) > 1 and all(arms.values()):
         return arms
-    return {"": [(first[0], other) for other in [*first[1:], *itertools.chain(*others)]]}
+    found = list(zip(paths, ends, (first, *others), strict=True))
+    labels = [one.label for _, _, groups in found for one in groups]
+    is_plain = len({*labels}) == len(labels)  # variants of several sweeps may be named alike
+    told = [
+        replace(one, label=end) if one.label == path.name else one if is_plain else _in(end, one)
+        for path, end, groups in found
+        for one in groups
+    ]
+    return {"": [(told[0], other) for other in told[1:]]}
 
 
-def _in(sweep: Path, group: Group) -> Group:
-    return replace(group, label=f"{sweep.name}/{group.label}")
+def ends_of(paths: Sequence[Path]) -> list[str]:
+    """The last names of paths, as many as tell them apart: one/seed-0 and two/seed-0."""
+    parts = [Path(os.path.abspath(path)).parts for path in paths]
+    tails = (["/".join(each[-names:]) for each in parts] for names in range(1, max(map(len, parts)) + 1))
+    return next(ends for ends in tails if len({*ends}) == len({*parts}))
+
+
+def _in(sweep: str, group: Group) -> Group:
+    return replace(group, label=f"{sweep}/{group.label}")
 
 
 def _against(sweep: Path) -> dict[str, str]:
