@@ -186,6 +186,9 @@ def test_what_is_no_run_is_said_in_a_sentence_and_foreign_pages_and_wrong_questi
         assert client.get("/watch/state", headers={"host": "evil.example.org"}).status_code == 403
         for wrong in ("axis=miles", "points=1", "low=here"):
             assert client.get(f"/watch/curves?metric=loss_nats&{wrong}").status_code == 400
+        assert client.get("/watch/curves").json() == {}
+        once, twice = (client.get("/watch/curves?" + "&metric=loss_nats" * times).json() for times in (1, 2))
+        assert once == twice
 
 
 # ---- The page

@@ -154,10 +154,10 @@ class Watched:
             for run, stages in self._stages().items():
                 start = 0.0
                 for lines in (self.lines[stage] for stage in stages):
-                    share = min(points, MOST_POINTS // (len(self.lines) * len(metrics)))
+                    share = min(points, MOST_POINTS // max(1, len(self.lines) * len(found)))
                     bounds = {"points": max(10, share), "low": low - start, "high": high - start}
                     bounds["evenly"] = evenly
-                    for name in metrics:
+                    for name in found:
                         if curve := name in lines.columns and lines.curve(name, axis, **bounds):
                             of = {"run": self._name(run), "stage": lines.path.parent.name, "start": start}
                             found[name].append(of | curve)
