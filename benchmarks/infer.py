@@ -19,7 +19,8 @@ from fledge.bench.infer import make_engine, make_model
 from fledge.commands import InferBench
 from fledge.config import Sampling
 from fledge.export.hf import architecture, names
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import Transformer
 

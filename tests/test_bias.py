@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.infer.engine import Request
+from fledge.infer.request import Request
 from test_engine import BOS, END, prompts
 from tiny_engine import asking, endless_model, tiny_engine
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
+from test_responses import Bird
 from test_server import HELLO, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # their own
@@ -22,11 +22,6 @@ HISTORY: list[Any] = [
     {"role": "tool", "tool_call_id": "a", "content": "42"},
     {"role": "user", "content": "And?"},
 ]
-
-
-class Bird(BaseModel):
-    kind: Literal["owl", "hen"]
-    tame: bool
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.infer.sampling import LOOP, PERIOD, in_a_loop
 from fledge.model.transformer import Transformer
 from fledge.sandbox.calls import ToolPool

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.infer.check import TOLERANCE, difference, find_kernel
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.transformer import Transformer
 from tiny_engine import BYTES, EXTRAS, asking, tiny_engine, tiny_model
 

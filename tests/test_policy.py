@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fledge import checkpoint
 from fledge.config import OptimSettings
-from fledge.infer.engine import Request
+from fledge.infer.request import Request
 from fledge.model.transformer import Transformer
 from fledge.tasks.base import Example
 from fledge.train.loop import Plan, train

@@ -14,7 +14,7 @@ from rich.console import Console
 from fledge.cli import parse, run
 from fledge.commands import Chat, Serve
 from fledge.config import Sampling, check
-from fledge.infer.engine import Request
+from fledge.infer.request import Request
 from fledge.serve.api import ApiError, parse_chat, parse_completion
 from fledge.serve.client import LocalModel
 from fledge.serve.terminal import COMMANDS, Terminal

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fledge.infer.engine import Request
+from fledge.infer.request import Request
 from fledge.serve.stream import Choice
 from fledge.text.chat import KINDS, Message, Part, PartReader, decode_answer, encode_conversation, join_pieces, say
 from tiny_engine import BYTES

@@ -18,7 +18,8 @@ from fernhollow.suggestions import TASK
 from fledge.config import Sampling
 from fledge.evals.results import SUGGESTED, Results, Score, Suggestion, proposed
 from fledge.evals.score import Scorer
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.serve.client import LocalModel
 from fledge.serve.pool import open_run
 from fledge.serve.terminal import Terminal

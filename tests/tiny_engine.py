@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from fledge.config import Sampling
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer
 

@@ -20,7 +20,8 @@ from typing import Any
 from judge import judge
 
 from fledge.config import Sampling
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model import device
 from fledge.runs import choose_stage
 from fledge.sandbox.sandbox import Sandbox

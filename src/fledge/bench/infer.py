@@ -22,7 +22,8 @@ from fledge.commands import AnswerBench, InferBench
 from fledge.config import Sampling
 from fledge.console import table
 from fledge.infer.check import draw_weights
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.text.tokenizer import Tokenizer

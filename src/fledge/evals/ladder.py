@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fledge.evals.plots import compact
 from fledge.evals.student import t_quantile
 from fledge.storage import read_record
 
@@ -210,12 +211,6 @@ def between(told: tuple[float, float, float]) -> str:
     """`14.2 (12.1 to 16.6)`"""
     best, low, high = map(compact, told)
     return f"{best} ({low} to {high})"
-
-
-def compact(value: float) -> str:
-    """Four digits: 0.7077, 3.235, 271.5M, 1.842T."""
-    power = max(0, min(4, int(math.log10(value) // 3)))
-    return f"{value / 1000**power:.4g}{' KMBT'[power]}".strip()
 
 
 def outlook(sweep: Path, *, done: Mapping[str, Any], hourly_cost: float | None) -> str:

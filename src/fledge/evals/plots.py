@@ -54,7 +54,7 @@ def line_plot(
         parts.append(f'<text x="{LEFT - 6}" y="{down(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
     for value in xs:
         parts.append(
-            f'<text x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{short(value)}</text>'
+            f'<text x="{across(value):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{compact(value)}</text>'
         )
     for value, text in (above or {}).items():
         parts.append(f'<text x="{across(value):.1f}" y="{TOP - 4}" text-anchor="middle">{escape(text)}</text>')
@@ -72,10 +72,11 @@ def line_plot(
     return "\n".join([*parts, "</svg>"])
 
 
-def short(number: float) -> str:
-    """A number for an axis: 250_000 -> 250K, 3e17 -> 3e+17."""
-    unit, name = next(((unit, name) for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")) if number >= unit), (1, ""))
-    return f"{number / unit:g}{name}" if number < 1e12 else f"{number:g}"
+def compact(number: float) -> str:
+    """Four digits: .7077 -> 0.7077, 250_000 -> 250K, 3e17 -> 3e+17."""
+    units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
+    unit, name = next(((unit, name) for unit, name in units if abs(number) >= unit), (1.0, ""))
+    return f"{number / unit:.4g}{name}" if abs(number) < 1e15 else f"{number:.4g}"
 
 
 def _finite(points: Points) -> Points:

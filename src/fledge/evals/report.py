@@ -107,15 +107,14 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
             task: {stage: asdict(score) for stage, score in row.items()} for task, row in article(scores).items()
         },
         "speed": speed(run, stages),
-        "rank": rank(graded, **compute(run, stages)),
+        "rank": rank(graded, **real_text(run, stages)),
     }
 
 
-def compute(run: Path, stages: dict[str, Any]) -> dict[str, float]:
+def real_text(run: Path, stages: dict[str, Any]) -> dict[str, float]:
     """FLOPs of pretraining on real text and the bits per byte after it; nothing of generated text, which is easier."""
-    if not (done := stages.get("pretrain")) or "world" in shares_of(
-        begun(run / "pretrain")["settings"].get("data", "")
-    ):
+    done = stages.get("pretrain")
+    if not done or "world" in shares_of(begun(run / "pretrain")["settings"].get("data", "")):
         return {}
     return {"flops": done["flops_per_token"] * done["tokens"], "bits": done["val_bits_per_byte"]}
 

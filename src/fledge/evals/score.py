@@ -28,7 +28,8 @@ from fledge import ranks
 from fledge.config import Sampling
 from fledge.evals.likelihood import DEVICE_TOKENS, Likelihood, Row, common_prefix, likelihoods
 from fledge.evals.results import Score, Suggestion, mean_and_error
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.transformer import Transformer
 from fledge.sandbox.sandbox import NotJudged
 from fledge.storage import write_atomic

@@ -27,7 +27,7 @@ from fledge.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-    from fledge.infer.engine import Request
+    from fledge.infer.request import Request
 
 SCHEMA_CHARACTERS = 32_768
 """Longest schema: 3,000 properties took seconds, a step of the engine as well."""

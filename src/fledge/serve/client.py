@@ -70,7 +70,7 @@ class LocalModel:
         Raises:
             ValueError: the last question alone is longer than the context.
         """
-        from fledge.infer.engine import Request
+        from fledge.infer.request import Request
         from fledge.serve.stream import Choice
 
         context, news = self.engine.context, queue.SimpleQueue[None]()

@@ -16,8 +16,8 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fledge.infer.engine import Request
 from fledge.infer.grammar import Grammar, compile_schema
+from fledge.infer.request import Request
 from fledge.serve.api import ApiError, Ask
 from fledge.serve.fields import Json
 from fledge.serve.metrics import Histogram

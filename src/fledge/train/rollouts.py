@@ -23,7 +23,8 @@ from torch import Tensor
 
 from fledge import ranks
 from fledge.config import Rl, Sampling
-from fledge.infer.engine import Engine, Request
+from fledge.infer.engine import Engine
+from fledge.infer.request import Request
 from fledge.model.transformer import Transformer
 from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import Example, Task
