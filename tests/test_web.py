@@ -592,6 +592,7 @@ def test_conversations_are_listed_searched_renamed_deleted_and_brought_back(page
     page.keyboard.press("Enter")
     expect(titles.first).to_have_text("Fruit")
     expect(page.locator(":focus")).to_have_attribute("title", "Rename “Fruit”")
+    settle(page)
     page.reload()
     expect(titles).to_have_text(["Fruit", "Apples"])
     page.locator("#list li").first.hover()
@@ -738,6 +739,20 @@ def test_exported_conversations_come_back_in_another_browser(
     other.set_input_files("#file", file)
     settle(other)
     expect(other.locator(".count")).to_have_text("3/3")  # nothing newer is lost
+
+
+def test_a_file_that_the_page_exported_once_is_still_read(page: Any, tmp_path: Path) -> None:
+    said: list[Any] = [{"parts": [{"type": "text", "text": "Hi!"}], "model": "sft", "finish": "stop"}]
+    nodes = {
+        "a": {"id": "a", "parent": "root", "role": "user", "text": "Hello"},
+        "b": {"id": "b", "parent": "a", "role": "assistant", "answers": said},
+    }
+    chat = {"id": "old", "title": "Old", "system": "", "nodes": nodes, "chosen": {"root": "a", "a": "b"}, "updated": 1}
+    (tmp_path / "old.json").write_text(json.dumps({"format": "fledge-chats", "version": 1, "chats": [chat]}))
+    page.set_input_files("#file", tmp_path / "old.json")
+    page.locator("#list .title").click()
+    expect(page.locator(".bubble")).to_have_text("Hello")
+    expect(page.locator(".body")).to_have_text("Hi!")
 
 
 def test_page_terminal_and_training_read_one_form_of_conversations(

@@ -63,10 +63,11 @@ export async function remove(chat) {
 /** A conversation a line. */
 export const exported = (some) => some.map((chat) => `${record(chat)}\n`).join("");
 
-/** What a file holds: one object a line, or a list of them. */
+/** What a file holds: one object a line, or a list of them, or what this page exported once. */
 function records(text) {
   try {
-    return [JSON.parse(text)].flat();
+    const found = JSON.parse(text);
+    return found?.chats?.map((chat) => ({ chat })) ?? [found].flat();
   } catch {
     return text.split("\n").filter((line) => line.trim()).map((line) => JSON.parse(line));
   }
