@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fledge.config import ModelSettings
 from fledge.model.attention import attend, window_mask
-from fledge.model.device import find_device, find_dtype, keep_freed_memory
+from fledge.model.device import find_device, find_dtype, keep_freed_memory, product_flops
 from fledge.model.transformer import ModelConfig, Transformer, mean_visible
 from tiny_engine import EXTRAS
 
@@ -286,6 +286,13 @@ def test_the_precision_asked_for_is_used() -> None:
         high = model(tokens())
     assert low.dtype == high.dtype == torch.float32
     assert 0 < (low - high).abs().amax() < 3.0
+
+
+def test_of_two_precisions_the_quicker_is_used() -> None:
+    cpu = torch.device("cpu")
+    speeds = {dtype: product_flops(cpu, dtype, size=512) for dtype in (torch.float32, torch.bfloat16)}
+    # They differ by a factor of two and more wherever they were measured: other work may disturb one of them.
+    assert speeds[find_dtype("auto", cpu)] > 0.7 * max(speeds.values())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")

@@ -36,7 +36,6 @@ from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.settings import words_of
 from fledge.train.batches import Row, batched
-from fledge.train.estimate import product_flops
 from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
 from fledge.train.optim import MuonAdamW, build
@@ -123,7 +122,7 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     held = machine.peak_memory_bytes(device)
     step = sorted(later, key=lambda one: one.seconds)[(len(later) - 1) // 2]
     ranks.meet()  # all at once, as in a step
-    product = product_flops(device, model.compute_dtype)
+    product = machine.product_flops(device, model.compute_dtype)
     ceiling, peak = sum(ranks.gather(product)), believable(machine.peak_flops(device), product)
     speed, peak = shape.tokens / step.seconds, peak * ranks.count() if peak else None
     ours, theirs = speed * model.flops_per_token(), speed * nanochat_flops_per_token(model)

@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
@@ -59,8 +60,22 @@ def find_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     if device.type == "cpu":
-        return torch.float32 if {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_says("flags").split()) else torch.bfloat16
+        return torch.bfloat16 if all(ranks.gather(_halves_are_quick())) else torch.float32
     return torch.float32
+
+
+@lru_cache
+def _halves_are_quick() -> bool:
+    """Whether this processor multiplies matrices quicker in bfloat16 than in float32.
+
+    It is tried, since one that lists the instructions may need twice the time: a Xeon whose tiles (AMX) are switched off. Others
+    take half or an eighth of it, so that no other work on the machine changes what comes out.
+    """
+    if {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_says("flags").split()):
+        return False
+    cpu = torch.device("cpu")
+    low, high = (product_flops(cpu, dtype, size=512, seconds=0.05) for dtype in (torch.bfloat16, torch.float32))
+    return low > high
 
 
 @lru_cache
@@ -141,6 +156,20 @@ def peak_memory_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def product_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None, seconds: float = 0.2) -> float:
+    """FLOP/s of a product of square matrices: the best within some `seconds`. `size` None: enough to keep the device busy."""
+    size = size or (1024 if device.type == "cpu" else 8192)
+    # Not of ones: a GPU draws less power for equal numbers, and is quicker then than it ever is with weights.
+    matrix, took = torch.randn(size, size, device=device).to(dtype), []
+    while len(took) < 4 or sum(took) < seconds:  # others may be at work here too
+        finish(device)
+        began = time.perf_counter()
+        torch.mm(matrix, matrix)
+        finish(device)
+        took.append(time.perf_counter() - began)
+    return 2 * size**3 / min(took)
 
 
 def peak_flops(device: torch.device) -> float | None:

@@ -8,14 +8,13 @@ Time is FLOPs over a share of what the machine can do. The share is assumed, and
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 
 import torch
 
 from fledge.console import duration
 from fledge.model.cards import Card, find_card
-from fledge.model.device import finish
+from fledge.model.device import product_flops
 from fledge.settings import shares_of
 from fledge.text.documents import COLUMN, Extent, extent
 from fledge.text.tokenizer import Tokenizer
@@ -68,20 +67,6 @@ def here(device: torch.device, dtype: torch.dtype, *, ranks: int = 1, share: flo
         return Site(name=name, flops=flops, share=share or GPU_SHARE, free_bytes=free, ranks=ranks)
     flops = product_flops(device, dtype) if device.type == "cpu" else None
     return Site(name=f"this {device.type}", flops=flops, share=share or CPU_SHARE, ranks=ranks)
-
-
-def product_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> float:
-    """FLOP/s of a product of square matrices: the best within a fifth of a second. `size` None: enough to keep the device busy."""
-    size = size or (1024 if device.type == "cpu" else 8192)
-    # Not of ones: a GPU draws less power for equal numbers, and is quicker then than it ever is with weights.
-    matrix, seconds = torch.randn(size, size, device=device).to(dtype), []
-    while len(seconds) < 4 or sum(seconds) < 0.2:  # others may be at work here too
-        finish(device)
-        began = time.perf_counter()
-        torch.mm(matrix, matrix)
-        finish(device)
-        seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / min(seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
