@@ -12,6 +12,7 @@ from fledge.commands import PlanAhead
 from fledge.model.cards import CARDS, find_card
 from fledge.plan import plan
 from fledge.recipes import RECIPES, WHERE
+from fledge.settings import DoesNotFit
 from fledge.text.documents import extent
 from fledge.train.estimate import measure
 
@@ -31,6 +32,15 @@ def test_twice_the_cards_take_half_the_time_and_the_same_step() -> None:
     assert two["seconds"] == pytest.approx(one["seconds"] / 2)
     assert one["passes"] == 2 * two["passes"]
     assert one["batch_tokens"] == two["batch_tokens"]
+
+
+def test_what_no_card_holds_whole_fits_in_shards() -> None:
+    large = {"depth": 32, "ranks": 8, "card": "RTX 4090"}
+    with pytest.raises(DoesNotFit, match="or several with --shard"):
+        plan(PlanAhead(**large))
+    [stage] = plan(PlanAhead(**large, shard=True))["stages"]
+    assert pytest.approx(stage["memory_bytes"]["weights"], rel=0.01) == 4 * 1.745e9 / 8
+    assert stage["memory_bytes"]["peak"] < find_card("RTX 4090").gigabytes * 2**30  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

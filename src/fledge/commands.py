@@ -136,6 +136,8 @@ class PlanAhead(Machine):
     """Kind of GPU, as in H100. None: the recipe's, or this machine."""
     ranks: int | None = bounded(None, 1)
     """Devices. None: the recipe's, or 1."""
+    shard: bool = False
+    """The devices are of one machine and divide the weights among them, as with --shard of a training."""
     price: float | None = None
     """Dollars per hour for all devices together. None: the recipe's, or nothing is said."""
     utilisation: float | None = bounded(None, 0.001, 1.0)

@@ -76,7 +76,9 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
         | {"parameters": counts["total"], "matrices": counts["matrix"], "flops_per_token": flops},
         "where": f"{site.ranks} x {site.name}",
         "stages": [
-            _taken(item, config, flops, site, price, texts if isinstance(item.config, Pretrain) else [])
+            _taken(
+                item, config, flops, site, price, texts if isinstance(item.config, Pretrain) else [], shard=ask.shard
+            )
             for item in stages
             if isinstance(item.config, RowStage)
         ],
@@ -106,19 +108,19 @@ def _site(ask: PlanAhead, *, ranks: int, card: str) -> Site:
 
 
 def _taken(
-    item: Item, config: ModelConfig, flops: float, site: Site, price: float | None, texts: list[Text]
+    item: Item, config: ModelConfig, flops: float, site: Site, price: float | None, texts: list[Text], *, shard: bool
 ) -> dict[str, Any]:
     """What a stage takes, in plain numbers."""
     stage: Any = item.config
     length = config.context
     shape = Shape.of(stage, length=length)
-    rows, recompute, compiled = shape.rows, "no", True
+    rows, recompute, compiled, shards = shape.rows, "no", True, site.ranks if shard else 1
     if site.free_bytes:
-        rows, recompute = fitting(config, length=length, free_bytes=site.free_bytes)
+        rows, recompute = fitting(config, length=length, free_bytes=site.free_bytes, shards=shards)
         rows = min(rows, math.ceil(shape.rows * shape.micro / site.ranks))
     else:
         compiled = stage.compile == "yes"
-    need = Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled)
+    need = Memory.of(config, length=length, rows=rows, recompute=recompute, compiled=compiled, shards=shards)
     tokens = shape.tokens * shape.steps
     seconds = site.seconds(flops * tokens)
     return {
