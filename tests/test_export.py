@@ -18,12 +18,13 @@ from fledge.commands import Export, Import
 from fledge.config import Evaluate, Sft
 from fledge.export import back, out
 from fledge.export.back import RULES, read_tokenizer
-from fledge.export.hf import TEMPLATE, check_weights, names
+from fledge.export.hf import check_weights, names
 from fledge.export.out import checked
 from fledge.runs import begun
 from fledge.stages import evaluate, sft
 from fledge.storage import read_json
 from fledge.text.chat import Conversation, Part, encode_conversation, encode_prompt, say, to_json
+from fledge.text.template import TEMPLATE
 from fledge.text.tokenizer import SPECIAL, Tokenizer, hugging_face
 from fledge.weights import weights_hash
 from test_core import bundle_of
@@ -111,12 +112,14 @@ def test_transformers_says_what_the_run_says(transformers: Any, exported: dict[s
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["classic", "extras"])
+@pytest.mark.parametrize("name", ["classic", "extras", "no export"])
 def test_its_tokenizer_gives_our_tokens_of_texts_and_conversations(
     transformers: Any, exported: dict[str, Any], name: str
 ) -> None:
-    run, folder = exported[name]
+    """So does the one of the run itself."""
+    run, folder = exported.get(name, exported["classic"])
     tokenizer = Tokenizer.load(run / "tokenizer")
+    folder = folder if name in exported else run / "tokenizer"
     trust = {"trust_remote_code": True} if name == "extras" else {}
     theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, **trust)
     assert theirs(TEXT, add_special_tokens=False)["input_ids"] == tokenizer.encode(TEXT)

@@ -35,7 +35,8 @@ CHANGES = "changes.diff"
 """How the code differed from its commit, where it did."""
 CONFIG = ("where.json", CHANGES, "config.json")
 """What a stage writes before it makes anything."""
-WRITTEN = ("done.json", "checkpoints", "metrics.jsonl", "tokenizer.json", "tokenizer_meta.json", *CONFIG)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer_meta.json")
+WRITTEN = ("done.json", "checkpoints", "metrics.jsonl", *TOKENIZER, *CONFIG)
 """What it writes into its folder in all. Nothing else there is ever moved or removed, and these in this order: a stage that is
 killed meanwhile goes on from whatever is left."""
 REPORT = {

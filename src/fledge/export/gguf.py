@@ -25,10 +25,11 @@ from torch.nn import functional as F
 
 from fledge import console
 from fledge.checkpoint import load_pair
-from fledge.export.hf import TEMPLATE, check_weights, extras, special_ids
+from fledge.export.hf import check_weights, extras, special_ids
 from fledge.model.transformer import ModelConfig, Transformer, norm
 from fledge.origin import text_of
 from fledge.text.documents import validation_documents
+from fledge.text.template import TEMPLATE
 from fledge.text.tokenizer import Tokenizer, hugging_face
 
 SPLITS = {1: "qwen2", 3: "dbrx"}

@@ -26,6 +26,7 @@ from fledge.evals.report import gather, markdown
 from fledge.export.out import CARD, unfinished
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import begun, is_done
+from fledge.text.template import for_transformers
 from fledge.text.tokenizer import Tokenizer
 
 TABLES = {"embedding": ("model.embed_tokens", "transformer.wte"), "unembedding": ("lm_head", "lm_head")}
@@ -43,25 +44,6 @@ EXTRA_WEIGHTS = {
     *("stream_scale", "start_scale", "backout_scale"),
 }
 """What modeling_fledge.py has beside the weights that others know."""
-TEMPLATE = (
-    "{% macro prose(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
-    "{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endmacro %}"
-    "{% set system = prose(messages[0].content) if messages[0].role == 'system' else '' %}"
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'user' %}{{ '<|user_start|>' }}"
-    "{% if loop.index0 == 1 and system | trim %}{{ system + '\\n\\n' }}{% endif %}"
-    "{{ prose(message.content) }}{{ '<|user_end|>' }}"
-    "{% elif message.role == 'assistant' %}{{ '<|assistant_start|>' }}"
-    "{% if message.content is string %}{{ message.content }}{% else %}{% for part in message.content %}"
-    "{% if part.type == 'text' %}{{ part.text }}"
-    "{% else %}{{ '<|' + part.type + '_start|>' + part.text + '<|' + part.type + '_end|>' }}{% endif %}"
-    "{% endfor %}{% endif %}{{ '<|assistant_end|>' }}"
-    "{% elif not loop.first or message.role != 'system' %}"
-    "{{ raise_exception('roles are user and assistant, and system before them') }}"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant_start|>' }}{% endif %}"
-)
-"""What text/chat.py does, for other programs. Tool parts are parts of the assistant's content, of type python and output."""
-
 CARD_TEXT = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -162,11 +144,7 @@ def write(folder: Path, run: Path, custody: Mapping[str, Any], *, remote_code: b
     ids, draw = special_ids(tokenizer, stage), Sampling()
     sampling = {"do_sample": True, "temperature": draw.temperature, "top_k": draw.top_k}
     sampling |= {"max_new_tokens": min(draw.max_tokens, config.context // 2), **ids}
-    text = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "pad_token": "<|bos|>"}
-    text |= {"padding_side": "left"}  # or the answers of a batch would go on from padding
-    text |= {"eos_token": "<|bos|>" if stage == "pretrain" else "<|assistant_end|>", "model_max_length": config.context}
-    # A base model has no template, for it cannot be asked.
-    text |= {"clean_up_tokenization_spaces": False, **({} if stage == "pretrain" else {"chat_template": TEMPLATE})}
+    text = for_transformers(can_chat=stage != "pretrain", context=config.context)
     about = architecture(config, remote_code=remote_code) | ids
     files = {"config": about, "generation_config": sampling, "tokenizer_config": text}
     for name, content in files.items():

@@ -28,6 +28,7 @@ from fledge.settings import cores
 from fledge.storage import file_hash, read_json, read_record, sealed, write_atomic
 from fledge.text import bpe, native
 from fledge.text.packing import windows
+from fledge.text.template import for_transformers
 
 SPECIAL = (
     "<|bos|>",
@@ -173,9 +174,11 @@ class Tokenizer:
         return hashlib.sha256(self._file.encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json, in Hugging Face's format, and tokenizer_meta.json with the hash and what it was trained on."""
+        """Writes tokenizer.json and tokenizer_config.json, in Hugging Face's format, and tokenizer_meta.json with the hash of the
+        first, which alone is read again, and what it was trained on."""
         meta = {"hash": self.hash, "vocab": self.vocab, "digits": self.digits, "provenance": self.provenance}
         write_atomic(Path(folder, "tokenizer.json"), self._file)
+        write_atomic(Path(folder, "tokenizer_config.json"), json.dumps(for_transformers(), indent=1) + "\n")
         write_atomic(Path(folder, "tokenizer_meta.json"), sealed(meta) + "\n")
 
     @classmethod
