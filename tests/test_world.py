@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import cache
 from itertools import islice, pairwise
 from random import Random
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -17,7 +17,7 @@ from fernhollow import chats, conversation, document, documents, lore
 from fernhollow.asked import TASKS
 from fernhollow.chats import ChatStage
 from fernhollow.documents import _KINDS
-from fernhollow.facts import ASKED, FACTS, KEYS, answer, questions
+from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, answer, check_relations, questions
 from fernhollow.grammar import expand, pattern
 from fernhollow.letters import lookup
 from fernhollow.problems import EASY, HARD, NEW, RISING, SEEN, Grade, holds_new, one_step, problem, step
@@ -279,6 +279,28 @@ def digest(texts: Iterable[str]) -> str:
 
 def written(talk: Conversation) -> str:
     return "\n".join(f"{message.role} {part.kind}: {part.text}" for message in talk for part in message.parts)
+
+
+AGES = {(place, "age"): f"{years} years old" for years, place in enumerate(lore.PLACES)}
+AGE = RELATIONS["sight"]._replace(answer="The {e} is {v}.")
+
+
+@pytest.mark.parametrize(
+    ("relations", "facts", "message"),
+    [
+        ({}, AGES, r"\[relations.age\] is missing, and age is a column of a table; add it"),
+        ({"age": AGE}, dict.fromkeys(AGES, "old"), "fewer than two different values are known"),
+        ({"age": AGE}, {}, "fewer than two different values are known"),
+        ({"age": AGE._replace(either=AGE.either[:2])}, AGES, "2 either, of which 2 are held out; write 3 or more"),
+        ({"age": AGE._replace(checks=())}, AGES, "0 checks, of which 2 are held out; write 3 or more"),
+    ],
+)
+def test_a_relation_of_which_no_question_can_be_made_is_refused(
+    relations: dict[str, Any], facts: dict[Any, str], message: str
+) -> None:
+    check_relations(RELATIONS | {"age": AGE}, FACTS | AGES)
+    with pytest.raises(ValueError, match=message):
+        check_relations(RELATIONS | relations, FACTS | facts)
 
 
 def test_the_text_of_a_seed_is_what_it_always_was() -> None:

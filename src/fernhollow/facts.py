@@ -10,7 +10,7 @@ A fact of the held-out sides is told in training like every other, and never ask
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import cycle, islice
 from random import Random
@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fernhollow import lore
 from fernhollow.grammar import pick, polish
-from fernhollow.split import side, wording, wordings
+from fernhollow.split import OTHER_WORDS, side, wording, wordings
 
 Key = tuple[str, str]
 """Subject and relation."""
@@ -75,7 +75,27 @@ def _facts() -> dict[Key, str]:
     return facts | _ring("day", lore.TABLES["days"]) | _ring("month", lore.TABLES["months"])
 
 
+def check_relations(relations: Mapping[str, Relation], facts: Mapping[Key, str]) -> None:
+    """Raise ValueError for what a new line of tables/village.toml lacks: a question could not be made, or never ended."""
+    for name in {**relations, **{relation: None for _, relation in facts}}:
+        where = f"tables/village.toml: [relations.{name}]"
+        if name not in relations:
+            raise ValueError(
+                f"{where} is missing, and {name} is a column of a table; add it, to say how that is worded"
+            )
+        if len({value for key, value in facts.items() if key[1] == name}) < 2:
+            raise ValueError(
+                f"{where}: fewer than two different values are known, and a question offers a wrong one; add some"
+            )
+        for asked in ("questions", "checks", "either"):
+            if (count := len(getattr(relations[name], asked))) <= OTHER_WORDS:
+                raise ValueError(
+                    f"{where}: {count} {asked}, of which {OTHER_WORDS} are held out; write {OTHER_WORDS + 1} or more"
+                )
+
+
 FACTS = _facts()
+check_relations(RELATIONS, FACTS)
 KEYS = tuple(FACTS)
 ASKED = {split: tuple(key for key in KEYS if side("fact", *key) == split) for split in ("train", "validation", "test")}
 """The facts whose questions belong to each side."""
