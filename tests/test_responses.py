@@ -117,6 +117,8 @@ def test_tool_use_comes_and_goes_back() -> None:
         ({"input": [{"type": "reasoning", "summary": []}]}, "input", 'input[0]: "reasoning" is not a message'),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input", "input[0]: part"),
         ({"input": [3]}, "input", "input[0]: 3 is not a message"),
+        ({"input": [{"type": "item_reference", "id": "msg-1"}]}, "input", "input[0]: nothing is kept here"),
+        ({"extra_body": {"verbosity": "low"}}, "verbosity", "not done here"),
         ({"text": {"format": {"type": "xml"}}}, "text", "text.format is"),
         ({"max_output_tokens": 0}, "max_output_tokens", "max_output_tokens=0"),
     ],

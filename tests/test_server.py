@@ -198,8 +198,19 @@ def test_content_may_be_parts_and_fields_that_change_nothing_are_ignored(url: st
     assert ask(url, messages=[*history, *HELLO]).usage.prompt_tokens == 1 + (5 + 2) + (2 + 3 + 2 + 2 + 2) + (5 + 2) + 1
 
 
-OF_OTHERS = ("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "stop_token_ids", "ignore_eos", "best_of")
-"""Fields of other servers that change an answer."""
+OF_OTHERS = (
+    *("suffix", "min_tokens", "repetition_penalty", "prompt_logprobs", "stop_token_ids", "ignore_eos", "best_of"),
+    *(
+        "repeat_penalty",
+        "guided_json",
+        "guided_regex",
+        "structured_outputs",
+        "grammar",
+        "reasoning_effort",
+        "bad_words",
+    ),
+)
+"""Fields that change an answer elsewhere."""
 
 
 @pytest.mark.parametrize(

@@ -277,13 +277,19 @@ REFUSED = {
     "tool_choice": refused("auto", "none"),
     "functions": refused([]),
     "function_call": refused("auto", "none"),
-    "repetition_penalty": refused(1),
-    "best_of": refused(1),
+    "reasoning_effort": refused("none"),
+    "verbosity": refused("medium"),
     "suffix": refused(""),
     "modalities": refused(["text"]),
     "min_tokens": refused(0),
     "ignore_eos": refused(False),
     "stop_token_ids": refused([]),
-    "prompt_logprobs": refused(),
+    **{name: refused(1) for name in ("repetition_penalty", "repeat_penalty", "length_penalty", "typical_p", "best_of")},
+    **{
+        name: refused() for name in ("audio", "web_search_options", "prompt_logprobs", "bad_words", "allowed_token_ids")
+    },
+    # Other names for `response_format`.
+    **{name: refused() for name in ("structured_outputs", "grammar", "json_schema")},
+    **{f"guided_{form}": refused() for form in ("json", "regex", "choice", "grammar")},
 }
 """Of OpenAI's and of other servers'."""

@@ -150,6 +150,10 @@ def _item_message(item: Any, where: str) -> Any:
             return {"role": "assistant", "content": parts}
         case {"role": role, "content": content} if item.get("type") in (None, "message"):
             return {"role": role, "content": [*map(_plain, content)] if isinstance(content, list) else content}
+        case {"type": "item_reference"}:
+            raise ValueError(
+                f"{where}: nothing is kept here that could be referred to; send it whole, as clients do with store=false"
+            )
     kind = item.get("type") if isinstance(item, dict) else item
     raise ValueError(
         f"{where}: {shown(kind)} is not a message, a function_call with its name or a function_call_output"
