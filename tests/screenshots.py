@@ -1,4 +1,5 @@
-"""The pictures of the README, taken of a run: the chat in light, dark with two stages and token colours, on a phone; its curves.
+"""The pictures of the README, taken of a run: the chat in light, dark with two stages and token colours, on a phone; its curves and
+its report card.
 
     python tests/screenshots.py runs/demo            # into docs/images; look at them before they are committed
 
@@ -75,7 +76,7 @@ def main() -> None:
         page.locator("#turns .answer .token").nth(-4).hover()
         shoot(page, "chat-dark")
         page = opened(address, **started.devices["iPhone 13"])
-        ask(page, DARK[0])
+        ask(page, DARK[0], LIGHT[1])
         shoot(page, "chat-phone")
         page = opened(curves, **screen)
         chart = page.locator("[data-chart=loss_nats] .u-over")
@@ -83,6 +84,8 @@ def main() -> None:
             chart.hover(position={"x": place * chart.bounding_box()["width"], "y": 100})
         page.wait_for_selector("output b")
         shoot(page, "watch")
+        page.goto((Path(asked.run) / "report.html").resolve().as_uri())
+        shoot(page, "report")
 
 
 if __name__ == "__main__":

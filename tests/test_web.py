@@ -753,6 +753,7 @@ def test_a_file_that_the_page_exported_once_is_still_read(page: Any, tmp_path: P
     page.locator("#list .title").click()
     expect(page.locator(".bubble")).to_have_text("Hello")
     expect(page.locator(".body")).to_have_text("Hi!")
+    expect(page.locator("#context")).to_have_text("Room for 512 tokens")  # how many it has is not known
 
 
 def test_page_terminal_and_training_read_one_form_of_conversations(

@@ -280,10 +280,10 @@ def choose_stage(run: Path, wanted: str | None) -> str:
     if not run.exists():
         others = sorted(str(path) for path in run.parent.glob("*") if path.is_dir())
         raise FileNotFoundError(f"{run}: no such run.{nearest(str(run), others)} `fledge run demo` makes one.")
-    there = trained_stages(run)
+    there, known = trained_stages(run), ("base", *TRAINED)
+    if wanted is not None and wanted not in known:
+        raise ValueError(f"stage {wanted!r} is not one of {', '.join(known)}.{nearest(wanted, known)}")
     wanted = "pretrain" if wanted == "base" else wanted
-    if wanted is not None and wanted not in TRAINED:
-        raise ValueError(f"stage {wanted!r} is not one of {', '.join(TRAINED)}.{nearest(wanted, TRAINED)}")
     if not there or (wanted and wanted not in there):
         raise FileNotFoundError(
             f"{run}: no weights{f' of stage {wanted}' if wanted else ''}. Stages that have some: {', '.join(there) or 'none'}. "

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from fledge.config import Sampling
@@ -175,11 +176,10 @@ class Terminal:
             getattr(self, name)(rest.strip())
 
     def help(self, _: str = "") -> None:
-        for name, text in [
-            *COMMANDS.items(),
-            (QUOTES, "begins and ends a question of several lines, or one with a slash"),
-        ]:
-            self.console.print(Text.assemble((f"{name:<14}", "bold"), text))
+        table = Table.grid(padding=(0, 2))
+        for name, text in [*COMMANDS.items(), (QUOTES, "begins and ends a question of several lines, or one with a slash")]:
+            table.add_row(Text(name, style="bold", no_wrap=True), text)
+        self.console.print(table)
 
     def clear(self, _: str = "") -> None:
         self.turns = []
@@ -197,12 +197,16 @@ class Terminal:
         self.say(f"system prompt: {text or 'none'}")
 
     def set(self, name: str, text: str) -> None:
-        """Change a sampling setting."""
+        """Change a sampling setting, or say what it is; `none` removes the seed."""
+        about = Sampling.__dataclass_fields__[name]
+        if not text:
+            self.say(f"{name} {getattr(self.sampling, name)}")
+            return
         given: Any = text
         with contextlib.suppress(ValueError):
             given = json.loads(text)
         try:
-            value = within(name, given, **Sampling.__dataclass_fields__[name].metadata)
+            value = None if about.default is None and text.lower() == "none" else within(name, given, **about.metadata)
         except ValueError as problem:
             raise ValueError(f"{problem}; it stays {getattr(self.sampling, name)}") from None
         self.sampling = dataclasses.replace(self.sampling, **{name: value})
@@ -280,8 +284,8 @@ class Terminal:
         if outcome.finish in ENDS:
             self.say(ENDS[outcome.finish])
         if outcome.dropped:
-            left_out = f"the first {outcome.dropped} exchanges were left out"
-            self.say(f"the conversation is longer than the context: {left_out}")
+            left_out = "first exchange was" if outcome.dropped == 1 else f"first {outcome.dropped} exchanges were"
+            self.say(f"the conversation is longer than the context: the {left_out} left out")
 
     def show(self, piece: Part, *, is_new: bool) -> None:
         """A piece of an answer as it was written; each part begins a line, and a sign tells tool use from prose.

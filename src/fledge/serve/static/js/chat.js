@@ -188,9 +188,10 @@ export function context() {
   if (!stage?.context_tokens) return nothing;
   const total = stage.context_tokens;
   const usages = path(state.chat).map(({ answers }) => answers && laneOf({ answers }, stage.id).usage);
-  const used = usages.findLast(Boolean)?.total_tokens ?? 0;
-  const left = `${Math.max(0, total - used).toLocaleString("en")} of ${total.toLocaleString("en")} tokens left`;
-  return html`<span id="context"><progress max=${total} value=${used} aria-label="Context used"></progress>${left}</span>`;
+  const used = usages.length ? usages.findLast(Boolean)?.total_tokens : 0;
+  const all = `${total.toLocaleString("en")} tokens`;
+  const left = used === undefined ? `Room for ${all}` : `${Math.max(0, total - used).toLocaleString("en")} of ${all} left`;
+  return html`<span id="context"><progress max=${total} value=${used ?? 0} aria-label="Context used"></progress>${left}</span>`;
 }
 
 export const toEnd = () => (sticks ? nothing : iconButton("down", "To the end", () => follow((sticks = true)), { id: "to-end" }));
