@@ -24,10 +24,11 @@ from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, leve
 from fledge.evals.page import literal
 from fledge.evals.plots import line_plot, powers, thinned, ticks
 from fledge.evals.reinforcement import course, course_lines
-from fledge.evals.report import gains, gather, write
+from fledge.evals.report import gains, gather, real_text, write
 from fledge.evals.results import Score
 from fledge.runs import summary
-from fledge.storage import read_json
+from fledge.storage import read_json, sealed, write_atomic
+from fledge.text.datasets import MODULES
 
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), st.floats(-1e6, 1e6)), max_size=30)
 
@@ -171,6 +172,14 @@ def test_a_model_of_real_text_is_ranked_by_the_compute_that_par_needs_for_its_bi
     assert par_flops(bits) == pytest.approx(flops)
     for doublings, counts in LEVELS:
         assert rank({}, flops=flops / 2**doublings, bits=bits)["points"] == pytest.approx(1000 * counts, abs=1)
+
+
+def test_the_bits_of_any_generated_data_set_are_not_ranked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULES, "sums", "sums")
+    done = {"pretrain": {"flops_per_token": 2.0, "tokens": 3, "val_bits_per_byte": 1.5}}
+    for data, found in {"texts/": {"flops": 6.0, "bits": 1.5}, "world": {}, "sums": {}, "texts/:2,sums:1": {}}.items():
+        write_atomic(tmp_path / "pretrain" / "config.json", sealed({"settings": {"data": data}}))
+        assert real_text(tmp_path, done) == found
 
 
 @given(one=st.floats(0.51, 7.9), two=st.floats(0.51, 7.9))

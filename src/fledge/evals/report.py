@@ -32,6 +32,7 @@ from fledge.origin import broken_links
 from fledge.runs import begun, checkpoints, metrics, summary
 from fledge.settings import shares_of
 from fledge.storage import read_json, write_atomic
+from fledge.text.datasets import MODULES
 from fledge.weights import weights_hash
 
 UNITS = {
@@ -114,7 +115,7 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
 def real_text(run: Path, stages: dict[str, Any]) -> dict[str, float]:
     """FLOPs of pretraining on real text and the bits per byte after it; nothing of generated text, which is easier."""
     done = stages.get("pretrain")
-    if not done or "world" in shares_of(begun(run / "pretrain")["settings"].get("data", "")):
+    if not done or MODULES.keys() & shares_of(begun(run / "pretrain")["settings"].get("data", "")).keys():
         return {}
     return {"flops": done["flops_per_token"] * done["tokens"], "bits": done["val_bits_per_byte"]}
 
