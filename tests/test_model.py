@@ -221,7 +221,8 @@ def test_counts_are_those_of_the_tensors_and_every_parameter_has_a_group(variant
     counts = model.parameter_counts()
     assert counts.pop("total") == sum(parameter.numel() for parameter in model.parameters()) == sum(counts.values())
     config, kv_share = model.config, model.config.kv_heads / model.config.heads
-    assert counts["matrix"] == config.layers * config.width**2 * (2 + 2 * kv_share + 8)
+    mlps = sum(parameter.numel() for name, parameter in model.named_parameters() if ".mlp." in name)
+    assert counts["matrix"] == config.layers * config.width**2 * (2 + 2 * kv_share) + mlps
     tables = 1 + config.layers * kv_share * config.value_embeddings
     assert (counts["embedding"], counts["unembedding"]) == (64 * 32 * tables, 64 * 32)
 

@@ -18,6 +18,8 @@ BATCH_TOKENS = 16_384
 """Of an optimizer step on conversations where nothing else is asked."""
 Compile = Literal["auto", "yes", "no"]
 Dtype = Literal["auto", "float32", "bfloat16"]
+MatrixRule = Literal["muon", "adamw", "normuon"]
+ToolName = Literal["calculator", "python", "none"]
 Recompute = Literal["no", "mlp", "block"]
 """What a backward pass computes again instead of keeping it: nothing, every MLP, every block."""
 
@@ -113,7 +115,7 @@ class ModelSettings:
 class OptimSettings:
     """Rates and rules of the optimizer."""
 
-    matrices: Literal["muon", "adamw", "normuon"] = "muon"
+    matrices: MatrixRule = "muon"
     """Rule for the matrices of the blocks; the rest always uses AdamW. normuon: Muon whose neurons move equally far."""
     matrix_rate: float = 0.02
     """Rate of Muon."""
@@ -402,7 +404,7 @@ class Report(Stage):
 class AnswerStage(Sampling, Machine, Stage):
     """What the commands share whose model answers a user."""
 
-    tools: Literal["calculator", "python", "none"] = "calculator"
+    tools: ToolName = "calculator"
     """What the model may run."""
     unsafe_exec: bool = False
     """--tools python without a working sandbox. Never do this with a model you do not trust."""

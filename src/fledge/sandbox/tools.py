@@ -18,12 +18,11 @@ import re
 import threading
 from collections.abc import Callable
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from fledge.config import ToolName
     from fledge.sandbox.sandbox import Sandbox
-
-ToolName = Literal["calculator", "python", "none"]
 
 MAX_CHARS = 512
 """Longest expression. With numbers of 40 digits it bounds the time of a call (measured worst: about a millisecond)."""

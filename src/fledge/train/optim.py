@@ -37,7 +37,7 @@ START_BETA1 = 0.96
 NEURON_BETA = 0.9
 
 STATE = {"muon": ("momentum",), "normuon": ("momentum", "neurons"), "adamw": ("mean", "square", "steps")}
-"""What the state of a parameter has, by the rule that moves it."""
+"""What the state of a parameter has, by the rule that moves it, which is the method of `MuonAdamW` of this name."""
 
 
 def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
@@ -94,10 +94,7 @@ class MuonAdamW:
     def step(self) -> None:
         """Move every parameter that has a gradient, by the rate `lr` of its group."""
         for group in self.param_groups:
-            if group["kind"] == "adamw":
-                self._adamw(group)
-            else:
-                self._muon(group)
+            getattr(self, f"_{group['kind']}")(group)
 
     def _muon(self, group: dict[str, Any]) -> None:
         shapes: dict[torch.Size, list[nn.Parameter]] = {}
@@ -118,6 +115,8 @@ class MuonAdamW:
             if group["weight_decay"]:
                 decay_where_agreed(parameters, updates, group["lr"] * group["weight_decay"])
             torch._foreach_add_([p.data for p in parameters], list(updates.to(parameters[0].dtype)), alpha=-rate)
+
+    _normuon = _muon
 
     def _adamw(self, group: dict[str, Any]) -> None:
         """Loshchilov and Hutter 2019, arXiv:1711.05101."""
