@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fledge.commands import TRAINED
-from fledge.evals.results import Score
+from fledge.evals.results import Cost, Score
 from fledge.runs import METRICS, metrics
 from fledge.settings import help_of
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "metrics.md"
 HEAD = """# What is measured
 
-Made by `uv run python tests/test_metrics.py` from `METRICS` in `runs.py` and the fields of `Score` in `evals/results.py`.
+Made by `uv run python tests/test_metrics.py` from `METRICS` in `runs.py`, and from `Score` and `Cost` in `evals/results.py`.
 
 ## A line of `<run>/<stage>/metrics.jsonl`
 
@@ -28,6 +28,12 @@ SCORES = """
 One for each task, under its name, by `fledge evaluate`; beside it stands a line for each example.
 
 """
+COSTS = """
+## What own conversations cost
+
+Under `answers` in the same file, one for each file of conversations, by `fledge evaluate --tasks chats.jsonl`.
+
+"""
 
 
 def page() -> str:
@@ -36,8 +42,16 @@ def page() -> str:
         (f"`{name}`", one.stages, one.unit, one.meaning + f" ({one.when})" * bool(one.when))
         for name, one in METRICS.items()
     ]
-    scores = [(f"`{name}`", text.replace("\n", " ").rstrip(".")) for name, text in help_of(Score).items()]
-    return HEAD + table(("name", "stage", "unit", "meaning"), rows) + SCORES + table(("name", "meaning"), scores)
+    parts = HEAD + table(("name", "stage", "unit", "meaning"), rows), SCORES + fields_of(Score), COSTS + fields_of(Cost)
+    return "".join(parts)
+
+
+def fields_of(kind: type) -> str:
+    """A table of what a class says of its fields."""
+    return table(
+        ("name", "meaning"),
+        [(f"`{name}`", text.replace("\n", " ").rstrip(".")) for name, text in help_of(kind).items()],
+    )
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

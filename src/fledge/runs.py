@@ -73,7 +73,11 @@ METRICS = {
         "of the peak FLOP/s of all devices, by 6 FLOPs a weight and attention",
         "on cards that are known",
     ),
-    "val_bits_per_byte": Metric("bits per byte", "pretrain", "of held-out text, by bytes of UTF-8; lower is better"),
+    "val_bits_per_byte": Metric(
+        "bits per byte",
+        "pretrain",
+        "of held-out text, by bytes of UTF-8; lower is better. Of several sources also of each, as in `val_bits_per_byte_1_own`",
+    ),
     "val_answer_bits_per_byte": Metric(
         "bits per byte", "midtrain sft", "of the answers of held-out conversations", "with a hundred own ones or more"
     ),

@@ -87,6 +87,7 @@ class Cost:
     """What the answers of own conversations cost a model. No accuracy: lower is better, and no grade or rank counts it."""
 
     bits_per_byte: float
+    """Bits (-log2 p) of all answers together, per byte of UTF-8 in them; lower is better."""
     standard_error: float
     """Of that ratio, over conversations."""
     conversations: int
