@@ -286,9 +286,15 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
         assert typist.process.returncode == 0
 
 
-@pytest.mark.parametrize("before", ["", "import sys; sys.modules['readline'] = None; "])
+EDITLINE = "import readline as r; r.__doc__ = 'libedit'; r.parse_and_bind = r.read_history_file = r.write_history_file = print; "
+"""As if Python had that library, whose form of a history is its own."""
+
+
+@pytest.mark.parametrize("before", ["", EDITLINE, "import sys; sys.modules['readline'] = None; "])
 def test_what_is_pasted_is_one_question_and_lines_are_remembered(run_folder: Path, tmp_path: Path, before: str) -> None:
     lines, saved = b"Lumi had a hammer.\nWho has it?", tmp_path / "talk.jsonl"
+    history = run_folder.parent / "state" / "fledge" / "chat_history"
+    history.unlink(missing_ok=True)
     marks = (b"", b"") if before else (b"\x1b[200~", b"\x1b[201~")
     with Typist(run_folder, "--max-tokens", "4", before=before) as typist:
         os.write(typist.screen, lines.join(marks))
@@ -298,7 +304,10 @@ def test_what_is_pasted_is_one_question_and_lines_are_remembered(run_folder: Pat
         typist.type(b"/exit")
         typist.read_all()
     assert [json.loads(line)["messages"][0]["content"] for line in saved.read_text().splitlines()] == [lines.decode()]
-    if not before:
+    assert (b"bind ^I rl_complete" in typist.seen) == (before == EDITLINE)
+    if "None" not in before:
+        assert history.read_text().splitlines() == [*lines.decode().splitlines(), f"/save {saved}", "/exit"]
+        assert history.stat().st_mode & 0o777 == 0o600
         with Typist(run_folder, "--max-tokens", "4") as typist:
             os.write(typist.screen, b"\x1b[A\x1b[A")
             typist.read_until(f"save {saved}".encode())  # the slash may stand there already

@@ -68,23 +68,41 @@ def line_editor() -> Generator[Callable[[str], str]]:
     except ImportError:
         yield pasted
         return
+    # Editline, which macOS's own Python has in its place, has other commands and does not know bracketed paste.
+    is_editline = "libedit" in (readline.__doc__ or "")
     # "-" is part of a word, so that /top-k can be completed.
     readline.set_completer_delims(" \t\n")
     readline.set_completer(lambda text, place: [*complete(text), None][place])
-    readline.parse_and_bind("tab: complete")
-    readline.parse_and_bind("set enable-bracketed-paste on")
-    readline.set_history_length(REMEMBERED)
+    readline.parse_and_bind("bind ^I rl_complete" if is_editline else "tab: complete")
+    if not is_editline:
+        readline.parse_and_bind("set enable-bracketed-paste on")
     file = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "fledge" / "chat_history"
-    # A home that cannot be read or written is no reason not to chat.
-    with contextlib.suppress(OSError):
-        readline.read_history_file(file)
+    for line in remembered(file):
+        readline.add_history(line)
+    new: list[str] = []
+
+    def read(prompt: str) -> str:
+        line = (pasted if is_editline else input)(prompt)
+        new.extend(line.splitlines())
+        return line
+
     try:
-        # Editline, which some Pythons have in its place, does not know bracketed paste.
-        yield pasted if "libedit" in (readline.__doc__ or "") else input
+        yield read
     finally:
+        # A home that cannot be read or written is no reason not to chat.
         with contextlib.suppress(OSError):
             file.parent.mkdir(parents=True, exist_ok=True)
-            readline.write_history_file(file)
+            file.touch(mode=0o600)
+            lines = [*remembered(file), *new][-REMEMBERED:]
+            file.write_text("".join(line + "\n" for line in lines), encoding="utf-8", errors="surrogateescape")
+
+
+def remembered(file: Path) -> list[str]:
+    """The lines of earlier chats. As plain text: either library refuses a history that the other wrote, and then replaces it."""
+    try:
+        return file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return []
 
 
 def pasted(prompt: str) -> str:
