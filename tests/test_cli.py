@@ -103,6 +103,13 @@ def test_the_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["tokenizer", "runs/x", "--vocab", "100"], "vocab=100: at least"),
         (["evaluate", "runs/nothing", "--limit", "0"], "limit=0 is not a whole number of 1 or more"),
         (["rl", "runs/x", "--task", "world/problem_hard"], "task 'world/problem_hard' is not one of"),
+        (["run", "tiny", "--threads", "0", "--dry-run"], "threads=0 is not a whole number of 1 or more"),
+        (["pretrain", "runs/x", "--threads", "0", "--dry-run"], "threads=0 is not a whole number of 1 or more"),
+        (["bench", "rl", "--threads", "0"], "threads=0 is not a whole number of 1 or more"),
+        (["bench", "infer", "--layers", "0"], "layers=0 is not a whole number of 1 or more"),
+        (["bench", "infer", "--batches", "1,0"], "batches='1,0' is not whole numbers of 1 or more"),
+        (["pretrain", "runs/x", "--ratio", "0"], "ratio=0.0 is not a number of 0.001 or more"),
+        (["plan", "--ratio", "0"], "ratio=0.0 is not a number of 0.001 or more"),
     ],
 )  # fmt: skip
 def test_a_mistake_ends_with_2_and_says_what_to_do(

@@ -21,7 +21,7 @@ from typing import Any
 
 from fledge import __version__, endings, ranks
 from fledge.commands import COMMANDS, SETTINGS, TRAINED, RunRecipe, Sweep, TrainBench
-from fledge.config import Ranked, TrainStage
+from fledge.config import Ranked, TrainStage, check
 from fledge.console import notice
 from fledge.runs import newest_run
 from fledge.runs import summary as summary_of
@@ -162,8 +162,8 @@ def dispatch(command: str, words: list[str]) -> int:
     """Parse the settings of a command and call its `main(config)`.
 
     Raises:
-        ValueError: there is no such command.
-        SystemExit: help was shown, or a setting is wrong and that was said.
+        ValueError: there is no such command, or a setting is out of its bounds.
+        SystemExit: help was shown, or a setting cannot be read and that was said.
     """
     if command in ("-h", "--help", "help"):
         print(overview())
@@ -187,6 +187,7 @@ def dispatch(command: str, words: list[str]) -> int:
     if flags.local is not None:  # where data sets lie already is no setting of a stage but of the process
         os.environ["FLEDGE_LOCAL"] = flags.local
     config = parse(SETTINGS[command], f"fledge {command}", with_folder(command, words))
+    check(config)
     if flags.dry_run:
         print(json.dumps(planned(config), indent=1))
         return 0

@@ -84,7 +84,7 @@ class Serve(AnswerStage):
     """Longest answer, in tokens; a client may ask for less."""
     queue: int = 256
     """Requests that may wait for a slot; one more is answered 429."""
-    slots: int | None = None
+    slots: int | None = bounded(None, 1)
     """Answers computed at the same time, per model. None: by memory, 64 at most on a CPU."""
     context: int | None = bounded(None, 1)
     """Tokens of question and answer together. None: the model's."""
@@ -128,7 +128,7 @@ class PlanAhead(Machine):
     """Entries of the tokenizer."""
     context: int = bounded(2048, 1)
     """Tokens of a row."""
-    ratio: float = 12.0
+    ratio: float = bounded(12.0, 0.001)
     """Tokens per parameter of matrices and unembedding."""
     data: str | None = None
     """Text, to say how often a training comes round it. None: the recipe's, or none."""
@@ -152,7 +152,7 @@ class AnswerBench(Machine):
 
     run: str | None = None
     """Folder of a stage, as in runs/demo/sft. None: random weights of the shape below."""
-    layers: int = 3
+    layers: int = bounded(3, 1)
     """Layers of the random model."""
     width: int = bounded(128, 1)
     """Its width."""
@@ -172,7 +172,7 @@ class InferBench(AnswerBench):
     """Requests at the same time."""
     prompts: str = "32,256"
     """Prompt lengths in tokens."""
-    new: int = 64
+    new: int = bounded(64, 1)
     """Tokens to sample per request."""
     mixed: bool = False
     """Also 256 requests of 100-1024 prompt and 100-1024 new tokens."""

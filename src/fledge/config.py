@@ -271,7 +271,7 @@ class Pretrain(RowStage):
     model: ModelSettings = field(default_factory=ModelSettings)
     tokens: int | None = bounded(None, 1)
     """Tokens to train on. None: `ratio` times the parameters of matrices and unembedding."""
-    ratio: float = 12.0
+    ratio: float = bounded(12.0, 0.001)
     """Tokens per parameter where tokens is None."""
     flops: float | None = bounded(None, 1.0)
     """Tokens for so many FLOPs instead, by what the model takes for one."""

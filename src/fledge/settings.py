@@ -47,6 +47,14 @@ def within(name: str, value: Any, *, low: float, high: float) -> Any:
     return int(value) if is_whole else float(value)
 
 
+def counts_of(name: str, text: str) -> list[int]:
+    """The numbers of a setting that has several: "1,8" -> [1, 8]; ValueError where one of them is no count."""
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise ValueError(f"{name}={text!r} is not whole numbers of 1 or more with commas between, as in 1,2,4")
+    return [int(word) for word in words]
+
+
 def check_bounds(config: Any) -> None:
     """Raise ValueError for a number of a config, or of a config in it, that is not within its bounds."""
     for declared in dataclasses.fields(config):

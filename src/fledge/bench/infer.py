@@ -26,6 +26,7 @@ from fledge.infer.engine import Engine
 from fledge.infer.request import Request
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import ModelConfig, Transformer
+from fledge.settings import counts_of
 from fledge.text.tokenizer import Tokenizer
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -49,7 +50,7 @@ def main(config: InferBench) -> None:
     clock = CLOCKS[config.clock]
     device = find_device(config.device)
     threads(config.threads)
-    batches, lengths = (sorted(map(int, text.split(","))) for text in (config.batches, config.prompts))
+    batches, lengths = (sorted(counts_of(name, getattr(config, name))) for name in ("batches", "prompts"))
     context = 2048 if config.mixed else max(512, max(lengths) + config.new)
     model = make_model(config, context=context).to(device)
     bandwidth = read_bandwidth(device)

@@ -34,7 +34,7 @@ from fledge.console import say, table
 from fledge.model import device as machine
 from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.settings import words_of
+from fledge.settings import counts_of, words_of
 from fledge.train.batches import Row, batched
 from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
@@ -74,10 +74,7 @@ def main(config: TrainBench) -> None:
 def rank_counts(config: TrainBench) -> list[int]:
     """The numbers of ranks to measure; ValueError where there are none, or a step has fewer rows than ranks."""
     check(config)
-    words = config.ranks.split(",")
-    if not all(word.strip().isdecimal() and int(word) for word in words):
-        raise ValueError(f"ranks={config.ranks!r} is not whole numbers of 1 or more with commas between, as in 1,2,4")
-    counts, rows = [int(word) for word in words], config.batch_tokens // config.model.context
+    counts, rows = counts_of("ranks", config.ranks), config.batch_tokens // config.model.context
     if rows < max(counts):
         raise ValueError(
             f"batch_tokens={config.batch_tokens} are {rows} rows of {config.model.context}, fewer than {max(counts)} ranks; "
