@@ -18,6 +18,7 @@ from fledge.cli import run
 from fledge.research.curves import Lines, mean, thin
 from fledge.research.watch import Watched, make_app
 from fledge.runs import metrics
+from fledge.storage import read_json
 from test_server import serving
 from test_web import Tab, browser, expect, settle  # noqa: F401  # browser is a fixture
 from test_web import pytestmark as needs_chromium
@@ -183,12 +184,75 @@ def test_what_is_no_run_is_said_in_a_sentence_and_foreign_pages_and_wrong_questi
     assert "neither a run, nor a sweep, nor a folder of runs." in capsys.readouterr().err
     with serving(app=make_app(Watched(demo))) as url, httpx.Client(base_url=url) as client:
         assert client.get("/watch/state").json()["name"] == "demo"
-        assert client.get("/watch/state", headers={"host": "evil.example.org"}).status_code == 403
+        refused = client.get("/watch/state", headers={"host": "evil.example.org"})
+        assert refused.status_code == 403
+        assert "ssh -L" in refused.json()["error"]["message"]
+        assert "serve" not in refused.json()["error"]["message"].replace("this server", "")
         for wrong in ("axis=miles", "points=1", "low=here"):
             assert client.get(f"/watch/curves?metric=loss_nats&{wrong}").status_code == 400
         assert client.get("/watch/curves").json() == {}
         once, twice = (client.get("/watch/curves?" + "&metric=loss_nats" * times).json() for times in (1, 2))
         assert once == twice
+
+
+ODD: tuple[Any, ...] = (None, [], [None], "a", 7, True, 1e999, 10**400, {}, {"x": {"x": []}})
+
+
+def mangled(value: Any, draw: random.Random) -> Any:
+    """A value with something odd in one place of it."""
+    if not value or not isinstance(value, dict | list) or draw.random() < 0.3:
+        return draw.choice(ODD)
+    items = dict(enumerate(value)) if isinstance(value, list) else dict(value)
+    place = draw.choice([*items])
+    items[place] = mangled(items[place], draw)
+    return [*items.values()] if isinstance(value, list) else items
+
+
+def test_whatever_stands_in_the_files_of_one_run_is_said_of_it_and_the_others_stay(sweep: Path) -> None:
+    run = sweep / "heads=2" / "seed-0"
+    done = {"peak_memory_bytes": 5e9, "samples": [{"prompt": "Now", "text": " the end."}]}
+    score = {"accuracy": 0.84, "standard_error": 0.03, "examples": 160}
+    files: dict[Path, Any] = {
+        run / "pretrain/config.json": {
+            "settings": {"steps": 300, "minutes": None, "data": "a:2,b", "optim": {"clip": 1}}
+        },
+        run / "pretrain/done.json": done,
+        run / "pretrain/metrics.jsonl": json.loads(line(1, samples=True)),
+        run / "eval/pretrain.json": {"scores": {"gsm8k": score}},
+        run / "report.json": {"rank": {"title": "Owl", "points": 7}},
+        sweep / "sweep.json": read_json(sweep / "sweep.json"),
+    }
+    (run / "eval").mkdir()
+    good, draw = Watched(sweep).state(), random.Random(0)
+    with serving(app=make_app(Watched(sweep))) as url, httpx.Client(base_url=url, timeout=60) as client:
+        for path, right in [pair for pair in files.items() for _ in range(12)]:
+            for each, content in files.items():
+                each.write_text(json.dumps(mangled(right, draw) if each == path else content) + "\n")
+            told = client.get("/watch/state").json()
+            for one, other in zip(told["runs"][1:], good["runs"][1:], strict=True):
+                assert one | {"differs": {}} == other | {"differs": {}}, path.read_text()
+            for name in ("loss_nats", "gradient_norm"):
+                assert client.get(f"/watch/curves?metric={name}&axis=seconds").status_code == 200
+            assert client.get("/watch/samples?run=heads%3D2/seed-0").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "why"),
+    [
+        ("sft/config.json", "[]", "it is a list, not an object"),
+        ("sft/config.json", '{"settings": {"steps": "40"}}', "settings.steps is text, not a number"),
+        ("pretrain/config.json", '{"settings": {"data": "a,a"}}', "expected are different names"),
+        ("sft/done.json", "null", "it is null, not an object"),
+        ("sft/done.json", '{"samples": [3]}', "samples[0] is a number, not an object"),
+        ("sft/metrics.jsonl", '{"step": "1"}\n[1]\n', "lines left out that are not numbers with a step: 2"),
+        ("sft/metrics.jsonl", '{"step": 1, "seconds": NaN}\n', "lines left out that are not numbers with a step: 1"),
+    ],
+)
+def test_a_run_that_cannot_be_read_says_where_and_why(demo: Path, file: str, text: str, why: str) -> None:
+    (demo / file).write_text(text)
+    (told,) = Watched(demo).state()["runs"][0]["unreadable"]
+    assert told.startswith(f"{file}: ")
+    assert why in told
 
 
 # ---- The page

@@ -19,10 +19,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fledge.research.shapes import MOST, SAMPLES, misfit
 from fledge.runs import measured
 
 AXES = ("step", "tokens", "seconds")
 """What a curve goes along; tokens and seconds are summed up."""
+MOST_SPENT = 1e18
+"""A step that took more of anything is none."""
 WINDOW = 50
 """The mean is that of a fiftieth of what is shown."""
 KNOWN_BYTES = 256
@@ -44,6 +47,8 @@ class Lines:
         self.columns: dict[str, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
         """Of each metric the lines that have it, and its values."""
         self.samples: list[tuple[int, Any]] = []
+        self.strange = 0
+        """Lines that were left out."""
 
     def __len__(self) -> int:
         return len(self.axes["step"])
@@ -73,15 +78,17 @@ class Lines:
 
     def _add(self, text: bytes) -> None:
         line = measured(text)
-        if line is None:
+        samples = line.pop("samples", []) if line else []
+        if line is None or misfit(samples, SAMPLES) or not all(abs(line.get(name, 0)) < MOST_SPENT for name in AXES):
+            self.strange += 1
             return
         for name, values in self.axes.items():
             before = values[-1] if values and name != "step" else 0.0
             values.append(before + line.get(name, 0.0))
-        if "samples" in line:
-            self.samples.append((line["step"], line.pop("samples")))
+        if samples:
+            self.samples.append((line["step"], samples))
         for name, value in line.items():
-            if name not in AXES and np.isfinite(value):
+            if name not in AXES and abs(value) < MOST:
                 places, values = self.columns[name]
                 places.append(len(self) - 1)
                 values.append(value)

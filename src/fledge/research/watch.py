@@ -25,7 +25,8 @@ from fledge import console
 from fledge.commands import TRAINED, Watch
 from fledge.config import check
 from fledge.research.curves import AXES, Lines
-from fledge.runs import flat
+from fledge.research.shapes import CONFIG, DONE, REPORT, SCORE, SCORES, SWEEP, misfit
+from fledge.runs import flat, is_done
 from fledge.serve.access import Access
 from fledge.serve.api import ApiError
 from fledge.serve.connections import Server
@@ -40,6 +41,7 @@ LIVE_SECONDS = 120.0
 """A stage whose process is not of this machine trains as long as its metrics are not older than that."""
 MOST_POINTS, MOST_SAMPLES = 40_000, 100
 """Of all curves of an answer together; of the samples of a run."""
+HERE = "open it as http://127.0.0.1 with its port, from elsewhere through the `ssh -L` that it said at its start"
 
 
 def main(config: Watch) -> None:
@@ -77,7 +79,7 @@ def make_app(watched: Watched) -> Any:
         return JSONResponse(watched.samples(request.query_params.get("run", "")))
 
     routes = [Route("/watch/state", state), Route("/watch/curves", curves), Route("/watch/samples", samples)]
-    return site(routes, access=Access(), page="watch.html")
+    return site(routes, access=Access(remedy=HERE), page="watch.html")
 
 
 def runs_in(path: Path) -> list[Path]:
@@ -104,6 +106,8 @@ class Watched:
         self.path, self.lock = path, Lock()
         self.lines: dict[Path, Lines] = {}
         """By stage."""
+        self.wrong: dict[Path, str] = {}
+        """Why a file cannot be read."""
         runs_in(path)
 
     def _stages(self) -> dict[Path, list[Path]]:
@@ -120,8 +124,9 @@ class Watched:
     def state(self) -> Json:
         """Everything but the curves."""
         with self.lock:
+            self.wrong.clear()
             runs = self._stages()
-            sweep = _json(self.path / "sweep.json")
+            sweep = self._read(self.path / "sweep.json", SWEEP)
             told = [self._run(run, stages) for run, stages in runs.items()]
             shown = {
                 name: None
@@ -130,19 +135,24 @@ class Watched:
                 for name in self.lines[stage].columns
                 if KIND not in name
             }
-            settings = [dict(flat(_settings(stage))) for stages in runs.values() for stage in stages[:1]]
+            settings = [self._flat(stage) for stages in runs.values() for stage in stages[:1]]
             differ = {
                 name for each in settings for name in each if any(each[name] != one.get(name) for one in settings)
             }
             for run, each in zip(told, settings, strict=False):
                 run["differs"] = {name: each.get(name) for name in sorted(differ)}
+            for path, run in zip(runs, told, strict=True):
+                run["unreadable"] = [why for place, why in self.wrong.items() if place.is_relative_to(path)]
             return {
                 "name": self.path.resolve().name,
                 "version": sum(lines.version for lines in self.lines.values()),
                 "runs": told,
                 "metrics": [*shown],
-                "failed": [point for point in sweep.get("points", ()) if point.get("state") == "failed"],
-                "sentences": [f"{one['sentence']} at equal {one['at']}" for one in sweep.get("comparisons", ())],
+                "unreadable": self.wrong.get(self.path / "sweep.json", ""),
+                "failed": [point for point in sweep.get("points") or () if point.get("state") == "failed"],
+                "sentences": [
+                    f"{one.get('sentence')} at equal {one.get('at')}" for one in sweep.get("comparisons") or ()
+                ],
             }
 
     def curves(
@@ -170,38 +180,66 @@ class Watched:
         with self.lock:
             stages = next((stages for path, stages in self._stages().items() if self._name(path) == run), [])
             for stage in stages:
-                lines, last = self.lines[stage], _json(stage / "done.json").get("samples")
+                lines, last = self.lines[stage], self._read(stage / "done.json", DONE).get("samples")
                 written = [*lines.samples, *([(int(lines.axes["step"][-1]), last)] if last and len(lines) else [])]
                 found += [{"stage": stage.name, "step": step, "texts": texts} for step, texts in written]
         return found[-MOST_SAMPLES:]
+
+    def _settings(self, stage: Path) -> Json:
+        return self._read(stage / "config.json", CONFIG).get("settings") or {}
+
+    def _flat(self, stage: Path) -> Json:
+        try:
+            return dict(flat(self._settings(stage)))
+        except ValueError as error:  # shares of data that are none
+            self.wrong[stage / "config.json"] = f"{stage.name}/config.json: {error}"
+            return {}
+
+    def _read(self, path: Path, shape: Json) -> Json:
+        """A file of JSON; empty where there is none, or it is not as it was written, which is told."""
+        try:
+            found = read_json(path)
+            if why := misfit(found, shape):
+                raise ValueError(f"{path}: {why}")
+        except FileNotFoundError:
+            return {}
+        except (ValueError, OSError) as error:
+            self.wrong[path] = str(error).replace(f"{self.path}/", "")
+            return {}
+        return found
 
     def _name(self, run: Path) -> str:
         return run.name if run == self.path else str(run.relative_to(self.path))
 
     def _run(self, run: Path, stages: list[Path]) -> Json:
-        names = ("accuracy", "standard_error", "examples")
-        scores = {name: _json(run / "eval" / f"{name}.json").get("scores", {}) for name in TRAINED}
-        rank = _json(run / "report.json").get("rank", {})
+        scores = {name: self._read(run / "eval" / f"{name}.json", SCORES).get("scores") for name in TRAINED}
+        rank = self._read(run / "report.json", REPORT).get("rank")
         return {
             "name": self._name(run),
             "stages": [self._stage(stage) for stage in stages],
             "grades": {
-                stage: {task: {name: score.get(name) for name in names} for task, score in found.items()}
+                stage: {
+                    task: {name: score.get(name) or 0.0 for name in SCORE} for task, score in found.items() if score
+                }
                 for stage, found in scores.items()
                 if found
             },
-            "rank": f"{rank['title']}, {rank['points']} of 1000 points" if rank else "",
+            "rank": f"{rank.get('title')}, {rank.get('points')} of 1000 points" if rank else "",
         }
 
     def _stage(self, stage: Path) -> Json:
-        lines, done, settings = self.lines[stage], _json(stage / "done.json"), _settings(stage)
+        lines, settings = self.lines[stage], self._settings(stage)
+        done = self._read(stage / "done.json", DONE)
+        if lines.strange:
+            told = f"lines left out that are not numbers with a step: {lines.strange}"
+            self.wrong[lines.path] = f"{lines.path}: {told}".replace(f"{self.path}/", "")
         step, tokens, seconds = (values[-1] if values else 0.0 for values in lines.axes.values())
         recent = lines.recent()
         steps = settings.get("steps") or round((settings.get("tokens") or 0) / (settings.get("batch_tokens") or 1))
         left = (steps - step) * recent["seconds"] / max(1.0, recent["step"]) if steps and recent else None
         if settings.get("minutes"):
             left = 60 * settings["minutes"] - seconds
-        state = "done" if done else "training" if is_training(stage) else "stopped"
+        state = "done" if is_done(stage) else "training" if is_training(stage) else "stopped"
         return {
             "name": stage.name,
             "state": state,
@@ -225,16 +263,3 @@ def is_training(stage: Path) -> bool:
             return True
     path = stage / "metrics.jsonl"
     return path.exists() and time.time() - path.stat().st_mtime < LIVE_SECONDS
-
-
-def _settings(stage: Path) -> Json:
-    return _json(stage / "config.json").get("settings", {})
-
-
-def _json(path: Path) -> Json:
-    """A file of JSON; empty where there is none, or it is damaged, which `fledge report` says."""
-    try:
-        found = read_json(path)
-    except (ValueError, OSError):
-        return {}
-    return found if isinstance(found, dict) else {}

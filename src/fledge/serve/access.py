@@ -83,13 +83,16 @@ class Access:
     origins: Collection[str] = ()
     """Other sites whose pages may use the API; "*" stands for any."""
     key: str | None = None
+    remedy: str | None = None
+    """What to do about a name that does not lead here. None: what `fledge serve` has for it."""
 
     def check_origin(self, method: str, headers: Mapping[str, str]) -> None:
         """Raise ApiError for a name that does not lead here, and for what a page of another site wants done."""
         asked = headers.get("host")
         if asked is not None and not self._leads_here(name := _name(asked)):
+            remedy = self.remedy or f"`fledge serve --allowed-hosts {short(name)}` lets it"
             raise ApiError(
-                f"this server does not answer for the host {short(name)}; `fledge serve --allowed-hosts {short(name)}` lets it",
+                f"this server does not answer for the host {short(name)}; {remedy}",
                 status=403,
                 code="host_not_allowed",
             )
@@ -102,9 +105,12 @@ class Access:
         place = (origin or "").partition("://")[2].lower()
         is_own = place != "" and (place == (asked or "").lower() or _name(place) in self.allowed_hosts)
         if (origin is not None and not is_own) or site not in ("none", "same-origin"):
+            remedy = self.remedy or (
+                "where that is its own page behind a proxy, `fledge serve --allowed-hosts` takes its host name, and "
+                "`--origins` lets other sites"
+            )
             raise ApiError(
-                f"this server does nothing for pages of other sites, here {short(origin or site)}; where that is its own page "
-                "behind a proxy, `fledge serve --allowed-hosts` takes its host name, and `--origins` lets other sites",
+                f"this server does nothing for pages of other sites, here {short(origin or site)}; {remedy}",
                 status=403,
                 code="origin_not_allowed",
             )

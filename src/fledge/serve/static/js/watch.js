@@ -78,7 +78,7 @@ const small = () => {
 
 const columns = () => ({
   name: (run) => run.name, ...Object.fromEntries(Object.keys(state.runs[0].differs).map((name) => [name, (run) => run.differs[name]])),
-  state: (run) => run.stages.at(-1)?.state, ...Object.fromEntries(["val_bits_per_byte", "loss_nats"].map((name) => [name, (run) => run.stages.at(-1)?.last[name]])),
+  state: (run) => (run.unreadable.length ? "unreadable" : run.stages.at(-1)?.state), ...Object.fromEntries(["val_bits_per_byte", "loss_nats"].map((name) => [name, (run) => run.stages.at(-1)?.last[name]])),
   step: (run) => run.stages.at(-1)?.step, tokens: (run) => run.stages.at(-1)?.tokens, seconds: (run) => run.stages.at(-1)?.seconds,
 });
 const cell = (name, value) => (name === "seconds" ? duration(value) : typeof value !== "number" ? value ?? "" : name in MAIN ? value.toFixed(4) : short(value));
@@ -120,6 +120,7 @@ const page = () => html`
   ${bar()}
   ${wrong ? html`<p class="problem" role="alert">${wrong}</p>` : nothing}
   ${state && html`
+    ${[state.unreadable, ...state.runs.flatMap((run) => run.unreadable)].map((why) => why && html`<p class="problem">Unreadable: ${why}</p>`)}
     ${isOne() ? html`<div class="cards">${state.runs[0].stages.map(card)}</div>` : nothing}
     ${state.metrics.length ? nothing : html`<p class="quiet">No step yet: the first comes after the data is read and the model compiled.</p>`}
     <div class="charts">${shown().map((name) => chart(name, named(name)))}</div>
