@@ -14,7 +14,17 @@ import pytest
 
 from fledge.cli import run
 from fledge.evals.student import t_quantile
-from fledge.research.compare import compare, compared, difference, frontier, multiple, multiplier, sentence
+from fledge.research.compare import (
+    compare,
+    compared,
+    difference,
+    frontier,
+    multiple,
+    multiplier,
+    remarks,
+    sentence,
+    table_of,
+)
 from fledge.research.groups import Group, Trained, arms_of
 from fledge.storage import sealed
 
@@ -94,6 +104,9 @@ def test_what_was_spent_before_the_first_measurement_is_not_guessed() -> None:
     assert found["at_equal"]["seconds"]["verdict"] == "not measured"
     assert found["at_equal"]["tokens"]["difference"] == pytest.approx(1.0)
     assert sentence(found | found["at_equal"]["seconds"]) == "short and long were not measured"
+    pairs = [(group("long", long), group("short", short))]
+    assert "?" in table_of(pairs, [found])[1][1]
+    assert any(line.startswith("?: unknown, as one was first measured after") for line in remarks(pairs, [found]))
 
 
 def test_more_of_core_is_better_and_needs_both() -> None:

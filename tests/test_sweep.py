@@ -8,6 +8,8 @@ import os
 import random
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from itertools import combinations
 from pathlib import Path
@@ -163,6 +165,10 @@ def test_variants_are_named_in_words_and_in_files_and_stand_in_every_cell_of_the
         (["pretrain", "--minutes", "1", "--tokens", "512"], "each says when to end; give one"),
         (["pretrain", "--price", "-3"], "price=-3.0 is not"),
         (["pretrain", "--fit"], "a law wants 4 sizes"),
+        (["pretrain", "--threads", "0"], "threads=0 is not a whole number of 1 or more"),
+        (["pretrain", "--over", "threads=0"], "threads=0 is not a whole number of 1 or more"),
+        (["pretrain", "--over", "seed=-1"], "seed=-1 is not a whole number of 0 or more"),
+        (["pretrain", "--data", "nowhere"], "data 'nowhere': neither a name"),
     ],
 )
 @pytest.mark.parametrize("last", [[], ["--dry-run"]])
@@ -213,6 +219,27 @@ def test_the_plan_has_points_time_and_cost(capsys: pytest.CaptureFixture[str]) -
     assert len(found["points"]) == 6
     assert found["seconds"] == 1800
     assert found["dollars"] == pytest.approx(3.0)
+
+
+def test_the_plan_says_which_points_will_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--over", "data=world,nowhere", "model.depth=0,1", "--tokens", "64", "--dry-run"]
+    assert run(["sweep", "pretrain", *words]) == 0
+    points = json.loads(capsys.readouterr().out)["points"]
+    told = {point["point"]: point.get("error", "") for point in points}
+    assert told["data=world,model.depth=1 seed 0"] == ""
+    assert told["data=world,model.depth=0 seed 0"] == "depth=0 is not a whole number of 1 or more"
+    assert told["data=nowhere,model.depth=1 seed 0"].startswith("data 'nowhere': neither a name")
+
+
+def test_a_tracker_without_a_key_ends_a_sweep_once_and_before_anything_is_trained(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="`uv sync --group compat` brings wandb")
+    words = [sys.executable, "-m", "fledge", "sweep", *WORDS, "--out", "out", "--log", "wandb"]
+    (tmp_path / "text.txt").write_text("A text.")
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")} | {"HOME": str(tmp_path)}
+    told = subprocess.run(words, cwd=tmp_path, env=own, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "log=wandb: No API key configured" in told.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_names_of_points_are_never_the_same_folder() -> None:

@@ -74,6 +74,13 @@ def test_the_tracker_is_told_the_numbers_of_the_metrics_also_by_a_stage_that_goe
     assert found == expected
 
 
+def test_offline_no_key_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="`uv sync --group compat` brings wandb")
+    own = {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HOME": str(tmp_path)}
+    words = [sys.executable, "-c", "from fledge.trackers import sign_in; sign_in('wandb'); sign_in('no')"]
+    subprocess.run(words, cwd=tmp_path, env={**os.environ, **own}, stdin=subprocess.DEVNULL, check=True)
+
+
 def test_a_tracker_that_is_not_installed_is_said_before_anything_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"log=wandb: wandb is not installed; `uv sync --extra wandb`"):

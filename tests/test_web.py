@@ -363,7 +363,10 @@ def test_the_arrow_up_edits_the_last_message_and_escape_leaves_it(page: Any) -> 
 
 
 def test_an_answer_is_corrected_on_a_branch_and_gone_on_with(page: Any, server: ScriptedServer) -> None:
-    call = [delta(content="So: "), *(delta(fledge={"parts": [{"type": kind, "text": "36"}]}) for kind in ("python", "output"))]
+    call = [
+        delta(content="So: "),
+        *(delta(fledge={"parts": [{"type": kind, "text": "36"}]}) for kind in ("python", "output")),
+    ]
     server.replies += [Reply([*call, *says("It is 63.")]), Reply(says(" I am sure."))]
     ask(page, "12 times 3?")
     answered(page)
@@ -759,7 +762,9 @@ def test_a_file_that_the_page_exported_once_is_still_read(page: Any, tmp_path: P
 def test_page_terminal_and_training_read_one_form_of_conversations(
     page: Any, server: ScriptedServer, tmp_path: Path
 ) -> None:
-    call = [delta(fledge={"parts": [{"type": kind, "text": text}]}) for kind, text in (("python", "6*2"), ("output", "12"))]
+    call = [
+        delta(fledge={"parts": [{"type": kind, "text": text}]}) for kind, text in (("python", "6*2"), ("output", "12"))
+    ]
     cut = [Reply(says("This was", finish="length")), Reply([*call, *says("It is 12.")])]
     server.replies += cut
     set_to(page, "System prompt", "Be brief.")
@@ -1123,7 +1128,9 @@ def test_axe_finds_nothing_wrong(open_page: Open, server: ScriptedServer, scheme
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="uv sync --group compat").Axe()
     page = open_page(color_scheme=scheme, bypass_csp=True)
     text = "# Head\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n[out](https://example.org) $x$"
-    call = [delta(fledge={"parts": [{"type": kind, "text": text}]}) for kind, text in (("python", "6*2"), ("output", "12"))]
+    call = [
+        delta(fledge={"parts": [{"type": kind, "text": text}]}) for kind, text in (("python", "6*2"), ("output", "12"))
+    ]
     server.replies += [Reply([delta(content=text), *call, *says("Done.")]), Reply(status=429, error="Full.")]
 
     def look(state: str) -> None:

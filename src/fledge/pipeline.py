@@ -20,6 +20,7 @@ from fledge.folder import REPORT, begin_again, check_ours, check_unchanged, put_
 from fledge.origin import origin_of
 from fledge.recipes import RECIPES, Item, choose, folder, listed, summary_of
 from fledge.runs import choose_stage, is_done
+from fledge.trackers import sign_in
 
 
 def main(ask: RunRecipe) -> None:
@@ -39,6 +40,8 @@ def main(ask: RunRecipe) -> None:
     check_ours(run, ["tokenizer", *TRAINED, *REPORT])
     for item in left:
         ready(item, {one.name for one in left})
+    if ranks.is_first() and left:
+        sign_in(ask.log)
     aside = [name for name in ("tokenizer", *TRAINED) if name in again or (ask.fresh and not ask.only)]
     ranks.meet()  # all have seen the same
     if ranks.is_first():

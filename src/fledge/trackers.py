@@ -31,6 +31,19 @@ def check_tracker(name: str) -> None:
         )
 
 
+def sign_in(name: str) -> None:
+    """Find the key of wandb, or ask for it in a terminal, before the first of many stages would; offline it has none.
+
+    Raises:
+        ValueError: there is no key, or it is not accepted.
+    """
+    if name == "wandb":
+        try:
+            importlib.import_module(name).login(force=True)
+        except Exception as error:  # of classes of its own
+            raise ValueError(f"log=wandb: {error} Or set WANDB_MODE=offline") from error
+
+
 @contextlib.contextmanager
 def tracking(name: str, stage: Path, *, settings: Mapping[str, Any], begun: str) -> Iterator[Tell | None]:
     """What takes a step and its numbers; None where no tracker is asked for.

@@ -220,6 +220,10 @@ def remarks(pairs: Pairs, found: Sequence[Mapping[str, Any]]) -> list[str]:
         told.append(f"noise floor: standard deviation of the seeds of {each}")
     if any(at["early"] and at["difference"] is not None for one in found for at in one["at_equal"].values()):
         told.append("*: one had far to go there, its rates still high: that flatters the other")
+    if any(at["difference"] is None for one in found for at in one["at_equal"].values()):
+        told.append("?: unknown, as one was first measured after the other had ended: more often by --eval-every")
+    if len({bool(one["core"]) for one in found}) > 1:
+        told.append("CORE ?: not both have it, `fledge evaluate RUN --stage pretrain --tasks core` measures it")
     if len(found) > 4:
         told.append(
             f"of {len(found)} such intervals about {len(found) * (1 - CONFIDENCE):.1f} miss the truth by chance"

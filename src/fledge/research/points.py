@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 from fledge.commands import Sweep
 from fledge.config import Pretrain
-from fledge.settings import nearest
+from fledge.settings import check_bounds, nearest
 
 BASE = "baseline"
 T = TypeVar("T")
@@ -60,7 +60,10 @@ def points_of(ask: Sweep) -> list[Point]:
         ValueError: there is no such setting, it cannot have that value, or a name is given twice.
     """
     over = _once(_split(one, "=") for one in ask.over)
-    seeds = [_changed(ask.base, ["seed"], seed).seed for seed in over.pop("seed", str(ask.base.seed)).split(",")]
+    seeded = [_changed(ask.base, ["seed"], word) for word in over.pop("seed", str(ask.base.seed)).split(",")]
+    for one in seeded:
+        check_bounds(one)
+    seeds = [one.seed for one in seeded]
     variants = {variant.name: variant for variant in _once((one.folder, one) for one in _variants(ask, over)).values()}
     first = next(iter(variants))
     pairs = [(first, seed) for seed in [*seeds, seeds[0] + 1][:2]]

@@ -30,8 +30,10 @@ from fledge.research.groups import arms_of
 from fledge.research.ladder import check_points, fitted
 from fledge.research.points import Point, points_of
 from fledge.runs import is_done, summary
-from fledge.settings import cores, words_of
+from fledge.settings import cores, shares_of, words_of
 from fledge.storage import sealed, write_atomic
+from fledge.text.datasets import find_data
+from fledge.trackers import sign_in
 
 LOOK_SECONDS = 0.2
 
@@ -43,6 +45,11 @@ def main(ask: Sweep) -> dict[str, Any]:
     length = f"about {console.duration(ahead['seconds'])} of steps" if ahead["seconds"] else "nobody knows how long"
     cost = f", ${ahead['dollars']:,.2f}" if ahead["dollars"] else ""
     console.say(f"sweep: {len(points)} points in {out}, {length}{cost}; measurements come on top")
+    for row in ahead["points"]:
+        if "error" in row:
+            console.say(f"{row['point']}: will fail: {row['error']}")
+    for tracker in {one.config.log for one in points if not is_done(one.run / "pretrain")}:
+        sign_in(tracker)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         if not (out / "tokenizer" / "tokenizer.json").exists():
@@ -67,6 +74,8 @@ def main(ask: Sweep) -> dict[str, Any]:
 def plan(ask: Sweep) -> dict[str, Any]:
     """What each point takes, in seconds of steps and tokens, and all of them together, as JSON; None where nobody knows.
 
+    A point that cannot be trained has its `error`.
+
     Raises:
         ValueError: a setting of the sweep, or of all points, is wrong.
     """
@@ -88,15 +97,20 @@ def plan(ask: Sweep) -> dict[str, Any]:
     for point in points:
         row: dict[str, Any] = {"point": str(point), "tokens": None, "seconds": None}
         try:
+            check(point.config)
+            for name in shares_of(point.config.data):
+                find_data(name)
             config = resolved(replace(point.config, run=ask.out), vocab=ask.vocab)
             with torch.device("meta"):
                 flops = Transformer(ModelConfig.of(config.model, vocab=ask.vocab)).flops_per_token()
             row |= {"tokens": config.tokens, "seconds": site.seconds(flops * config.tokens) if config.tokens else None}
-        except ValueError as error:  # it fails when its turn comes, and is told then
+        except (ValueError, FileNotFoundError) as error:  # it fails when its turn comes, and is told then
             row["error"] = str(error)
         if point.config.minutes and "error" not in row:
             row["seconds"] = 60 * point.config.minutes
         rows.append(row)
+    if all("error" in row for row in rows):
+        raise ValueError(f"no point can be trained: {rows[0]['point']}: {rows[0]['error']}")
     seconds = sum(row["seconds"] or 0.0 for row in rows) / (ask.at_once or slots_of(ask.base))
     return {"points": rows, "seconds": seconds, "dollars": ask.price and ask.price * seconds / 3600}
 
