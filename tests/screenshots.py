@@ -58,6 +58,7 @@ def main() -> None:
 
         def opened(url: str, **options: Any) -> Any:
             page = browser.new_context(reduced_motion="reduce", **options).new_page()
+            page.set_default_timeout(120_000)
             page.goto(url)
             page.wait_for_selector("body.ready")
             return page

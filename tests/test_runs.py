@@ -253,7 +253,9 @@ def test_the_last_stage_with_weights_is_chosen_unless_one_is_named(tmp_path: Pat
         FileNotFoundError, match=r"no weights of stage rl. Stages that have some: pretrain, sft.*`fledge rl"
     ):
         choose_stage(tmp_path / "run", "rl")
-    with pytest.raises(ValueError, match=r"stage 'stf' is not one of base, pretrain, midtrain, sft, rl. Did you mean 'sft'"):
+    with pytest.raises(
+        ValueError, match=r"stage 'stf' is not one of base, pretrain, midtrain, sft, rl. Did you mean 'sft'"
+    ):
         choose_stage(tmp_path / "run", "stf")
     with pytest.raises(
         FileNotFoundError, match=r"rum: no such run. Did you mean '.*run'\? `fledge run demo` makes one"

@@ -319,6 +319,20 @@ def test_an_answer_says_its_speed_the_room_that_is_left_and_why_it_ended(page: A
         expect(answered(page, count).locator(".note")).to_have_text(said)
 
 
+def test_buttons_have_their_drawings_when_the_server_is_gone(page: Any) -> None:
+    settle(page)
+    page.context.set_offline(True)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    ask(page, "Go")
+    answered(page)
+    page.context.set_offline(False)
+    drawn = page.locator(".answer use").evaluate_all("all => all.map((use) => use.getBBox().width > 0)")
+    assert drawn
+    assert all(drawn)
+    assert not [url for url in asked if "icons" in url]
+
+
 # ---- Branches
 
 

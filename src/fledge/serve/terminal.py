@@ -195,7 +195,10 @@ class Terminal:
 
     def help(self, _: str = "") -> None:
         table = Table.grid(padding=(0, 2))
-        for name, text in [*COMMANDS.items(), (QUOTES, "begins and ends a question of several lines, or one with a slash")]:
+        for name, text in [
+            *COMMANDS.items(),
+            (QUOTES, "begins and ends a question of several lines, or one with a slash"),
+        ]:
             table.add_row(Text(name, style="bold", no_wrap=True), text)
         self.console.print(table)
 

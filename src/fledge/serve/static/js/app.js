@@ -3,7 +3,7 @@
 import * as chat from "./chat.js";
 import * as composer from "./composer.js";
 import { newChat, path } from "./conversation.js";
-import { $, html, notify, render } from "./dom.js";
+import { $, addDrawings, html, notify, render } from "./dom.js";
 import { help } from "./help.js";
 import { hide } from "./inspect.js";
 import * as settings from "./settings.js";
@@ -46,6 +46,7 @@ function openFromAddress() {
   if (id !== state.chat.id && !(id === "" && isNew)) show(store.get(id) ?? newChat());
 }
 
+addDrawings();
 const isKept = await store.open();
 onChange(draw);
 addEventListener("keydown", onKey);

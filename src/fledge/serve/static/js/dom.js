@@ -7,8 +7,14 @@ import { keyed } from "../vendor/lit-html/directives/keyed.js";
 export { guard, html, keyed, nothing, render };
 export const $ = (selector, root = document) => root.querySelector(selector);
 
-/** A drawing from icons.svg. */
-export const icon = (name) => html`<svg class="icon" aria-hidden="true"><use href="icons.svg#${name}"></use></svg>`;
+/** Puts the drawings into the page. From a file beside it, they would be fetched with every button and be missing once the server is gone. */
+export async function addDrawings() {
+  const file = await (await fetch("icons.svg")).text();
+  document.body.append(new DOMParser().parseFromString(file, "image/svg+xml").documentElement);
+}
+
+/** A drawing of icons.svg. */
+export const icon = (name) => html`<svg class="icon" aria-hidden="true"><use href="#icon-${name}"></use></svg>`;
 
 /** A quiet square button; `label` is its name for screen readers and, unless there is a `hint`, its hint for the mouse. */
 export const iconButton = (name, label, onclick, { id, hint = label, disabled = false, pressed } = {}) => html`
@@ -27,9 +33,9 @@ export const copyButton = (label, text) => iconButton("copy", label, async ({ cu
     button.focus();
   }
   const drawing = $("use", button);
-  drawing.setAttribute("href", "icons.svg#check");
+  drawing.setAttribute("href", "#icon-check");
   announce("Copied");
-  setTimeout(() => drawing.setAttribute("href", "icons.svg#copy"), 1500);
+  setTimeout(() => drawing.setAttribute("href", "#icon-copy"), 1500);
 });
 
 /** A window over the page; Escape, a click beside it and its button close it. */

@@ -1,6 +1,6 @@
 // The page of `fledge watch`: asks for the state every two seconds, and for curves where they have grown or others are wanted.
 
-import { $, html, icon, nothing, render } from "./dom.js";
+import { $, addDrawings, html, icon, nothing, render } from "./dom.js";
 import { Chart, MANY, dark, duration, hue, short } from "./plot.js";
 
 const MAIN = {
@@ -185,6 +185,7 @@ async function refresh({ byClock = false } = {}) {
 }
 
 dark.addEventListener("change", draw);
+addDrawings();
 await refresh();
 document.body.classList.add("ready");
 setInterval(() => document.hidden || refresh({ byClock: true }), 2000);
