@@ -236,6 +236,13 @@ def test_whatever_stands_in_the_files_of_one_run_is_said_of_it_and_the_others_st
             assert client.get("/watch/samples?run=heads%3D2/seed-0").status_code == 200
 
 
+def test_what_differs_is_not_what_one_run_does_not_say(sweep: Path) -> None:
+    (sweep / "heads=2" / "seed-0" / "pretrain" / "config.json").write_text("[]")
+    first, second, *_ = Watched(sweep).state()["runs"]
+    assert first["differs"] == {"heads": None, "seed": None}
+    assert second["differs"] == {"heads": 2, "seed": 1}
+
+
 @pytest.mark.parametrize(
     ("file", "text", "why"),
     [

@@ -137,7 +137,12 @@ class Watched:
             }
             settings = [self._flat(stage) for stages in runs.values() for stage in stages[:1]]
             differ = {
-                name for each in settings for name in each if any(each[name] != one.get(name) for one in settings)
+                name
+                for each in settings
+                for name in each
+                if any(
+                    each[name] != one.get(name) for one in settings if one
+                )  # of one that is unreadable nothing is known
             }
             for run, each in zip(told, settings, strict=False):
                 run["differs"] = {name: each.get(name) for name in sorted(differ)}

@@ -19,6 +19,7 @@ const ask = async (path) => {
   return body;
 };
 const isOne = () => state.runs.length === 1;
+const isMany = () => state.runs.filter((run) => !view.hidden.has(run.name)).length > MANY;
 const variant = (run) => run.replace(/\/?seed-\d+$/, "");
 const ordered = (one, other) => one.localeCompare(other, undefined, { numeric: true });
 const variants = () => [...new Set(state.runs.map((run) => variant(run.name)))].sort(ordered);
@@ -66,7 +67,7 @@ const card = (stage, place) => html`
   </button>`;
 
 const chart = (id, title, place = null) => html`
-  <figure class="chart" data-chart=${id}><figcaption>${place === null ? nothing : dot(place)} <b>${title}</b> <output></output></figcaption><div></div></figure>`;
+  <figure class="chart" data-chart=${id}><figcaption>${place === null ? nothing : dot(place)} <b title=${title}>${title}</b> <output></output></figcaption><div></div></figure>`;
 
 const small = () => {
   const metric = state.metrics.includes(view.metric) ? view.metric : shown().find((name) => name.startsWith("val")) ?? "loss_nats";
@@ -124,7 +125,7 @@ const page = () => html`
     ${isOne() ? html`<div class="cards">${state.runs[0].stages.map(card)}</div>` : nothing}
     ${state.metrics.length ? nothing : html`<p class="quiet">No step yet: the first comes after the data is read and the model compiled.</p>`}
     <div class="charts">${shown().map((name) => chart(name, named(name)))}</div>
-    <p class="hint">${shown().length ? "Drag over a chart to zoom, double-click for all. Bold: the mean of a fiftieth of what is shown; faint: least and greatest steps." : ""}
+    <p class="hint">${shown().length ? `Drag over a chart to zoom, double-click for all. ${isMany() ? "Lines: the mean of a fiftieth of what is shown." : "Bold: the mean of a fiftieth of what is shown; faint: least and greatest steps."}` : ""}
       ${state.metrics.length > shown().length || view.more ? html`<button type="button" class="plain" @click=${() => ((view.more = !view.more), refresh())}>${view.more ? "Fewer curves" : "More curves"}</button>` : nothing}</p>
     ${isOne() ? html`${writing()} ${grades(state.runs[0])}` : html`${small()} ${points()}`}`}`;
 
@@ -169,8 +170,7 @@ async function refresh({ byClock = false } = {}) {
   try {
     state = await ask("watch/state");
     if (!drawn) draw(); // the curves take longer
-    const isMany = state.runs.filter((run) => !view.hidden.has(run.name)).length > MANY;
-    const asked = new URLSearchParams({ axis: view.axis, ...(isMany ? { points: 150, evenly: 1 } : { points: Math.max(300, Math.min(1200, innerWidth)) }) });
+    const asked = new URLSearchParams({ axis: view.axis, ...(isMany() ? { points: 150, evenly: 1 } : { points: Math.max(300, Math.min(1200, innerWidth)) }) });
     for (const name of shown()) asked.append("metric", name);
     if (view.range) asked.set("low", view.range[0]), asked.set("high", view.range[1]);
     const wanted = `${state.version} ${asked}`;
