@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fledge.commands import TRAINED
 from fledge.config import Stage
@@ -43,71 +43,6 @@ PATHS = ("data", "task")
 UNREAD = "hub"
 """Stands in an origin where others have a hash: what was meant is known by name alone."""
 STEP = re.compile(r"step-(\d+)")
-
-
-class Metric(NamedTuple):
-    """What a number of metrics.jsonl is."""
-
-    unit: str
-    stages: str
-    """With blanks between them; all: those that train."""
-    meaning: str
-    when: str = ""
-    """It is there; empty: always."""
-
-
-METRICS = {
-    "step": Metric("steps", "all", "optimizer steps done so far; every line has it"),
-    "loss_nats": Metric(
-        "nats per token", "all", "mean of -ln p over the tokens that count; in rl weighed by advantages, so no measure"
-    ),
-    "gradient_norm": Metric("", "all", "norm of the whole gradient before it is clipped"),
-    "rate_share": Metric("share", "all", "what the schedule multiplies every rate by"),
-    "tokens": Metric("tokens", "all", "target tokens of the step, of all ranks"),
-    "seconds": Metric("seconds", "all", "of the step alone; of processor time with --clock cpu"),
-    "tokens_per_second": Metric("tokens / s", "all", "tokens / seconds"),
-    "peak_memory_bytes": Metric("bytes", "all", "most memory the process has held so far; on a GPU that of the card"),
-    "mfu_share": Metric(
-        "share",
-        "all",
-        "of the peak FLOP/s of all devices, by 6 FLOPs a weight and attention",
-        "on cards that are known",
-    ),
-    "val_bits_per_byte": Metric(
-        "bits per byte",
-        "pretrain",
-        "of held-out text, by bytes of UTF-8; lower is better. Of several sources also of each, as in `val_bits_per_byte_1_own`",
-    ),
-    "val_answer_bits_per_byte": Metric(
-        "bits per byte", "midtrain sft", "of the answers of held-out conversations", "with a hundred own ones or more"
-    ),
-    "reward": Metric("0 to 1", "rl", "mean grade of the answers that were drawn first"),
-    "flat_groups_share": Metric("share", "rl", "of groups whose answers all earned the same, which are replaced"),
-    "learned_groups": Metric("groups", "rl", "groups of the step with something to learn from"),
-    "not_judged": Metric("answers", "rl", "answers that could not be graded; they count neither way"),
-    "answer_tokens": Metric("tokens", "rl", "mean length of an answer, without what tools put in"),
-    "entropy_nats": Metric("nats per token", "rl", "mean of -ln p of the sampled tokens; at 0 nothing new is tried"),
-    "cut_share": Metric("share", "rl", "of answers cut off at --max-tokens; they earn nothing"),
-    "invented_share": Metric("share", "rl", "of answers that made up a tool's result; they earn nothing"),
-    "tool_calls": Metric("calls", "rl", "mean calls of the tool in an answer"),
-    "mismatch_nats": Metric(
-        "nats per token", "rl", "mean distance of ln p in engine and training", "where a group had something to teach"
-    ),
-    "clipped_share": Metric(
-        "share", "rl", "of tokens left out because the weights moved far", "with --updates above 1"
-    ),
-    "validation": Metric("0 to 1", "rl", "accuracy on held-out examples of the task, greedy; at measurements"),
-    "validation_gain": Metric("-1 to 1", "rl", "validation minus that of the start, on the same examples"),
-    "validation_gain_error": Metric("standard error", "rl", "of the gain, paired"),
-    **{
-        f"pass_at_{k}": Metric(
-            "0 to 1", "rl", f"chance that one of {k} drawn answers is right", "unless --pass-examples 0"
-        )
-        for k in (1, 2, 4, 8)
-    },
-    "fallen_kinds": Metric("kinds", "rl", "kinds of problems that lost more than chance explains"),
-}
-"""What a line of metrics.jsonl may hold, beside `samples` (texts) and, in rl, the accuracy of each task and kind by its name."""
 
 
 def stage_name(config: Stage) -> str:
