@@ -13,7 +13,6 @@ from fledge.model.cards import CARDS, find_card
 from fledge.plan import plan
 from fledge.recipes import RECIPES, WHERE
 from fledge.settings import DoesNotFit
-from fledge.text.documents import extent
 from fledge.train.estimate import measure
 
 
@@ -84,17 +83,14 @@ def test_short_texts_are_counted_and_long_ones_estimated(tmp_path: Path, monkeyp
     for number in range(4):
         lines = [json.dumps({"text": f"{number} {place} " + "word " * 50}) for place in range(500)]
         (tmp_path / f"{number}.jsonl").write_text("\n".join(lines))
-    counted = extent(str(tmp_path))
+    counted = measure(str(tmp_path))
     assert counted
     assert 1980 < counted.documents < 2000  # some are for validation
     for most in (20_000, 300_000):  # within the first file, and within the third
-        monkeypatch.setattr("fledge.text.documents.MOST_CHARACTERS", most)
-        about = extent(str(tmp_path))
+        monkeypatch.setattr("fledge.train.estimate.MOST_CHARACTERS", most)
+        about = measure(str(tmp_path))
         assert about
-        assert about.characters == pytest.approx(counted.characters, rel=0.1)
+        assert about.tokens == pytest.approx(counted.tokens, rel=0.1)
         assert about.documents == pytest.approx(counted.documents, rel=0.1)
-    assert extent("world") is None
-    text = measure(str(tmp_path))
-    assert text
-    assert "epochs" in text.told(text.tokens * 72)
-    assert text.told(text.tokens * 72).endswith(": 72 epochs")
+    assert measure("world") is None
+    assert counted.told(counted.tokens * 72).endswith(": 72 epochs")

@@ -34,10 +34,6 @@ Files = Sequence[Path] | Shards
 COLUMN = "text"
 """Of a file that holds more: what the data sets of the hub call it, and ours."""
 VALIDATION_SHARE = 0.005
-SAMPLE_CHARACTERS = 200_000
-"""By which a tokenizer is judged."""
-MOST_CHARACTERS = 1 << 25
-"""That are read to say how much text there is: a second's work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,43 +114,6 @@ def validation_documents(data: str, *, bytes_wanted: int, seed: int = 0, column:
         if size >= bytes_wanted:
             break
     return Pinned(documents=documents, bytes=size, hash=digest.hexdigest()[:16])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """How much text files hold, training split: counted where they are short, else by how far one comes in the first of it."""
-
-    documents: float
-    characters: float
-    sample: list[str]
-    """The first texts."""
-
-
-def extent(data: str, *, column: str = COLUMN) -> Extent | None:
-    """The extent of one source's files; None of what is generated or fetched, and has no end. Raises as `open_documents`."""
-    [data] = shares_of(data)
-    if not isinstance(found := find_data(data), Path):
-        return None
-    files = find_files(found, TEXTS).files
-    sizes = [path.stat().st_size for path in files]
-    documents = characters = place = 0
-    before, sample = (0, 0), []  # documents and characters of the files before this one
-    for document in open_documents(data, column=column):
-        if document.cursor["epoch"]:
-            return Extent(documents=documents, characters=characters, sample=sample)
-        if document.cursor["file"] != place:
-            place, before = document.cursor["file"], (documents, characters)
-        documents, characters = documents + 1, characters + len(document.text)
-        if characters < SAMPLE_CHARACTERS:
-            sample.append(document.text)
-        if characters > MOST_CHARACTERS:
-            break
-    if place:  # whole files tell best, however they are packed
-        (documents, characters), read = before, sum(sizes[:place])
-    else:
-        read = min(sizes[0], characters / (1 if files[0].suffix in (".txt", ".jsonl") else 3))
-    share = read / sum(sizes)
-    return Extent(documents=documents / share, characters=characters / share, sample=sample)
 
 
 def describe(data: str, *, column: str = COLUMN) -> str:

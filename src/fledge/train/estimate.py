@@ -1,7 +1,7 @@
 """What a training takes, before it begins: time by its FLOPs, and how often it comes round its data.
 
     seconds = site(device, dtype).seconds(model.flops_per_token() * tokens)
-    extent = measure("texts/", tokenizer)                       # about how much text there is; None: no end of it
+    text = measure("texts/", tokenizer)                         # about how much text there is; None: no end of it
 
 Time is FLOPs over a share of what the machine can do. The share is assumed, and always said with the time.
 """
@@ -9,6 +9,7 @@ Time is FLOPs over a share of what the machine can do. The share is assumed, and
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -16,7 +17,9 @@ from fledge.console import duration
 from fledge.model.cards import Card, find_card
 from fledge.model.device import product_flops
 from fledge.settings import shares_of
-from fledge.text.documents import COLUMN, Extent, extent
+from fledge.text.datasets import find_data
+from fledge.text.documents import COLUMN, open_documents
+from fledge.text.files import TEXTS, find_files
 from fledge.text.tokenizer import Tokenizer
 
 GPU_SHARE = 0.4
@@ -25,6 +28,10 @@ CPU_SHARE = 0.15
 """Of a product of matrices on the same processor: .14 to .25 compiled, half of that eager."""
 CHARACTERS = 4.0
 """Of a token, where no tokenizer says better."""
+SAMPLE_CHARACTERS = 200_000
+"""By which a tokenizer is judged."""
+MOST_CHARACTERS = 1 << 25
+"""That are read to say how much text there is: a second's work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +106,34 @@ def measure_all(data: str, tokenizer: Tokenizer | None = None, *, column: str = 
 
 
 def measure(data: str, tokenizer: Tokenizer | None = None, *, column: str = COLUMN) -> Text | None:
-    """The text of one source, by a sample of it; None where it is generated or fetched as needed, and so has no end.
+    """The text of one source's files, training split: counted where they are short, else by how far one comes in the first of it.
+
+    None of what is generated or fetched, and so has no end.
 
     Raises:
         FileNotFoundError, ValueError: as `open_documents`.
     """
-    found: Extent | None = extent(data, column=column)
-    if found is None:
+    [data] = shares_of(data)
+    if not isinstance(found := find_data(data), Path):
         return None
+    files = find_files(found, TEXTS).files
+    sizes = [path.stat().st_size for path in files]
+    documents = characters = place = 0
+    before, sample, share = (0, 0), [], 1.0  # documents and characters of the files before this one
+    for document in open_documents(data, column=column):
+        if document.cursor["epoch"]:
+            break
+        if document.cursor["file"] != place:
+            place, before = document.cursor["file"], (documents, characters)
+        documents, characters = documents + 1, characters + len(document.text)
+        if characters < SAMPLE_CHARACTERS:
+            sample.append(document.text)
+        if characters > MOST_CHARACTERS:
+            share = min(sizes[0], characters / (1 if files[0].suffix in (".txt", ".jsonl") else 3)) / sum(sizes)
+            if place:  # whole files tell best, however they are packed
+                (documents, characters), share = before, sum(sizes[:place]) / sum(sizes)
+            break
     per_character = 1 / CHARACTERS
-    if tokenizer and found.sample:
-        ids, _ = tokenizer.encode_batch(found.sample)
-        per_character = len(ids) / max(1, sum(len(text) for text in found.sample))
-    return Text(documents=found.documents, tokens=max(1.0, found.characters * per_character))
+    if tokenizer and sample:
+        per_character = len(tokenizer.encode_batch(sample)[0]) / sum(map(len, sample))
+    return Text(documents=documents / share, tokens=max(1.0, characters / share * per_character))
