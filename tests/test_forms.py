@@ -22,7 +22,7 @@ CALL = {"id": "1", "type": "function", "function": {"name": "python", "arguments
 
 
 def read(record: dict[str, Any]) -> Conversation:
-    return parse_conversation(in_our_form(record, "here")[0], "here")
+    return parse_conversation(in_our_form(record, "here")[0], "here", joined=True)
 
 
 def sharegpt(user: str, assistant: str, system: str = "system") -> dict[str, Any]:
@@ -72,6 +72,10 @@ def test_one_speaker_s_messages_in_a_row_are_one_and_python_s_results_are_parts_
         say("user", "What is\n\n6*7?"),
         say("assistant", "It is ", Part("python", "6*7"), Part("output", "42"), "42."),
     )
+    further: dict[str, Any] = {"role": "assistant", "content": "Sure?", "weight": 1}  # as if none stood there
+    assert read({"messages": [*messages, further]})[1].parts[-1] == Part("text", "42.\n\nSure?")
+    with pytest.raises(ValueError, match="here message 3: content of user is 7"):  # by its own number
+        read({"messages": [*messages[:2], {"role": "user", "content": 7}]})
     messages[4]["weight"] = 0  # of a half of an answer nothing can be said
     with pytest.raises(ValueError, match="message 3 is by assistant, expected user"):
         read({"messages": messages})

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, parse_message
+from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, join_turns, parse_message
 from fledge.text.records import shown
 
 MESSAGES = 500
@@ -112,15 +112,8 @@ def read_conversation(name: str, value: Any) -> tuple[Conversation]:
     parsed = [_message(message, where, results) for where, message in said if not _is_result(message)]
     if any(results.values()):
         raise ValueError(f"{name}: what a tool gave needs the tool_call_id of a call in a message of the assistant")
-    conversation: list[Message] = []
     # Some clients send a message in several pieces: neighbours by the same side are one turn, and so is all of the system.
-    for message in sorted(parsed, key=lambda message: message.role != "system"):
-        if conversation and conversation[-1].role == message.role:
-            edges = [part.kind for part in (*conversation[-1].parts[-1:], *message.parts[:1])]
-            gap = (Part("text", "\n\n"),) * (edges == ["text", "text"])
-            conversation[-1] = Message(message.role, conversation[-1].parts + gap + message.parts)
-        else:
-            conversation.append(message)
+    conversation = join_turns(sorted(parsed, key=lambda message: message.role != "system"))
     if not any(message.role == "user" for message in conversation):
         raise ValueError(f"{name}: none is by the user, whom the assistant answers")
     return (tuple(conversation),)

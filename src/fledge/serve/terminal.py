@@ -262,7 +262,7 @@ class Terminal:
             last = deque(read_records(path), maxlen=1)
             if not last:
                 raise ValueError(f"{path}: no conversation is in it")
-            conversation = parse_conversation(in_our_form(last[0], last[0].where)[0], last[0].where)
+            conversation = parse_conversation(in_our_form(last[0], last[0].where)[0], last[0].where, joined=True)
         has_system = conversation[0].role == "system"
         turns = list(conversation[has_system:])
         if len(turns) % 2:

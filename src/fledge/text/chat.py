@@ -94,13 +94,14 @@ def talk(*turns: str) -> Conversation:
     return tuple(say("assistant" if i % 2 else "user", text) for i, text in enumerate(turns))
 
 
-def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
+def parse_conversation(record: Mapping[str, Any], where: str, *, joined: bool = False) -> Conversation:
     """A conversation from `{"messages": [{"role": ..., "content": text or list of parts}, ...]}`.
 
     Args:
         record: as read from JSON. A part is `{"type": "text" | "python" | "output", "text": ...}`; an answer with `"weight": 0`
             is not learned. Fields beside `messages` are ignored, but for those of `MEANT`.
         where: file and line, for the error.
+        joined: messages in a row by one speaker are one.
 
     Raises:
         ValueError: a field is missing or unknown, the roles do not alternate, or nothing is said.
@@ -116,9 +117,24 @@ def parse_conversation(record: Mapping[str, Any], where: str) -> Conversation:
             raise ValueError(
                 f"{where}: {field!r} beside the messages, where it would be lost; expected {MEANT[field]}, or none"
             )
-    conversation = tuple(_parse_turn(turn, f"{where} message {place}") for place, turn in enumerate(messages, 1))
+    turns = [_parse_turn(turn, f"{where} message {place}") for place, turn in enumerate(messages, 1)]
+    conversation = tuple(join_turns(turns) if joined else turns)
     check_turns(conversation, where)
     return conversation
+
+
+def join_turns(messages: Iterable[Message]) -> list[Message]:
+    """Messages in a row by one speaker as one, with a blank line between what is said; those of other weight stay apart."""
+    joined: list[Message] = []
+    for message in messages:
+        if joined and (joined[-1].role, joined[-1].learn) == (message.role, message.learn):
+            place, parts = len(joined[-1].parts), [*joined[-1].parts, *message.parts]
+            if [part.kind for part in parts[place - 1 : place + 1]] == ["text", "text"]:
+                parts[place - 1 : place + 1] = [Part("text", f"{parts[place - 1].text}\n\n{parts[place].text}")]
+            joined[-1] = replace(message, parts=tuple(parts))
+        else:
+            joined.append(message)
+    return joined
 
 
 def _parse_turn(turn: Any, where: str) -> Message:

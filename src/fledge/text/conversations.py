@@ -111,7 +111,7 @@ class Chats(Stored[Conversation]):
             where = record.where.removeprefix(f"{record.path.parent}/")
             try:
                 fields, form = in_our_form(record, record.where)
-                conversation = parse_conversation(fields, record.where)
+                conversation = parse_conversation(fields, record.where, joined=True)
             except ValueError as error:
                 self.left_out.add("in a form that cannot be learned", str(error))
                 continue

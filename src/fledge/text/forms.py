@@ -12,7 +12,7 @@ what the template cannot say is an error, and so nothing of it is lost in silenc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fledge.text.chat import MEANT, NOTHING
@@ -51,9 +51,7 @@ def in_our_form(record: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
             {"role": "system", "content": fields.pop(name)} for name in SYSTEM if fields.get(name) not in NOTHING
         ] + turns
     meant = {name: fields[name] for name in MEANT if name in fields}
-    return {
-        "messages": _joined([_turn(each, f"{where} message {place}") for place, each in enumerate(turns, 1)])
-    } | meant, known
+    return {"messages": [_turn(each, f"{where} message {place}") for place, each in enumerate(turns, 1)]} | meant, known
 
 
 def _pair(fields: dict[str, Any], asked: str, answered: str, where: str) -> list[Any]:
@@ -122,32 +120,3 @@ def _codes(calls: Any, where: str) -> list[str]:
             )
         codes.append(code)
     return codes
-
-
-def _joined(turns: Sequence[Any]) -> list[Any]:
-    """Messages in a row by one speaker as one; what differs in its weight stays apart, to be refused."""
-    joined: list[Any] = []
-    for turn in turns:
-        if not joined or not _go_together(joined[-1], turn):
-            joined.append(turn)
-            continue
-        first, second = joined[-1].get("content"), turn.get("content")
-        is_text = isinstance(first, str) and isinstance(second, str)
-        joined[-1] = {
-            **joined[-1],
-            **turn,
-            "content": f"{first}\n\n{second}" if is_text else _parts(first) + _parts(second),
-        }
-    return joined
-
-
-def _go_together(last: Any, turn: Any) -> bool:
-    are_messages = isinstance(last, Mapping) and isinstance(turn, Mapping) and turn.get("role") in ROLES.values()
-    return are_messages and all(last.get(name) == turn.get(name) for name in ("role", "weight"))
-
-
-def _parts(content: Any) -> list[Any]:
-    """What is neither text nor a list is a part that the parser refuses."""
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    return content if isinstance(content, list) else [content]
