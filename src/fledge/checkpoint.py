@@ -75,10 +75,10 @@ def copied(
     final = stage / "checkpoints" / f"step-{progress.step:06d}"
     if not ranks.is_first():
         return lambda: final
-    weights = _copy(parts)
+    weights = copy_of(parts)
     files = {
         "model.safetensors": _parts(kept or weights),
-        "optimizer.safetensors": _parts(_copy(state)),
+        "optimizer.safetensors": _parts(copy_of(state)),
         "model.json": [json.dumps(asdict(model.config), indent=1).encode()],
     }
     if kept:
@@ -95,7 +95,8 @@ def weights_of(model: Transformer) -> Weights:
     return whole_weights(model)
 
 
-def _copy(tensors: Weights) -> Weights:
+def copy_of(tensors: Weights) -> Weights:
+    """In memory of its own, whatever becomes of the originals."""
     layout = torch.contiguous_format
     return {name: each.detach().to("cpu", copy=True, memory_format=layout) for name, each in tensors.items()}
 

@@ -17,6 +17,7 @@ import torch
 from fledge import console
 from fledge.commands import PlanAhead, RunRecipe
 from fledge.config import ModelSettings, Pretrain, RowStage, check
+from fledge.evals.plots import compact
 from fledge.model import device as machine
 from fledge.model.cards import CARDS, find_card
 from fledge.model.transformer import ModelConfig, Transformer
@@ -145,17 +146,11 @@ def _row(stage: dict[str, Any]) -> list[str]:
     seconds, dollars = stage["seconds"], stage["dollars"]
     return [
         stage["stage"],
-        _short(stage["tokens"]),
-        _short(stage["batch_tokens"]),
+        compact(stage["tokens"], digits=3),
+        compact(stage["batch_tokens"], digits=3),
         f"{stage['steps']:,}",
         f"{stage['passes']} of {stage['rows']}",
         f"{stage['memory_bytes']['peak'] / 1e9:.1f}",
         console.duration(seconds) if seconds else "unknown",
         f"${dollars:,.2f}" if dollars else "-",
     ]
-
-
-def _short(number: float) -> str:
-    """5_222_000_000 -> '5.22B'."""
-    size, letter = (1e9, "B") if number >= 1e9 else (1e6, "M") if number >= 1e6 else (1e3, "K")
-    return f"{number / size:.3g}{letter}"

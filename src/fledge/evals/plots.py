@@ -72,11 +72,11 @@ def line_plot(
     return "\n".join([*parts, "</svg>"])
 
 
-def compact(number: float) -> str:
-    """Four digits: .7077 -> 0.7077, 250_000 -> 250K, 3e17 -> 3e+17."""
+def compact(number: float, *, digits: int = 4) -> str:
+    """So many digits: .7077 -> 0.7077, 250_000 -> 250K, 3e17 -> 3e+17."""
     units = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
     unit, name = next(((unit, name) for unit, name in units if abs(number) >= unit), (1.0, ""))
-    return f"{number / unit:.4g}{name}" if abs(number) < 1e15 else f"{number:.4g}"
+    return f"{number / unit:.{digits}g}{name}" if abs(number) < 1e15 else f"{number:.{digits}g}"
 
 
 def _finite(points: Points) -> Points:

@@ -17,16 +17,15 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from fledge import ranks
+from fledge.config import Compile, Dtype
 from fledge.model.cards import find_card
 from fledge.settings import cores
 
-Compile = Literal["auto", "yes", "no"]
-Dtype = Literal["auto", "float32", "bfloat16"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

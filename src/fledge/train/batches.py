@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice, pairwise, takewhile
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,8 @@ from fledge.tasks.mixture import Conversations
 from fledge.text.chat import Conversation, Learn, Rendered, encode_conversation
 from fledge.text.documents import Document
 from fledge.text.packing import fill_rows, pack_spans, pack_whole, windows
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.loop import Batch
-
-if TYPE_CHECKING:
-    from fledge.text.tokenizer import Tokenizer
 
 Cursor = dict[str, Any]
 T = TypeVar("T")

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +21,9 @@ from fledge.model.head import LOGITS
 from fledge.model.transformer import Transformer
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.documents import Document
+from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import BOS, batch_of
 from fledge.train.loop import Batch
-
-if TYPE_CHECKING:
-    from fledge.text.tokenizer import Tokenizer
 
 
 @torch.no_grad()

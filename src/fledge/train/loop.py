@@ -20,7 +20,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -28,11 +28,8 @@ from torch import Tensor, nn
 
 from fledge import ranks
 from fledge.model.transformer import Transformer
+from fledge.train.optim import MuonAdamW
 from fledge.train.shared import reduce_gradients, send_weights
-
-if TYPE_CHECKING:
-    from fledge.train.optim import MuonAdamW
-
 
 REMEDY = "Lower the rates: with a smaller --optim.rate-share the same command goes on from the last checkpoint"
 

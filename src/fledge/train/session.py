@@ -276,10 +276,7 @@ class Session:
 
     def keep_these(self) -> None:
         """From now on the weights of this moment are those that the stage leaves."""
-        self.kept = {
-            name: tensor.detach().cpu().contiguous().clone()
-            for name, tensor in checkpoint.weights_of(self.model).items()
-        }
+        self.kept = checkpoint.copy_of(checkpoint.weights_of(self.model))
 
     def save(self, done: int, *, thread: Executor | None = None) -> None:
         """Write a checkpoint as of `done` steps; in the thread, where one is given, while training goes on."""
