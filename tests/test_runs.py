@@ -297,7 +297,7 @@ def test_json_that_is_not_json_is_named(tmp_path: Path) -> None:
         (Tokenizer(vocab=0), "vocab=0"),
         (Tokenizer(threads=0), "threads=0"),
         (Pretrain(tokens=0), "tokens=0"),
-        (Pretrain(ratio=float("nan")), "ratio=nan is not a number of 0.0 or more"),
+        (Pretrain(ratio=float("nan")), "ratio=nan is not a number of 0.001 or more"),
         (Pretrain(optim=OptimSettings(matrix_rate=float("inf"))), "matrix_rate=inf is not a number of 0.0 or more"),
         (Pretrain(optim=OptimSettings(warmdown=1.5)), "warmdown=1.5 is not a number from 0.0 to 1.0"),
         (Chat(temperature=float("nan")), "temperature=nan is not a number from 0.0 to 2.0"),
