@@ -180,3 +180,8 @@ def test_words_that_cannot_be_written_do_not_end_the_work(monkeypatch: pytest.Mo
     console.heading("part")
     monkeypatch.setattr(sys, "stderr", Full())
     console.notice("fetched")
+
+
+def test_a_time_is_told_in_two_units() -> None:
+    told = {9: "9s", 75: "1m 15s", 3700: "1h 1m", 99 * 3600: "99h 0m", 400_000: "4d 15h", 257_500_000: "2,980d 7h"}
+    assert {seconds: console.duration(seconds) for seconds in told} == told

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from fledge.config import Rl
+from fledge.config import Evaluate, Rl
 from fledge.origin import origin_of
+from fledge.stages import evaluate
 from fledge.stages.rl import prepare
 from fledge.tasks import find_task
 from fledge.tasks.base import Task, freely
@@ -198,6 +199,13 @@ def test_what_is_no_task_is_refused_in_a_sentence(tmp_path: Path, name: str, tex
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=said):
         find_task(str(tmp_path / name)).load("train")
+
+
+def test_questions_too_few_for_a_split_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    few = write(tmp_path / "sums.jsonl", SUMS[:1])
+    split = next(split for split in SPLITS if not find_task(str(few)).load(split))
+    with pytest.raises(ValueError, match=rf"sums.jsonl: the {split} split is empty; .* one in five into test"):
+        evaluate.prepare(Evaluate(run=str(tmp_path), tasks=str(few), split=split))
 
 
 def test_a_file_that_is_not_there_is_missed_by_name(tmp_path: Path) -> None:

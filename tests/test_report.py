@@ -23,10 +23,10 @@ from fledge.evals.card import markdown, sentences
 from fledge.evals.grades import GRADES, LEVELS, PAR, RANKS, article, grade, level_ups, par_flops, rank, subjects
 from fledge.evals.page import literal
 from fledge.evals.plots import line_plot, powers, thinned, ticks
-from fledge.evals.reinforcement import course, course_lines
+from fledge.evals.reinforcement import course, course_lines, kind_lines
 from fledge.evals.report import gains, gather, real_text, write
 from fledge.evals.results import Score
-from fledge.runs import summary
+from fledge.runs import begun, summary
 from fledge.storage import read_json, sealed, write_atomic
 from fledge.text.datasets import MODULES
 
@@ -224,7 +224,7 @@ def test_what_rl_cost_elsewhere_stands_beside_what_it_gained() -> None:
     card = {"stages": {"rl": {"task": "hard"}}, "gains": gains({"sft": before, "rl": after})}
     assert sentences(card) == [
         "RL changed hard by +0.200 ± 0.014 on the test split: significant.",
-        "It also changed easy by -0.200 ± 0.014.",
+        "It cost elsewhere: easy -0.200 ± 0.014.",
     ]
 
 
@@ -271,6 +271,28 @@ def test_a_run_that_is_not_finished_has_a_report_of_what_there_is(run: Path, mis
     write(card, run)
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(card))
     assert "# Report card: toy" in (run / "report.md").read_text()
+
+
+def test_a_run_started_when_its_first_stage_did(run: Path) -> None:
+    started = [begun(run / name)["provenance"]["started"] for name in ("tokenizer", *TRAINED)]
+    assert gather(run)["provenance"]["started"] == min(started) < max(started)
+
+
+def test_of_many_kinds_those_that_fell_and_the_worst_others_are_shown() -> None:
+    kinds = [
+        {"task": "t", "kind": f"kind {n}" if n else "", "examples": 8, "before": 1.0, "after": 1 - n / 100}
+        | {"difference": -n / 100, "standard_error": 0.005, "fell": False}
+        for n in range(40)
+    ]
+    done = {"kinds": kinds, "kept_step": 4, "shown_step": 4, "fallen": {}}
+    text = "\n".join(kind_lines({"stages": {"rl": done}}))
+    assert "No kind fell" in text
+    assert [n for n in range(40) if f"| t: kind {n} |" in text] == [*range(32, 40)]
+    for each in kinds[1:]:
+        each["fell"] = True
+    text = "\n".join(kind_lines({"stages": {"rl": done}}))
+    assert "No kind fell" not in text
+    assert all(f"| t: kind {n} |" in text for n in range(1, 40))
 
 
 def test_the_cost_is_the_hours_times_the_rate(run: Path) -> None:

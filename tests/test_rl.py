@@ -225,7 +225,7 @@ def test_the_policy_gradient_raises_the_probability_of_what_is_rewarded() -> Non
 
 
 def test_a_task_with_too_few_examples_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"spelling has \d+ training examples, fewer than prompts=100000"):
+    with pytest.raises(ValueError, match=r"has (\d+) training examples, fewer than prompts=100000; give --prompts \1"):
         prepare(config_of(task="spelling", prompts=100_000))
 
 

@@ -111,9 +111,11 @@ def _show(what: Text | Table, **how: Any) -> None:
 
 
 def duration(seconds: float) -> str:
-    """75 -> '1m 15s'; 3700 -> '1h 1m'."""
+    """75 -> '1m 15s'; 3700 -> '1h 1m'; 400_000 -> '4d 15h'."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{hours // 24:,}d {hours % 24}h"
     if hours:
         return f"{hours}h {minutes}m"
     return f"{minutes}m {rest}s" if minutes else f"{rest}s"

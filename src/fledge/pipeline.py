@@ -7,6 +7,7 @@ What is to be done again is set aside only when all that can be checked is right
 from __future__ import annotations
 
 import importlib
+import os
 import shlex
 import time
 from contextlib import nullcontext
@@ -133,6 +134,9 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> N
 def farewell(run: Path, seconds: float) -> None:
     """The next commands."""
     console.say(f"\nDone in {console.duration(seconds)}. Now talk to it:")
-    path = shlex.quote(str(run))
-    console.say(f"  fledge chat {path}\n  fledge serve {path}        # web page and API on 127.0.0.1:8000")
+    fledge, path = (
+        "uv run fledge" if "UV" in os.environ else "fledge",
+        shlex.quote(str(run)),
+    )  # uv tells what it runs so
+    console.say(f"  {fledge} chat {path}\n  {fledge} serve {path}        # web page and API on 127.0.0.1:8000")
     console.say(f"The report card: {run / 'report.md'}")

@@ -27,7 +27,7 @@ from fledge.train.estimate import Site, Text, here, measure_all
 from fledge.train.memory import Memory, fitting
 from fledge.train.resolve import Shape
 
-COLUMNS = ("stage", "tokens", "batch", "steps", "passes", "GB", "time", "cost")
+COLUMNS = ("stage", "tokens", "batch", "steps", "passes x rows", "GB", "time", "cost")
 
 
 def main(ask: PlanAhead) -> None:
@@ -149,7 +149,7 @@ def _row(stage: dict[str, Any]) -> list[str]:
         compact(stage["tokens"], digits=3),
         compact(stage["batch_tokens"], digits=3),
         f"{stage['steps']:,}",
-        f"{stage['passes']} of {stage['rows']}",
+        f"{stage['passes']} x {stage['rows']}",
         f"{stage['memory_bytes']['peak'] / 1e9:.1f}",
         console.duration(seconds) if seconds else "unknown",
         f"${dollars:,.2f}" if dollars else "-",

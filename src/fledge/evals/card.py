@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from fledge import console
-from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, is_part
+from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, RANKS, is_part
 from fledge.evals.page import flat, literal, table
 from fledge.evals.reinforcement import course_lines, kind_lines
 from fledge.evals.results import Cost
@@ -80,7 +80,7 @@ def time_rows(card: dict[str, Any]) -> Table:
         parts = card["stages"].get(name, {}).get("seconds", {})
         cost = [] if hourly is None else [f"${seconds / 3600 * hourly:.2f}"]
         rows.append([name, *(f"{parts[part]:.1f}" if part in parts else "" for part in there), f"{seconds:.1f}", *cost])
-    return ["stage", *there, "seconds", *([] if hourly is None else ["cost"])], rows
+    return ["stage", *there, "in all", *([] if hourly is None else ["cost"])], rows
 
 
 def facts(card: dict[str, Any]) -> dict[str, str]:
@@ -92,9 +92,8 @@ def facts(card: dict[str, Any]) -> dict[str, str]:
     }
     if card["cost_dollars"] is not None:
         found["cost"] = f"${card['cost_dollars']}"
-    found["machine"] = (
-        f"{machine.get('name', '')}, {machine.get('threads', '')} threads, torch {machine.get('torch', '')}"
-    )
+    threads = f"{machine.get('threads', '')} thread{'s' * (machine.get('threads') != 1)}"
+    found["machine"] = f"{machine.get('name', '')}, {threads}, torch {machine.get('torch', '')}"
     if pretrain := card["stages"].get("pretrain"):
         found["parameters"] = f"{pretrain['parameters']['total']:,}"
         speed = card["speed"]
@@ -103,15 +102,15 @@ def facts(card: dict[str, Any]) -> dict[str, str]:
             f"{speed['teraflops']:.3g} TFLOP/s" + (f", MFU {speed['mfu_share']:.3f}" if speed["mfu_share"] else "")
         )
         found["most memory"] = f"{pretrain['peak_memory_bytes'] / 1e9:.1f} GB in pretraining"
-        found["bits per byte"] = f"{pretrain['val_bits_per_byte']:.4f} on held-out text {pretrain['held_out']}"
+        found["bits per byte"] = f"{pretrain['val_bits_per_byte']:.4f} on held-out text (hash {pretrain['held_out']})"
     if card["isolation"]:
-        found["code judged behind"] = card["isolation"]
+        found["sandbox"] = f"walls around code that the model wrote: {card['isolation'].replace('+', ', ')}"
     if card["changed_since"]:
         found["changed since"] = "; ".join(card["changed_since"])
     if card["next"]:
         found["the next $100"] = card["next"]
     found["commit"] = f"{origin['commit'][:12]}, started {origin['started']}, seed {origin['seed']}"
-    found["tokenizer"] = str(origin["tokenizer_hash"])[:16]
+    found["tokenizer"] = f"hash {str(origin['tokenizer_hash'])[:16]}"
     return found
 
 
@@ -128,8 +127,8 @@ def sentences(card: dict[str, Any]) -> list[str]:
             sure = "significant" if gain["gain"] > 2 * error else "within the noise"
             found.append(f"RL changed {changed} on the test split: {sure}.")
         elif gain["gain"] < -2 * error:
-            costs.append(changed)
-    return [*found, *([f"It also changed {', '.join(costs)}."] if costs else [])]
+            costs.append(changed.replace(" by ", " "))
+    return [*found, *([f"It cost elsewhere: {', '.join(costs)}."] if costs else [])]
 
 
 def remarks(card: dict[str, Any]) -> list[str]:
@@ -156,6 +155,15 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     if card["subjects"]:
         lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
         lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
+        if any(task.endswith(REWORDED) for task in card["subjects"]):
+            lines += [
+                f"What ends in `{REWORDED}` is asked in words that training never used; other rows hold out names and numbers.",
+                "",
+            ]
+        lines += [
+            f"Ranks: {', '.join(f'{title} from {1000 * bar:.0f} points' if bar > 0 else title for bar, title in RANKS[::-1])}.",
+            "",
+        ]
     if card["answers"]:
         lines += ["## Own conversations", "", *table(*answer_rows(card), numbers=False), ""]
         lines += ["What their answers cost: no accuracy, lower is better, and no part of grades or rank.", ""]
@@ -167,7 +175,7 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
         "",
         *course_lines(card),
         *kind_lines(card),
-        "## Where the time went",
+        "## Where the time went, in seconds",
         "",
         *table(*time_rows(card)),
         "",
@@ -175,13 +183,14 @@ def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     if drawn:
         lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
     if found := card["stages"].get("pretrain", {}).get("samples"):
-        lines += ["## What the base model writes", ""]
+        lines += ["## What the base model writes", "", "Behind the beginning in bold, which it was given.", ""]
         for sample in found:
             begun = f"**{literal(sample['prompt'].strip())}** " if sample["prompt"].strip() else ""
             text = literal(sample["text"].strip()).replace("\n", "  \n> ")
             lines += [f"> {begun}{text}", ""]
     if card["conversations"]:
-        lines += ["## What the chat model answers", "", *table(*conversation_rows(card), numbers=False), ""]
+        lines += ["## What the chat model answers", "", "The first question of a few subjects, as it was answered.", ""]
+        lines += [*table(*conversation_rows(card), numbers=False), ""]
     if card["suggestions"]:
         lines += ["## What it may be asked", "", *table(*suggestion_rows(card), numbers=False), ""]
         lines += ["A chat proposes what the likeliest answer gets right, and 19 of 20 that are drawn as in a chat.", ""]

@@ -72,7 +72,7 @@ def rank(graded: Mapping[str, Mapping[str, Any]], *, flops: float = 0.0, bits: f
         ahead = par_flops(bits) / flops
         doublings, counts = zip(*LEVELS, strict=True)
         share = float(np.interp(math.log2(ahead), doublings, counts))
-        rule = f"par takes {ahead:.2g} times its compute to the same bits per byte"
+        rule = f"models known here take {ahead:.2g} times its compute to the same bits per byte"
     else:
         centered = [max(0.0, subject["centered"]) for task, subject in graded.items() if not is_part(task)]
         share, rule = sum(centered) / max(1, len(centered)), "the mean of its subjects, 0 for guessing"

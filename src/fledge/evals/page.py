@@ -33,7 +33,7 @@ def page(title: str, text: str, drawn: Mapping[str, str], *, badges: str = "") -
         html = html.replace(f'<img src="plots/{name}.svg" alt="{name}" />', svg)
     html = html.replace("<h2>", f"{badges}<h2>", 1)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style><main>{html}</main></html>"
     )
 
@@ -58,15 +58,16 @@ def flat(text: str) -> str:
 
 
 STYLE = """
-:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}main{max-width:70rem;margin:2rem auto;padding:0 1rem}
+:root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
+main{max-width:70rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.7rem}ul{padding:0;list-style:none}
-h1+ul li{display:grid;grid-template-columns:11rem 1fr;margin:.2rem 0}h1+ul strong{font-weight:400;opacity:.65}
+h1+ul li{display:grid;grid-template-columns:min(11rem,35%) minmax(0,1fr);margin:.2rem 0}h1+ul strong{font-weight:400;opacity:.65}
 .badges{display:flex;flex-wrap:wrap;gap:.6rem}
 .badges li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
 background:color-mix(in srgb,var(--c) 14%,transparent)}
 .badges b{font-size:1.8rem;color:var(--c)}.badges i{opacity:.7}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
-table{border-collapse:collapse;display:block;overflow-x:auto}
+table{border-collapse:collapse;display:block;overflow-x:auto;overflow-wrap:normal}
 th,td{padding:.25rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid #8883}
 p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{flex:1 1 30rem;max-width:min(100%,40rem);height:auto}
 pre{overflow-x:auto}blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockquote p{margin:0}

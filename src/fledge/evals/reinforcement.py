@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import Any
 
 from fledge.evals.kinds import Change
 from fledge.evals.page import flat, literal, table
 
+KIND_LETTERS = 90
+WORST = 8
+"""Kinds of problems that are shown, if no more of them fell."""
 SPAN = 3
 """Steps at the beginning and at the end whose means stand beside each other."""
 TOLD = {
@@ -71,10 +75,13 @@ def kind_lines(card: dict[str, Any]) -> list[str]:
         return []
     found = [Change(**kind) for kind in done["kinds"]]
     lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
-    lost.sort(key=lambda change: change.difference / change.standard_error)
+    lost.sort(key=lambda change: (not change.fell, change.difference / change.standard_error))
+    lost = lost[: max(WORST, sum(change.fell for change in lost))]
     rows = [
         [
-            f"{change.task}: {literal(change.kind)}" if change.kind else change.task,
+            f"{change.task}: {literal(shorten(change.kind, KIND_LETTERS, placeholder=' ...'))}"
+            if change.kind
+            else change.task,
             str(change.examples),
             f"{change.before:.3f}",
             f"{change.after:.3f}",
@@ -94,5 +101,8 @@ def kind_lines(card: dict[str, Any]) -> list[str]:
     for step, fallen in done["fallen"].items():
         losses = literal("; ".join(str(Change(**kind)) for kind in fallen))
         lines += [f"After step {step} more than chance was lost, so its weights were left: {losses}."]
-    others = f"{len(found) - len(rows)} other kinds lost less than their standard error, nothing, or gained"
-    return [*lines, f"{others}: rl/done.json has all.", ""]
+    if not any(change.fell for change in found):
+        lines += [
+            "No kind fell by more than chance explains, given how many were looked at; below the tasks stand those that lost most."
+        ]
+    return [*lines, f"rl/done.json has the other {len(found) - len(rows)} kinds too.", ""]

@@ -140,7 +140,9 @@ def provenance(run: Path, stages: dict[str, Any]) -> dict[str, Any]:
     last = run / list(stages)[-1]
     kept = begun(last)
     found = {"commit": "unknown", "started": "unknown"} | kept["provenance"]
+    first = begun(run / next(iter(stages)))["provenance"]
     return found | {
+        "started": first.get("started", "unknown"),
         "seed": kept["settings"].get("seed"),
         "tokenizer_hash": stages.get("tokenizer", {}).get("tokenizer_hash"),
         "held_out": stages.get("pretrain", {}).get("held_out"),

@@ -90,9 +90,7 @@ class Scorer:
         if samples > 1 and temperature == 0:
             raise ValueError(f"samples={samples} at temperature=0 are all alike; set a temperature, e.g. 0.8")
         begin = time.perf_counter()
-        examples = choose(task.load(split), limit, shuffled=task.shuffled)
-        if not examples:
-            raise ValueError(f"task {task.name}: the {split} split is empty; choose another split")
+        examples = choose(task.examples(split), limit, shuffled=task.shuffled)
         free = [index for index, example in examples.items() if example.form == "chat"]
         ways = [Sampling(temperature=temperature, top_k=0, max_tokens=task.max_tokens, seed=seed)] * samples
         if task.drawn:

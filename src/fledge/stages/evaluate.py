@@ -70,7 +70,7 @@ def prepare(config: Evaluate) -> None:
         SandboxUnavailable: code is to be judged and the sandbox does not hold here.
     """
     for task in find_named(config).values():
-        task.load(config.split)
+        task.examples(config.split)
     find_chats(config)
 
 
@@ -154,7 +154,7 @@ def measure(
 def examples_of(task: Task, results: Results, config: Evaluate) -> str | None:
     """Hash of the examples of a task; None where they are not to be had and there is a score all the same."""
     try:
-        return hash_of(task.load(config.split))
+        return hash_of(task.examples(config.split))
     except (FileNotFoundError, ConnectionError) as error:
         if config.fresh or not results.holds(task.name, None):
             raise

@@ -55,15 +55,17 @@ def prepare(config: Rl) -> list[Task]:
     # Read once: to be hashed and asked.
     task, *others = (replace(each, load=cache(each.load)) for each in (freely(found.pop(config.task)), *found.values()))
     if (count := len(examples := task.load("train"))) < config.prompts:
-        raise ValueError(f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}")
+        raise ValueError(
+            f"task {task.name} has {count} training examples, fewer than prompts={config.prompts}; give --prompts {count} or "
+            "fewer, or more questions (of your own one in five is held out for test, one in five for validation)"
+        )
     if (form := examples[0].form) != "chat":
         raise ValueError(
             f"task {task.name} is scored by the likelihood of its choices (form {form}), and rl rewards answers; "
             "choose a task that is answered freely, such as gsm8k"
         )
     for each in (task, *others):
-        if not each.load("validation"):
-            raise ValueError(f"task {each.name}: the validation split is empty; leave it out, or choose another")
+        each.examples("validation")
     return [task, *others]
 
 

@@ -121,6 +121,15 @@ class Task:
     beside: tuple[str, ...] = ()
     shuffled: bool = False
 
+    def examples(self, split: Split) -> Sequence[Example]:
+        """The examples of a split; ValueError where it has none."""
+        if not (found := self.load(split)):
+            raise ValueError(
+                f"task {self.name}: the {split} split is empty; choose another, or, if the questions are your own, give more: "
+                "a hash puts one in five into test and one in five into validation"
+            )
+        return found
+
     def graded(self, example: Example, answer: str) -> float:
         """The grade of an answer. A grader that raises is a RuntimeError here: it must not look like a wrong answer."""
         try:
