@@ -1,4 +1,4 @@
-# Not built by us yet; docs/recipes.md says how it is meant.
+# Never built: docs/recipes.md says what of it was tried, and how it is meant.
 FROM python:3.12-slim
 COPY --from=ghcr.io/astral-sh/uv:latest /uv /bin/uv
 # rustc and a C compiler make the tokenizer's library; a C++ compiler is what torch compiles models with.

@@ -25,7 +25,7 @@ from fledge.research.compare import (
     sentence,
     table_of,
 )
-from fledge.research.groups import Group, Trained, arms_of
+from fledge.research.groups import Group, Trained, arms_of, groups_of
 from fledge.storage import sealed
 
 
@@ -204,6 +204,13 @@ def test_what_has_the_same_last_name_is_told_apart_by_the_one_before(toy_run: Pa
         ((base, other),) = arms_of(paths)[""]
         assert (base.label, other.label) == (f"one/same/{ends}", f"two/same/{ends}")
     assert [each.label for each in arms_of([one / "seed-0", toy_run])[""][0]] == ["seed-0", toy_run.name]
+
+
+def test_a_sweep_that_is_not_finished_is_called_so_and_its_variants_are_named(tmp_path: Path) -> None:
+    for name in ("wide/seed-0", "flat/seed-0", "flat/seed-1"):
+        (tmp_path / "sweep" / name / "pretrain").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"a sweep that is not finished; .*sweep/flat, .*sweep/wide$"):
+        groups_of(tmp_path / "sweep")
 
 
 def test_the_page_has_table_curves_and_the_difference_of_the_code(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from fledge.cli import run
+from fledge.config import Rl
+from fledge.stages.rl import prepare
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -80,6 +82,21 @@ def of_fledge() -> list[list[str]]:
     return [list(words) for words in dict.fromkeys(map(tuple, found))]
 
 
+def reward() -> str:
+    """The reward of the README."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return next(block for block in map("\n".join, indented(readme)) if "def grade" in block)
+
+
+def test_the_readme_s_reward_has_questions_enough_for_its_command(tmp_path: Path) -> None:
+    (tmp_path / "reward.py").write_text(reward())
+    words = next(words for words in of_fledge() if words[0] == "rl")
+    prompts = int(words[words.index("--prompts") + 1])
+    prepare(Rl(run="runs/mine", task=f"{tmp_path}/reward.py:grade", prompts=prompts))
+    with pytest.raises(ValueError, match=f"give --prompts {prompts}"):
+        prepare(Rl(run="runs/mine", task=f"{tmp_path}/reward.py:grade"))
+
+
 def test_the_readme_shows_its_first_command_within_15_lines() -> None:
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:15]
     assert any("uv run fledge run" in line for line in lines)
@@ -100,6 +117,7 @@ def test_fledge_knows_the_command_and_its_settings(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("reward.py").write_text(reward())
     assert run([*words, "--dry-run"] if words and not words[0].startswith("-") else words) == 0
 
 

@@ -104,6 +104,11 @@ def groups_of(path: Path) -> list[Group]:
         return [group for name in _against(path) for group in groups_of(path / name.replace("/", "_"))]
     if runs := sorted(stage.parent for stage in path.glob("*/pretrain") if is_done(stage)):
         return [Group.of(path.name, runs)]
+    if variants := sorted({stage.parent.parent.name for stage in path.glob("*/*/pretrain")}):
+        raise FileNotFoundError(
+            f"{path}: a sweep that is not finished; its own command goes on. Its variants can be compared before: "
+            f"{', '.join(str(path / name) for name in variants[:4])}"
+        )
     raise FileNotFoundError(f"{path}: neither a run with a pretraining, nor a folder of finished runs, nor a sweep.")
 
 
