@@ -114,12 +114,17 @@ def compare(base: Group, other: Group) -> dict[str, Any]:
         "core": difference([two - one for one, two in core], sign=1) if None not in sum(core, ()) else None,  # pyright: ignore
         "bits_per_byte": statistics.fmean(other.bits),
         "noise_floor": statistics.stdev(base.bits) if len(base.bits) > 1 else None,
-        "differs": [f"{name} {settings[0].get(name)} -> {settings[1].get(name)}" for name in names],
+        "differs": [f"{name} {_setting(settings[0].get(name))} -> {_setting(settings[1].get(name))}" for name in names],
         "warnings": [
             told for told, look in warnings.items() if len({look(each) for pair in pairs for each in pair}) > 1
         ],
     }
     return found | {"sentence": sentence(found)}
+
+
+def _setting(value: Any) -> str:
+    """Those that follow from others have all the digits of a root."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def difference(values: Sequence[float], *, sign: int = -1) -> dict[str, Any]:
