@@ -91,7 +91,7 @@ def test_the_first_screen_of_the_terminal_shows_some_of_them() -> None:
     out = io.StringIO()
     Terminal(client, Sampling(), system=None, console=Console(file=out, width=100)).suggest()
     client.close()
-    assert out.getvalue() == "  Who are you?\n  I am Sophia. ... Who am I?\n  2+2\n"
+    assert out.getvalue() == "to ask, for example:\n  Who are you?\n  I am Sophia. ... Who am I?\n  2+2\n"
 
 
 def test_every_turn_is_answered_after_the_models_own_answers() -> None:

@@ -63,7 +63,7 @@ main{max-width:70rem;margin:2rem auto;padding:0 1rem;overflow-wrap:anywhere}
 h1{font-size:1.7rem}ul{padding:0;list-style:none}
 h1+ul li{display:grid;grid-template-columns:min(11rem,35%) minmax(0,1fr);margin:.2rem 0}h1+ul strong{font-weight:400;opacity:.65}
 .badges{display:flex;flex-wrap:wrap;gap:.6rem}
-.badges li{display:grid;width:7.2rem;padding:.6rem;border-radius:.7rem;text-align:center;
+.badges li{display:grid;width:8rem;padding:.6rem;border-radius:.7rem;text-align:center;
 background:color-mix(in srgb,var(--c) 14%,transparent)}
 .badges b{font-size:1.8rem;color:var(--c)}.badges i{opacity:.7}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}

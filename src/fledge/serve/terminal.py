@@ -148,6 +148,8 @@ class Terminal:
 
     def suggest(self) -> None:
         """The first screen: some questions that this model was measured to answer right, where there are any."""
+        if self.client.suggestions:
+            self.say("to ask, for example:")
         for asked in self.client.suggestions[:SUGGESTED]:
             self.say("  " + " ... ".join(asked).replace("\n", " "))
 
