@@ -1141,7 +1141,9 @@ def test_every_control_has_a_name_and_the_focus_goes_from_list_to_bar_to_message
 def test_axe_finds_nothing_wrong(open_page: Open, server: ScriptedServer, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="uv sync --group compat").Axe()
     page = open_page(color_scheme=scheme, bypass_csp=True)
-    text = "# Head\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n[out](https://example.org) $x$"
+    text = (
+        "# Head\n\n| a | b |\n|--|--|\n| 1 | 2 |\n\n```py\nx = 1\n```\n\n[out](https://example.org) $x$\n\n- [x] done"
+    )
     call = [
         delta(fledge={"parts": [{"type": kind, "text": text}]}) for kind, text in (("python", "6*2"), ("output", "12"))
     ]
@@ -1163,6 +1165,13 @@ def test_axe_finds_nothing_wrong(open_page: Open, server: ScriptedServer, scheme
         page.keyboard.press("Escape")
     page.set_viewport_size({"width": 390, "height": 700})
     look("phone")
+    page.keyboard.press("Escape")  # closes the list, which covers the page
+    page.click("#compare")
+    page.click("#inspect")
+    server.replies += [Reply([delta(content="Yes", logprobs=[token("Yes", -0.5, Yes=-0.5, No=-1.0)]), *says()])] * 2
+    ask(page, "Sure?")
+    answered(page, 3).locator(".token").first.focus()
+    look("alternatives")
 
 
 def test_a_run_with_one_stage_offers_no_comparison(open_page: Open, server: ScriptedServer) -> None:

@@ -15,9 +15,11 @@ import * as store from "./store.js";
 const page = () => html`
   <button type="button" class="skip" @click=${() => $("#prompt").focus()}>Skip to the message box</button>
   ${sidebar.view()}
-  <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}<div id="toast" role="status"></div></main>
+  <main>${stages.view(sidebar.menu())} ${chat.view()} ${composer.view()}
+    <div id="alternatives" role="tooltip" popover="manual"></div>
+    <div id="toast" role="status"></div>
+  </main>
   ${settings.view()} ${help()}
-  <ul id="alternatives" role="tooltip" popover="manual"></ul>
   <div id="announce" class="visually-hidden" role="status"></div>`;
 
 function draw() {

@@ -147,7 +147,7 @@ function answerRow(node, isLast) {
     ${answer.parts.length && isLast ? iconButton("onward", "Continue answer", () => goOn(node, answer), { disabled }) : nothing}`;
   const lane = (answer, index) => html`
     <div class="lane">
-      ${node.answers.length > 1 ? html`<h3>${answer.model}</h3>` : nothing}
+      ${node.answers.length > 1 ? html`<h2>${answer.model}</h2>` : nothing}
       ${keyed(answer, body(answer))} ${note(answer, isLast)} ${answer.error ? problem(answer.error.message, () => retry(node, answer)) : nothing}
       <footer>
         ${index ? nothing : versions(node)} ${state.running.has(answer) ? nothing : tools(answer, index)}

@@ -37,7 +37,7 @@ function showAlternatives(token, chosen, logprob, top) {
     <li class=${text === chosen ? "chosen" : ""}>
       <code>${visible(text)}</code><progress value=${Math.exp(logprob)}></progress><span>${percent(logprob)}</span>
     </li>`;
-  render(all.map(row), card);
+  render(html`<ul>${all.map(row)}</ul>`, card);
   hide();
   card.showPopover({ source: token }); // which the card's position goes by
   token.setAttribute("aria-describedby", "alternatives");

@@ -49,6 +49,7 @@ const markdown = new Marked({
     table(token) {
       return `<div class="table" tabindex="0">${Renderer.prototype.table.call(this, token)}</div>`;
     },
+    checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || href)}</a>`,
     code({ text, lang }) {
       const language = (lang ?? "").trim().split(/\s/)[0].toLowerCase();
@@ -62,9 +63,9 @@ const markdown = new Marked({
   ],
 });
 
-const ATTRIBUTES = ["class", "start", "type", "checked", "disabled", "align", "tabindex", "data-language", "data-display"];
+const ATTRIBUTES = ["class", "start", "align", "tabindex", "data-language", "data-display"];
 const SAFE = {
-  ALLOWED_TAGS: "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr input li ol p pre span strong table tbody td th thead tr ul".split(" "),
+  ALLOWED_TAGS: "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr li ol p pre span strong table tbody td th thead tr ul".split(" "),
   ALLOWED_ATTR: ["href", ...ATTRIBUTES],
   ADD_URI_SAFE_ATTR: ATTRIBUTES,
   ALLOW_DATA_ATTR: false,
