@@ -19,6 +19,7 @@ from typing import Any
 from fledge.config import Sampling
 from fledge.serve import messages
 from fledge.serve.messages import check_whole, read_conversation, read_items
+from fledge.serve.schema import TEXT, Json, a_list, an_object, any_of
 from fledge.settings import within
 from fledge.text.records import shown
 
@@ -26,7 +27,6 @@ CHOICES, PROMPTS = 16, 256
 CONTINUE = "continue_final_message"
 ALTERNATIVES = 20
 STOPS, STOP_CHARS = 4, 200
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def flag(name: str) -> Field:
 
 def words(name: str) -> Field:
     """Any text."""
-    return Field(name, _text, {"type": "string"})
+    return Field(name, _text, TEXT)
 
 
 def refused(*harmless: Any) -> Field:
@@ -114,10 +114,11 @@ def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
 
 
 _text = partial(_typed, kind=str, said="a string")
+_an_object = partial(_typed, kind=dict, said="an object")
 
 
 def _include_usage(name: str, value: Any) -> bool:
-    usage = _typed(name, value, kind=dict, said="an object").get("include_usage")
+    usage = _an_object(name, value).get("include_usage")
     return usage is not None and flag(name).read("include_usage", usage)
 
 
@@ -128,7 +129,7 @@ def _tool_choice(name: str, value: Any) -> bool:
 
 def _tools(name: str, value: Any) -> list[Any]:
     tools = _typed(name, value, kind=list, said="a list of objects")
-    return [_typed(f"{name}[{place}]", tool, kind=dict, said="an object") for place, tool in enumerate(tools)]
+    return [_an_object(f"{name}[{place}]", tool) for place, tool in enumerate(tools)]
 
 
 def _format(name: str, value: Any) -> Json | None:
@@ -148,17 +149,13 @@ def _format(name: str, value: Any) -> Json | None:
 
 def _response_format(name: str, value: Any) -> Json | None:
     """The same in the form of /v1/responses, where the schema stands beside the type."""
-    form = _typed(name, value, kind=dict, said="an object").get("format")
+    form = _an_object(name, value).get("format")
     if (verbosity := value.get("verbosity")) not in (None, "medium"):
         raise ValueError(f"{name}.verbosity is {shown(verbosity)}, which is not done here; leave it out")
     if form is None:
         return None
     is_schema = isinstance(form, dict) and form.get("type") == "json_schema"
     return _format(f"{name}.format", {"type": "json_schema", "json_schema": form} if is_schema else form)
-
-
-def _metadata(name: str, value: Any) -> Json:
-    return _typed(name, value, kind=dict, said="an object")
 
 
 def _stops(name: str, value: Any) -> tuple[str, ...]:
@@ -195,72 +192,51 @@ def _are_ids(value: Any) -> bool:
 
 ID = "[0-9]{1,9}"
 _STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
-_IDS = {"type": "array", "minItems": 1, "items": {"type": "integer"}}
-_ONE_TEXT = [{"type": "string"}, _IDS]
+_ONE_TEXT = any_of(TEXT, a_list({"type": "integer"}, minItems=1))
 _BIAS = {"type": "number", "minimum": -100, "maximum": 100}
-_SCHEMA = {"type": "object", "required": ["schema"], "properties": {"schema": {"type": "object"}}}
-_FORMATS = [
-    {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
-    {
-        "type": "object",
-        "required": ["type", "json_schema"],
-        "properties": {"type": {"const": "json_schema"}, "json_schema": _SCHEMA},
-    },
-]
+_IS_PLAIN, _IS_SCHEMA, _SCHEMA = {"enum": ["text", "json_object"]}, {"const": "json_schema"}, {"type": "object"}
 COMMON = {
     "model": words("model"),
     "n": number("n", low=1, high=CHOICES),
-    "stop": Field("stop", _stops, {"anyOf": [_STOP, {"type": "array", "maxItems": STOPS, "items": _STOP}]}),
+    "stop": Field("stop", _stops, any_of(_STOP, a_list(_STOP, maxItems=STOPS))),
     "logit_bias": Field(
         "logit_bias",
         _biases,
         {"type": "object", "propertyNames": {"pattern": f"^{ID}$"}, "additionalProperties": _BIAS},
     ),
-    "response_format": Field("schema", _format, {"anyOf": _FORMATS}),
+    "response_format": Field(
+        "schema",
+        _format,
+        any_of(an_object(type=_IS_PLAIN), an_object(type=_IS_SCHEMA, json_schema=an_object(schema=_SCHEMA))),
+    ),
     "stream": flag("stream"),
     "stream_options": Field(
-        "include_usage",
-        _include_usage,
-        {"type": "object", "properties": {"include_usage": {"type": ["boolean", "null"]}}},
+        "include_usage", _include_usage, an_object({"include_usage": {"type": ["boolean", "null"]}})
     ),
 }
 CHAT = {
     "messages": Field("prompts", read_conversation, messages.SCHEMA, required=True),
     "logprobs": flag("logprobs"),
     "top_logprobs": number("top_logprobs", low=0, high=ALTERNATIVES),
-    "tools": Field("declared", _tools, {"type": "array", "items": {"type": "object"}}),
+    "tools": Field("declared", _tools, a_list({"type": "object"})),
     "tool_choice": Field("tools", _tool_choice, {"enum": ["auto", "none"]}),
     CONTINUE: flag("continues"),
 }
 COMPLETION = {
-    "prompt": Field(
-        "prompts",
-        _prompts,
-        {"anyOf": [*_ONE_TEXT, {"type": "array", "minItems": 1, "maxItems": PROMPTS, "items": {"anyOf": _ONE_TEXT}}]},
-    ),
+    "prompt": Field("prompts", _prompts, any_of(*_ONE_TEXT["anyOf"], a_list(_ONE_TEXT, minItems=1, maxItems=PROMPTS))),
     "echo": flag("echo"),
     "logprobs": number("top_logprobs", low=0, high=ALTERNATIVES),
 }
 SHARED = {"model", "stream", "tools", "tool_choice"}
 """What /v1/responses means as the chat does."""
-_BESIDE = {"type": "object", "required": ["type", "schema"], "properties": {"type": {"const": "json_schema"}}}
+_TEXT_FORMAT = any_of(an_object(type=_IS_PLAIN), an_object(type=_IS_SCHEMA, schema=_SCHEMA))
 RESPONSE = {
     "input": Field("items", read_items, messages.ITEMS, required=True),
     "instructions": words("instructions"),
     "text": Field(
-        "schema",
-        _response_format,
-        {
-            "type": "object",
-            "properties": {
-                "format": {
-                    "anyOf": [_FORMATS[0], _BESIDE | {"properties": _BESIDE["properties"] | _SCHEMA["properties"]}]
-                },
-                "verbosity": {"enum": ["medium", None]},
-            },
-        },
+        "schema", _response_format, an_object({"format": _TEXT_FORMAT, "verbosity": {"enum": ["medium", None]}})
     ),
-    "metadata": Field("metadata", _metadata, {"type": "object"}),
+    "metadata": Field("metadata", _an_object, {"type": "object"}),
     # Nothing is kept here, and nothing runs on when nobody listens.
     "store": refused(False),
     "background": refused(False),

@@ -12,84 +12,40 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from fledge.serve.schema import TEXT, Json, a_list, an_object, any_of
 from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, join_turns, parse_message
 from fledge.text.records import shown
 
 MESSAGES = 500
-_TEXT = {"type": "string"}
-_CALL = {
-    "type": "object",
-    "required": ["id", "function"],
-    "properties": {
-        "id": _TEXT,
-        "function": {
-            "type": "object",
-            "required": ["name", "arguments"],
-            "properties": {"name": {"const": "python"}, "arguments": _TEXT},
-        },
-    },
-}
+_CALL = an_object(id=TEXT, function=an_object(name={"const": "python"}, arguments=TEXT))
 
 
-def _message_schema(roles: list[str], *kinds: Kind, optional: bool = False, **further: Any) -> dict[str, Any]:
+def _message_schema(roles: list[str], *kinds: Kind, optional: bool = False, **further: Any) -> Json:
     """A message by one of `roles`, whose content is a text or parts of `kinds`."""
-    part = {"type": "object", "required": ["type", "text"], "properties": {"type": {"enum": [*kinds]}, "text": _TEXT}}
-    content = [_TEXT, {"type": "array", "items": part}, *([{"type": "null"}] if optional else [])]
-    properties = {"role": {"enum": roles}, "content": {"anyOf": content}, **further}
-    required = ["role"] if optional else ["role", "content"]
-    return {"type": "object", "required": required, "properties": properties}
+    content = any_of(TEXT, a_list(an_object(type={"enum": [*kinds]}, text=TEXT)), *[{"type": "null"}] * optional)
+    if optional:
+        return an_object({"content": content, **further}, role={"enum": roles})
+    return an_object(further, role={"enum": roles}, content=content)
 
 
-SCHEMA = {
-    "type": "array",
-    "minItems": 1,
-    "maxItems": MESSAGES,
-    "contains": {"type": "object", "required": ["role"], "properties": {"role": {"const": "user"}}},
-    "items": {
-        "anyOf": [
-            _message_schema(["system", "developer", "user"], "text"),
-            _message_schema(
-                ["assistant"], *KINDS, optional=True, tool_calls={"type": ["array", "null"], "items": _CALL}
-            ),
-            _message_schema(["tool"], "text", tool_call_id=_TEXT),
-        ]
-    },
-}
+_BOUNDS = {"minItems": 1, "maxItems": MESSAGES, "contains": an_object(role={"const": "user"})}
+SCHEMA = a_list(
+    any_of(
+        _message_schema(["system", "developer", "user"], "text"),
+        _message_schema(["assistant"], *KINDS, optional=True, tool_calls={"type": ["array", "null"], "items": _CALL}),
+        _message_schema(["tool"], "text", tool_call_id=TEXT),
+    ),
+    **_BOUNDS,
+)
 """Of a list of messages, for /openapi.json."""
-_ITEM_PART = {
-    "type": "object",
-    "required": ["type", "text"],
-    "properties": {"type": {"enum": ["input_text", "output_text", "text"]}, "text": _TEXT},
-}
-_ITEM = {
-    "type": "object",
-    "required": ["role", "content"],
-    "properties": {
-        "type": {"const": "message"},
-        "role": {"enum": ["system", "developer", "user", "assistant"]},
-        "content": {"anyOf": [_TEXT, {"type": "array", "items": _ITEM_PART}]},
-    },
-}
-_CALLED = {
-    "function_call": {"call_id": _TEXT, "name": {"const": "python"}, "arguments": _TEXT},
-    "function_call_output": {"call_id": _TEXT, "output": _TEXT},
-}
-_CALL_ITEMS = [
-    {"type": "object", "required": ["type", *said], "properties": {"type": {"const": kind}, **said}}
-    for kind, said in _CALLED.items()
-]
-ITEMS = {
-    "anyOf": [
-        _TEXT,
-        {
-            "type": "array",
-            "minItems": 1,
-            "maxItems": MESSAGES,
-            "contains": SCHEMA["contains"],
-            "items": {"anyOf": [_ITEM, *_CALL_ITEMS]},
-        },
-    ]
-}
+_ITEM = an_object(
+    {"type": {"const": "message"}},
+    role={"enum": ["system", "developer", "user", "assistant"]},
+    content=any_of(TEXT, a_list(an_object(type={"enum": ["input_text", "output_text", "text"]}, text=TEXT))),
+)
+_CALL_ITEM = an_object(type={"const": "function_call"}, call_id=TEXT, name={"const": "python"}, arguments=TEXT)
+_RESULT_ITEM = an_object(type={"const": "function_call_output"}, call_id=TEXT, output=TEXT)
+ITEMS = any_of(TEXT, a_list(any_of(_ITEM, _CALL_ITEM, _RESULT_ITEM), **_BOUNDS))
 """Of the input of /v1/responses."""
 
 

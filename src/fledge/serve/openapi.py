@@ -12,7 +12,8 @@ from typing import Any
 
 from fledge import __version__
 from fledge.config import Sampling
-from fledge.serve.fields import Field, Json, chat_fields, completion_fields, response_fields
+from fledge.serve.fields import Field, chat_fields, completion_fields, response_fields
+from fledge.serve.schema import COUNT, NUMBER, TEXT, Json, a_list, an_object, or_null
 
 STATUSES = {
     "400": "The request is wrong, or asks for what is not done; the error names the field.",
@@ -61,10 +62,8 @@ def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") 
 def _body(fields: Mapping[str, Field], models: Sequence[str]) -> Json:
     """The schema of a request; null stands for a field that is left out."""
     said = {name: field.schema for name, field in fields.items()} | {"model": {"enum": [*models]}}
-    optional = {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in said.items()}
-    required = [name for name, field in fields.items() if field.required]
-    properties = optional | {name: said[name] for name in required}
-    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
+    required = {name: said.pop(name) for name, field in fields.items() if field.required}
+    return an_object({name: or_null(schema) for name, schema in said.items()}, **required)
 
 
 def _says(answer: str | None, *text: str, body: Json | None = None, parameters: Any = (), more: Any = None) -> Json:
@@ -88,61 +87,50 @@ def _object(**properties: Any) -> Json:
     return {"type": "object", "properties": told, "required": required, "additionalProperties": False}
 
 
-def _list(of: Json) -> Json:
-    return {"type": "array", "items": of}
-
-
-def _or_null(kind: Json) -> Json:
-    return {"anyOf": [kind, {"type": "null"}]}
-
-
-TEXT, COUNT, NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 _PART = _object(index=COUNT, type={"enum": ["text", "python", "output"]}, text=TEXT)
-_TOKEN = {"token": TEXT, "logprob": _or_null(NUMBER), "bytes": _list(COUNT)}
+_TOKEN = {"token": TEXT, "logprob": or_null(NUMBER), "bytes": a_list(COUNT)}
 _ENDED = {"enum": ["stop", "length"]}
 _USAGE = _object(
     prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT, prompt_tokens_details=_object(cached_tokens=COUNT)
 )
 _DROPPED = _object(dropped_turns=COUNT)
-_PARTS = _object(parts=_list(_PART))
+_PARTS = _object(parts=a_list(_PART))
 _MESSAGE = _object(role="assistant", content=TEXT, fledge=_PARTS)
-_CHAT_LOGPROBS = _object(content=_list(_object(**_TOKEN, top_logprobs=_list(_object(**_TOKEN)))))
+_CHAT_LOGPROBS = _object(content=a_list(_object(**_TOKEN, top_logprobs=a_list(_object(**_TOKEN)))))
 _TEXT_LOGPROBS = _object(
-    tokens=_list(TEXT),
-    token_logprobs=_list(_or_null(NUMBER)),
-    top_logprobs=_list(_or_null({"type": "object", "additionalProperties": NUMBER})),
-    text_offset=_list(COUNT),
+    tokens=a_list(TEXT),
+    token_logprobs=a_list(or_null(NUMBER)),
+    top_logprobs=a_list(or_null({"type": "object", "additionalProperties": NUMBER})),
+    text_offset=a_list(COUNT),
 )
 _SETTING = _object(
     name=TEXT,
     type={"enum": ["integer", "number"]},
-    default=_or_null(NUMBER),
+    default=or_null(NUMBER),
     low=NUMBER,
     high=NUMBER,
     help=TEXT,
 )
-_ABOUT_MODEL = {
-    "type": "object",
-    "required": ["context_tokens", "default", "suggestions", "sampling"],
-    "properties": {
-        "context_tokens": COUNT,
-        "default": {"type": "boolean"},
-        "suggestions": _list(_list(TEXT)),
-        "sampling": _list(_SETTING),
-    },
-}
+_ABOUT_MODEL = an_object(
+    context_tokens=COUNT,
+    default={"type": "boolean"},
+    suggestions=a_list(a_list(TEXT)),
+    sampling=a_list(_SETTING),
+)
 _MODEL = _object(id=TEXT, object="model", created=COUNT, owned_by="fledge", fledge=_ABOUT_MODEL)
 
 
 def _answer(kind: str, **choice: Json) -> Json:
     """A list of choices, as both endpoints of completions give."""
-    choices = _list(_object(index=COUNT, finish_reason=_ENDED, fledge=_object(finish="tool_error"), **choice))
+    choices = a_list(_object(index=COUNT, finish_reason=_ENDED, fledge=_object(finish="tool_error"), **choice))
     return _object(id=TEXT, object=kind, created=COUNT, model=TEXT, choices=choices, usage=_USAGE, fledge=_DROPPED)
 
 
 _STATUS = {"enum": ["completed", "incomplete"]}
-_OUTPUT_TEXT = _object(type="output_text", text=TEXT, annotations=_list({}), logprobs=_list({}))
-_OUTPUT = _object(id=TEXT, type="message", role="assistant", status=_STATUS, content=_list(_OUTPUT_TEXT), fledge=_PARTS)
+_OUTPUT_TEXT = _object(type="output_text", text=TEXT, annotations=a_list({}), logprobs=a_list({}))
+_OUTPUT = _object(
+    id=TEXT, type="message", role="assistant", status=_STATUS, content=a_list(_OUTPUT_TEXT), fledge=_PARTS
+)
 _RESPONSE_USAGE = _object(
     input_tokens=COUNT,
     input_tokens_details=_object(cached_tokens=COUNT),
@@ -156,16 +144,16 @@ _RESPONSE = _object(
     created_at=COUNT,
     status=_STATUS,
     error=None,
-    incomplete_details=_or_null(_object(reason="max_output_tokens")),
+    incomplete_details=or_null(_object(reason="max_output_tokens")),
     model=TEXT,
-    output=_list(_OUTPUT),
-    instructions=_or_null(TEXT),
+    output=a_list(_OUTPUT),
+    instructions=or_null(TEXT),
     metadata={"type": "object"},
     text={"type": "object"},
     max_output_tokens=COUNT,
     temperature=NUMBER,
     top_p=NUMBER,
-    tools=_list({}),
+    tools=a_list({}),
     tool_choice={"enum": ["auto", "none"]},
     parallel_tool_calls=False,
     previous_response_id=None,
@@ -175,14 +163,14 @@ _RESPONSE = _object(
     fledge=_DROPPED,
 )
 ANSWERS: dict[str, Json] = {
-    "ChatCompletion": _answer("chat.completion", message=_MESSAGE, logprobs=_or_null(_CHAT_LOGPROBS)),
-    "Completion": _answer("text_completion", text=TEXT, logprobs=_or_null(_TEXT_LOGPROBS)),
+    "ChatCompletion": _answer("chat.completion", message=_MESSAGE, logprobs=or_null(_CHAT_LOGPROBS)),
+    "Completion": _answer("text_completion", text=TEXT, logprobs=or_null(_TEXT_LOGPROBS)),
     "Response": _RESPONSE,
     "Model": _MODEL,
-    "Models": _object(object="list", data=_list(_MODEL)),
-    "Tokens": _object(tokens=_list(COUNT), count=COUNT, max_model_len=COUNT),
-    "Health": _object(status={"enum": ["ok", "stopping"]}, running=COUNT, waiting=COUNT, models=_list(TEXT)),
+    "Models": _object(object="list", data=a_list(_MODEL)),
+    "Tokens": _object(tokens=a_list(COUNT), count=COUNT, max_model_len=COUNT),
+    "Health": _object(status={"enum": ["ok", "stopping"]}, running=COUNT, waiting=COUNT, models=a_list(TEXT)),
     "Document": {"type": "object", "required": ["openapi", "paths"]},
-    "Error": _object(error=_object(message=TEXT, type=TEXT, param=_or_null(TEXT), code=_or_null(TEXT))),
+    "Error": _object(error=_object(message=TEXT, type=TEXT, param=or_null(TEXT), code=or_null(TEXT))),
 }
 """What is answered, by name; the events of a stream stand in wire.py alone."""
