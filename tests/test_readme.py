@@ -118,6 +118,8 @@ def test_fledge_knows_the_command_and_its_settings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("reward.py").write_text(reward())
+    Path("texts").mkdir()
+    Path("texts/own.txt").write_text("A text of the reader's own.")
     assert run([*words, "--dry-run"] if words and not words[0].startswith("-") else words) == 0
 
 
