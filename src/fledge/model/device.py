@@ -68,13 +68,22 @@ def _halves_are_quick() -> bool:
     """Whether this processor multiplies matrices quicker in bfloat16 than in float32.
 
     It is tried, since one that lists the instructions may need twice the time: a Xeon whose tiles (AMX) are switched off. Others
-    take half or an eighth of it, so that no other work on the machine changes what comes out.
+    take half or an eighth of it. What counts is the least processor time of products that take turns: by the clock, one after the
+    other, a busy machine once gave the points of one sweep different precisions.
     """
     if {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_says("flags").split()):
         return False
-    cpu = torch.device("cpu")
-    low, high = (product_flops(cpu, dtype, size=512, seconds=0.05) for dtype in (torch.bfloat16, torch.float32))
-    return low > high
+    matrix = torch.randn(512, 512)
+    took = [[_processor_seconds(each) for each in (matrix.bfloat16(), matrix)] for _ in range(12)]
+    low, high = map(min, zip(*took, strict=True))
+    return low < high
+
+
+def _processor_seconds(matrix: torch.Tensor) -> float:
+    """Of all threads, for the matrix times itself."""
+    began = time.process_time()
+    torch.mm(matrix, matrix)
+    return time.process_time() - began
 
 
 @lru_cache
