@@ -193,7 +193,8 @@ def typed_facts(change: str) -> Task:
 
 BESIDE = (
     "world/problems", "world/problems_short", "world/sums", "world/spelling", "world/counting", "world/facts", "world/letters",
-    "world/unknown", "world/recall", "world/reading", "world/identity", "world/functions",
+    "world/unknown", "world/outside", "world/recall", "world/reading", "world/identity", "world/functions", "world/choice",
+    "world/stories", "world/rhymes", "world/riddles",
 )  # fmt: skip
 """What practising hard problems could break."""
 _TASKS = (

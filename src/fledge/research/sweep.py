@@ -41,6 +41,7 @@ LOOK_SECONDS = 0.2
 def main(ask: Sweep) -> dict[str, Any]:
     """Train every point that is not finished, compare the variants, and return all of it as JSON."""
     ahead = plan(ask)
+    ask = replace(ask, base=replace(ask.base, dtype=ahead["dtype"]))
     points, out, base = points_of(ask), Path(ask.out), ask.base
     length = f"about {console.duration(ahead['seconds'])} of steps" if ahead["seconds"] else "nobody knows how long"
     cost = f", ${ahead['dollars']:,.2f}" if ahead["dollars"] else ""
@@ -92,7 +93,8 @@ def plan(ask: Sweep) -> dict[str, Any]:
     if ask.fit:
         check_points(points)
     device = machine.find_device(ask.base.device)
-    site = here(device, machine.find_dtype(ask.base.dtype, device), ranks=ask.base.ranks)
+    dtype = machine.find_dtype(ask.base.dtype, device)  # one for all points, where each would try products of its own
+    site = here(device, dtype, ranks=ask.base.ranks)
     rows = []
     for point in points:
         row: dict[str, Any] = {"point": str(point), "tokens": None, "seconds": None}
@@ -112,7 +114,8 @@ def plan(ask: Sweep) -> dict[str, Any]:
     if all("error" in row for row in rows):
         raise ValueError(f"no point can be trained: {rows[0]['point']}: {rows[0]['error']}")
     seconds = sum(row["seconds"] or 0.0 for row in rows) / (ask.at_once or slots_of(ask.base))
-    return {"points": rows, "seconds": seconds, "dollars": ask.price and ask.price * seconds / 3600}
+    dollars = ask.price and ask.price * seconds / 3600
+    return {"points": rows, "seconds": seconds, "dollars": dollars, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def slots_of(config: Pretrain) -> int:
