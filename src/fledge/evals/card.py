@@ -11,7 +11,7 @@ from typing import Any
 
 from fledge import console
 from fledge.evals.grades import ARTICLE, GPT2_CORE, GRADES, RANKS, is_part
-from fledge.evals.page import flat, literal, table
+from fledge.evals.page import flat, images, literal, paragraphs, table
 from fledge.evals.reinforcement import course_lines, kind_lines
 from fledge.evals.results import Cost
 
@@ -145,55 +145,45 @@ def remarks(card: dict[str, Any]) -> list[str]:
 def markdown(card: dict[str, Any], drawn: list[str]) -> str:
     """The report as Markdown."""
     bars = ", ".join(f"{letter} {bar:.2f}".replace(" 0", " ") for bar, letter in GRADES if math.isfinite(bar))
-    lines = [f"# Report card: {card['run']}", "", *(f"- **{name}:** {text}" for name, text in facts(card).items()), ""]
+    lines = paragraphs(f"# Report card: {card['run']}", [f"- **{name}:** {text}" for name, text in facts(card).items()])
     if card["article"]:
-        lines += ["## The article's table", "", *table(*article_rows(card)), ""]
-        lines += [
-            f"nanochat d20: as published, its last stage, 561M parameters for about $100. GPT-2's CORE is {GPT2_CORE}.",
-            "",
-        ]
+        published = "nanochat d20: as published, its last stage, 561M parameters for about $100."
+        lines += paragraphs(
+            "## The article's table", table(*article_rows(card)), f"{published} GPT-2's CORE is {GPT2_CORE}."
+        )
     if card["subjects"]:
-        lines += ["## Subjects", "", *table(*summary_rows(card)), ""]
-        lines += [f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.", ""]
+        titles = [f"{title} from {1000 * bar:.0f} points" if bar > 0 else title for bar, title in RANKS[::-1]]
+        lines += paragraphs(
+            "## Subjects",
+            table(*summary_rows(card)),
+            f"Accuracy ± standard error on held-out examples. Grades, centered by chance, from: {bars}.",
+        )
         if any(task.endswith(REWORDED) for task in card["subjects"]):
-            lines += [
-                f"What ends in `{REWORDED}` is asked in words that training never used; other rows hold out names and numbers.",
-                "",
-            ]
-        lines += [
-            f"Ranks: {', '.join(f'{title} from {1000 * bar:.0f} points' if bar > 0 else title for bar, title in RANKS[::-1])}.",
-            "",
-        ]
+            lines += paragraphs(
+                f"What ends in `{REWORDED}` is asked in words that training never used; other rows hold out names and numbers."
+            )
+        lines += paragraphs(f"Ranks: {', '.join(titles)}.")
     if card["answers"]:
-        lines += ["## Own conversations", "", *table(*answer_rows(card), numbers=False), ""]
-        lines += ["What their answers cost: no accuracy, lower is better, and no part of grades or rank.", ""]
+        note = "What their answers cost: no accuracy, lower is better, and no part of grades or rank."
+        lines += paragraphs("## Own conversations", table(*answer_rows(card), numbers=False), note)
     if brought := level_lines(card):
-        lines += ["## What each stage brought", "", *brought, "", "By more than two standard errors.", ""]
-    lines += [
-        *remarks(card),
-        *sentences(card),
-        "",
-        *course_lines(card),
-        *kind_lines(card),
-        "## Where the time went, in seconds",
-        "",
-        *table(*time_rows(card)),
-        "",
-    ]
+        lines += paragraphs("## What each stage brought", brought, "By more than two standard errors.")
+    lines += [*remarks(card), *sentences(card), "", *course_lines(card), *kind_lines(card)]
+    lines += paragraphs("## Where the time went, in seconds", table(*time_rows(card)))
     if drawn:
-        lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), ""]
+        lines += paragraphs("## Plots", images(drawn))
     if found := card["stages"].get("pretrain", {}).get("samples"):
-        lines += ["## What the base model writes", "", "Behind the beginning in bold, which it was given.", ""]
+        lines += paragraphs("## What the base model writes", "Behind the beginning in bold, which it was given.")
         for sample in found:
             begun = f"**{literal(sample['prompt'].strip())}** " if sample["prompt"].strip() else ""
             text = literal(sample["text"].strip()).replace("\n", "  \n> ")
-            lines += [f"> {begun}{text}", ""]
+            lines += paragraphs(f"> {begun}{text}")
     if card["conversations"]:
-        lines += ["## What the chat model answers", "", "The first question of a few subjects, as it was answered.", ""]
-        lines += [*table(*conversation_rows(card), numbers=False), ""]
+        note = "The first question of a few subjects, as it was answered."
+        lines += paragraphs("## What the chat model answers", note, table(*conversation_rows(card), numbers=False))
     if card["suggestions"]:
-        lines += ["## What it may be asked", "", *table(*suggestion_rows(card), numbers=False), ""]
-        lines += ["A chat proposes what the likeliest answer gets right, and 19 of 20 that are drawn as in a chat.", ""]
+        note = "A chat proposes what the likeliest answer gets right, and 19 of 20 that are drawn as in a chat."
+        lines += paragraphs("## What it may be asked", table(*suggestion_rows(card), numbers=False), note)
     return "\n".join(lines)
 
 

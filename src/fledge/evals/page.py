@@ -8,7 +8,7 @@ writes report.md, report.html, which needs nothing else, and plots/loss.svg, eac
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -42,6 +42,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: boo
     """Lines of a Markdown table; numbers stand to the right, but for the first column."""
     line = "|--" + ("|--:" if numbers else "|--") * (len(columns) - 1) + "|"
     return ["| " + " | ".join(columns) + " |", line, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def paragraphs(*parts: str | Iterable[str]) -> list[str]:
+    """Lines of texts, tables and lists with a blank one behind each."""
+    return [line for part in parts for line in (*([part] if isinstance(part, str) else part), "")]
+
+
+def images(drawn: Iterable[str]) -> list[str]:
+    """Where plots stand, by their names."""
+    return [f"![{name}](plots/{name}.svg)" for name in drawn]
 
 
 def literal(text: str) -> str:

@@ -12,7 +12,7 @@ from textwrap import shorten
 from typing import Any
 
 from fledge.evals.kinds import Change
-from fledge.evals.page import flat, literal, table
+from fledge.evals.page import flat, literal, paragraphs, table
 
 KIND_LETTERS = 90
 WORST = 8
@@ -51,18 +51,18 @@ def course_lines(card: dict[str, Any]) -> list[str]:
         return []
     columns = ["of the answers drawn", f"first {SPAN} steps", f"last {SPAN} steps"]
     rows = [[TOLD[name], *(f"{value:.3g}" for value in means)] for name, means in found["means"].items()]
-    lines = ["## How reinforcement learning went", "", *table(columns, rows), ""]
+    lines = paragraphs("## How reinforcement learning went", table(columns, rows))
     pass_at = card["stages"].get("rl", {}).get("pass_at", {})
     if before := pass_at.get("before"):
         rows = [[f"pass@{k}", f"{value:.3f}", f"{pass_at['after'].get(k, 0.0):.3f}"] for k, value in before.items()]
-        lines += [*table(["held-out problems, answers drawn", "before", "after"], rows), ""]
+        lines += paragraphs(table(["held-out problems, answers drawn", "before", "after"], rows))
     rows = [
         [when, flat(sample["asked"]), flat(answer["text"]), f"{answer['reward']}"]
         for when, samples in zip(("first", "last"), found["samples"], strict=True)
         for sample in samples
         for answer in sample["answers"]
     ]
-    return [*lines, *table(["step", "asked", "answered", "earned"], rows, numbers=False), ""]
+    return lines + paragraphs(table(["step", "asked", "answered", "earned"], rows, numbers=False))
 
 
 def kind_lines(card: dict[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from fledge import console
 from fledge.commands import Compare
 from fledge.config import check
-from fledge.evals.page import publish, table
+from fledge.evals.page import images, paragraphs, publish, table
 from fledge.evals.plots import line_plot
 from fledge.evals.student import CONFIDENCE, t_quantile
 from fledge.provenance import commits_differ
@@ -65,15 +65,8 @@ def compared(arms: Mapping[str, Pairs], *, out: Path | None = None) -> dict[str,
     if out:
         groups = list({group.label: group for pair in pairs for group in pair}.values())
         drawn = curves(groups[:CURVES])
-        text = ["# Comparison", "", f"{TITLE[0].upper()}{TITLE[1:]}:", "", *table(columns, rows), ""]
-        text += [
-            *(f"- {line}" for line in lines),
-            "",
-            "## Curves",
-            "",
-            *(f"![{name}](plots/{name}.svg)" for name in drawn),
-            "",
-        ]
+        text = paragraphs("# Comparison", f"{TITLE[0].upper()}{TITLE[1:]}:", table(columns, rows))
+        text += paragraphs([f"- {line}" for line in lines], "## Curves", images(drawn))
         publish(out / "compare", title="Comparison", text="\n".join([*text, *code_lines(groups)]), drawn=drawn)
         console.say(f"written: {out / 'compare.html'}")
     return {**found[0], "comparisons": found, "multipliers": saved}

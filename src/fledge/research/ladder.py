@@ -16,7 +16,7 @@ import numpy as np
 from fledge import console
 from fledge.evals import ladder
 from fledge.evals.ladder import Law, Rung, between, by_budget, parabolas
-from fledge.evals.page import publish, table
+from fledge.evals.page import images, paragraphs, publish, table
 from fledge.evals.plots import line_plot
 from fledge.research.points import Point
 from fledge.runs import summary
@@ -68,10 +68,10 @@ def fitted(points: Sequence[Point], out: Path, *, price: float | None) -> dict[s
     title = "the best of a budget is proportional to its FLOPs to this power, and by that (95 %)"
     console.table(title, columns, rows)
     drawn = plots(rungs, laws)
-    lines = ["# Scaling laws of a ladder", "", f"{title[0].upper()}{title[1:]}:", "", *table(columns, rows), ""]
-    lines += [f"The last column is beyond what was trained: {CAVEAT}", "", *([found["next"], ""] if price else [])]
-    lines += ["## Plots", "", *(f"![{name}](plots/{name}.svg)" for name in drawn), "", "## Points", ""]
-    publish(out / "fit", title="Scaling laws", text="\n".join([*lines, *table(*rung_rows(rungs)), ""]), drawn=drawn)
+    lines = paragraphs("# Scaling laws of a ladder", f"{title[0].upper()}{title[1:]}:", table(columns, rows))
+    lines += paragraphs(f"The last column is beyond what was trained: {CAVEAT}", *([found["next"]] if price else []))
+    lines += paragraphs("## Plots", images(drawn), "## Points", table(*rung_rows(rungs)))
+    publish(out / "fit", title="Scaling laws", text="\n".join(lines), drawn=drawn)
     console.say(f"{found.get('next', '')}\nfit: {out / 'fit.html'}".strip())
     return found
 
