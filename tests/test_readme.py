@@ -120,6 +120,7 @@ def test_fledge_knows_the_command_and_its_settings(
     Path("reward.py").write_text(reward())
     Path("texts").mkdir()
     Path("texts/own.txt").write_text("A text of the reader's own.")
+    (tmp_path / "me.txt").write_text("name = Rex\n")
     assert run([*words, "--dry-run"] if words and not words[0].startswith("-") else words) == 0
 
 

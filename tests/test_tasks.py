@@ -21,7 +21,6 @@ from fledge.stages.rl import prepare
 from fledge.tasks import all_tasks, choice, find_task, find_tasks, humaneval
 from fledge.tasks.base import Example
 from fledge.tasks.gsm8k import answer_parts
-from fledge.tasks.identity import read_subjects
 from fledge.tasks.mixture import answered, first_words
 from fledge.tasks.numbers import lenient, marked_number, read_number, strict
 from fledge.tasks.spelling import words
@@ -375,40 +374,6 @@ def test_the_words_come_from_a_list_among_the_files_when_there_is_one(tmp_path, 
     monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
     (tmp_path / "words.txt").write_text("zebra\nAda\nit's\nab\nzither\n")
     assert words(tmp_path) == ("zebra", "zither")
-
-
-def test_identity_follows_the_file_the_user_edits(tmp_path) -> None:
-    path = tmp_path / "me.txt"
-    path.write_text("name = Ada\n\n? who are you\n? your name\n! I am {name}.\n! {name} it is.\n")
-    task = find_task(str(path))
-    asked = {split: task.load(split) for split in SPLITS}
-    assert {example.answer for example in asked["train"]} == {"I am Ada.", "Ada it is."}
-    questions = {split: {example.question for example in examples} for split, examples in asked.items()}
-    assert not questions["train"] & questions["test"]
-    assert all(questions.values())
-    example = asked["test"][0]
-    assert [task.grade(example, answer) for answer in (" Ada it is.\n", "I am Eve.")] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("? who\n! {nam}", r"me line 2: \{nam\} has no value; known: none"),
-        ("? who\n", "the subject with 'who' needs both"),
-        ("hello", r"me line 1: 'hello' found; expected"),
-        ("# nothing", "no subject found"),
-        ("? a\n! b\n? c\n! d", "me line 3: a question after an answer"),
-    ],
-)
-def test_a_mistake_in_an_identity_file_is_named(text, problem) -> None:
-    with pytest.raises(ValueError, match=problem):
-        read_subjects(text, where="me")
-
-
-def test_the_identity_that_comes_along_is_sound() -> None:
-    examples = find_task("identity").load("train")
-    assert len(examples) > 500
-    assert not any("{" in str(example.answer) for example in examples)
 
 
 def test_conversations_are_no_task_and_a_missing_file_is_named(tmp_path) -> None:

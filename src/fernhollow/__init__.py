@@ -47,16 +47,21 @@ def documents(seed: int, *, split: DocumentSplit = "train", start: int = 0) -> I
     return (document(seed, index, split=split) for index in count(start))
 
 
-def conversation(seed: int, index: int, *, stage: ChatStage) -> Conversation:
-    """The conversation at a place of the endless stream of a stage."""
-    return chat(Random(f"conversation {stage} {seed} {index}"), stage)
+def conversation(seed: int, index: int, *, stage: ChatStage, without: frozenset[str] = frozenset()) -> Conversation:
+    """The conversation at a place of the endless stream of a stage.
+
+    Args:
+        without: questions about the model that somebody else answers, and with them those that have the same answer here.
+    """
+    return chat(Random(f"conversation {stage} {seed} {index}"), stage, without=without)
 
 
-def tasks() -> Mapping[str, Task]:
-    """What a model of Fernhollow is asked, by name."""
+def tasks(*, named: bool = True) -> Mapping[str, Task]:
+    """What a model of Fernhollow is asked, by name; `named`: whether it is also asked who it is."""
     from fernhollow import asked, suggestions
 
-    return asked.TASKS | {suggestions.TASK.name: suggestions.TASK}
+    found = asked.TASKS | {suggestions.TASK.name: suggestions.TASK if named else suggestions.UNNAMED}
+    return {name: task for name, task in found.items() if named or "/identity" not in name}
 
 
 __all__ = ["NAME", "PROMPTS", "ChatStage", "conversation", "document", "documents", "tasks"]

@@ -14,7 +14,7 @@ from random import Random
 from typing import Literal
 
 from fernhollow import lore
-from fernhollow.company import about_the_user, identity, manners, outside, unknown
+from fernhollow.company import about_the_user, answers_to, identity, manners, outside, unknown
 from fernhollow.facts import (
     ASKED,
     KEYS,
@@ -49,17 +49,24 @@ EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
-def chat(rng: Random, stage: ChatStage) -> Conversation:
-    """A conversation of any kind of a stage's mix, now and then followed by another: people change the subject."""
-    said = _of_one_kind(rng, stage)
-    return said + _of_one_kind(rng, stage) if len(said) == 2 and rng.random() < 0.25 else said
+def chat(rng: Random, stage: ChatStage, *, without: frozenset[str] = frozenset()) -> Conversation:
+    """A conversation of any kind of a stage's mix, now and then followed by another: people change the subject.
+
+    Args:
+        without: questions about the model itself whose answers here are left out.
+    """
+    left_out = answers_to(without)
+    said = _of_one_kind(rng, stage, left_out)
+    return said + _of_one_kind(rng, stage, left_out) if len(said) == 2 and rng.random() < 0.25 else said
 
 
-def _of_one_kind(rng: Random, stage: ChatStage) -> Conversation:
+def _of_one_kind(rng: Random, stage: ChatStage, left_out: frozenset[str]) -> Conversation:
     """Its questions as people type them."""
     kind = rng.choices(_KINDS, weights=MIXES[stage])[0]
     exact = kind.__name__ in EXACT
     meant = kind(rng)
+    if kind is identity and meant[-1].text in left_out:
+        return _of_one_kind(rng, stage, left_out)
     as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
     return _echoed(meant, as_typed) if kind in (unknown, small_talk) else as_typed
 

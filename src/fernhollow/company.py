@@ -36,6 +36,12 @@ def about_itself(question: str) -> str:
     return next(one["answer"] for one in _SAID["identity"] if question in one["questions"])
 
 
+@cache
+def answers_to(questions: frozenset[str]) -> frozenset[str]:
+    """What the tables answer to any of some questions about the model itself."""
+    return frozenset(one["answer"] for one in _SAID["identity"] if not questions.isdisjoint(one["questions"]))
+
+
 _HELLOS = _SAID["hellos"]
 
 

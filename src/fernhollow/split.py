@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import re
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from itertools import accumulate
@@ -18,6 +17,7 @@ from random import Random
 from typing import Any, Literal
 
 from fernhollow.grammar import pattern, variety
+from fledge.text.split import rank
 
 Side = Literal["train", "validation", "test"]
 
@@ -28,14 +28,14 @@ _HELD_TESTS, _HELD, _BUCKETS = 2, 3, 12
 
 def side(kind: str, *key: object) -> Side:
     """The side a key belongs to: 3 in 4 train, 1 in 12 validation, 1 in 6 test."""
-    bucket = _hash(kind, *key) % _BUCKETS
+    bucket = rank(kind, *key) % _BUCKETS
     return "test" if bucket < _HELD_TESTS else "validation" if bucket < _HELD else "train"
 
 
 def apart(text: str, *, has_train: bool) -> Side:
     """The side of what has no key that is held out, by its text: half train, if there is a train side, the rest halved."""
     sides: tuple[Side, ...] = ("validation", "test", "train", "train")
-    return sides[_hash("apart", text) % (4 if has_train else 2)]
+    return sides[rank("apart", text) % (4 if has_train else 2)]
 
 
 def wordings(templates: Sequence[Any], *, other: bool = False) -> Sequence[Any]:
@@ -75,7 +75,7 @@ def _rank(template: Any, templates: Sequence[Any]) -> tuple[bool, int]:
     text, free = _text(template), [each for each in map(_text, templates) if variety(each) > 1]
     said = re.sub(r"{\w+}", "x", text).rstrip(_MARKS)
     is_free = text in free or any(pattern(each.rstrip(_MARKS)).fullmatch(said) for each in free)
-    return is_free, _hash("wording", template)
+    return is_free, rank("wording", template)
 
 
 def _text(template: Any) -> str:
@@ -83,7 +83,3 @@ def _text(template: Any) -> str:
 
 
 _MARKS = "?.!"
-
-
-def _hash(*key: object) -> int:
-    return zlib.crc32("|".join(map(str, key)).encode())

@@ -101,3 +101,7 @@ _REFERENCES: dict[str, Callable[[Entry], tuple[str, Entry]]] = {
 TASK = Task(
     name="world/suggestions", load=load, grade=grade, max_tokens=192, default_for=("chat",), drawn=DRAWN, shuffled=True
 )
+UNNAMED = replace(
+    TASK, load=lambda split: tuple(example for example in load(split) if example.facts["skill"] != "identity")
+)
+"""Of a model that somebody gave another name."""

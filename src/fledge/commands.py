@@ -104,6 +104,10 @@ class RunRecipe(Seeded, Ranked, Tracked, Machine):
     """Folder of the run. None: runs/<recipe>."""
     data: str | None = None
     """Text to pretrain on. None: the recipe's."""
+    column: str = "text"
+    """Column or field that holds the text, in own files that have several."""
+    identity: str | None = None
+    """Own file of who the assistant is (README), for midtrain and sft; evaluations ask for it."""
     classic: bool = False
     """The article's architecture alone: every extra off."""
     only: str | None = None
@@ -132,6 +136,8 @@ class PlanAhead(Machine):
     """Tokens per parameter of matrices and unembedding."""
     data: str | None = None
     """Text, to say how often a training comes round it. None: the recipe's, or none."""
+    column: str = "text"
+    """Column or field that holds the text, in own files that have several."""
     card: str | None = None
     """Kind of GPU, as in H100. None: the recipe's, or this machine."""
     ranks: int | None = bounded(None, 1)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
-from fledge.settings import bounded, check_bounds, check_multiple, help_of
+from fledge.settings import bounded, check_bounds, check_multiple, help_of, shares_of
 from fledge.trackers import check_tracker
 
+IDENTITY_SHARE = 0.08
+"""Conversations about who the assistant is, for each other one."""
 BATCH_TOKENS = 16_384
 """Of an optimizer step on conversations where nothing else is asked."""
 Compile = Literal["auto", "yes", "no"]
@@ -295,6 +298,8 @@ class Midtrain(RowStage):
     """Stage whose model to begin with."""
     data: str = "world"
     """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), own files; or shares of these and tasks: me.jsonl:2,gsm8k,world."""
+    identity: str | None = None
+    """Own file of who the assistant is (README); one conversation in 14 is about that. Another share: --data world,me.txt:0.2."""
     skip_bad: bool = False
     """Leave out of own conversations what cannot be learned from, however much it is; else 5 in 100 are the most."""
     tokens: int | None = bounded(None, 1)
@@ -408,6 +413,23 @@ class AnswerStage(Sampling, Machine, Stage):
     """What the model may run."""
     unsafe_exec: bool = False
     """--tools python without a working sandbox. Never do this with a model you do not trust."""
+
+
+def with_identity(config: Midtrain) -> Midtrain:
+    """The settings with the identity file among the data, with its share of what all others have together.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has another ending.
+    """
+    if config.identity is None:
+        return config
+    if not config.identity.endswith(".txt"):
+        raise ValueError(f"identity {config.identity!r}: allowed is a text file, as in me.txt")
+    if not Path(config.identity).is_file():
+        raise FileNotFoundError(f"identity {config.identity!r}: no such file; write one with a line `name = Pip`")
+    share = IDENTITY_SHARE * sum(shares_of(config.data).values())
+    return replace(config, data=f"{config.data},{config.identity}:{share:g}", identity=None)
 
 
 def check(config: Any) -> None:

@@ -23,6 +23,7 @@ from fledge.runs import UNREAD, begun, changes, checkpoints, is_done
 from fledge.settings import shares_of, with_paths
 from fledge.storage import read_record
 from fledge.tasks import all_tasks, own
+from fledge.tasks.identity import ENDING, is_identity
 from fledge.text import tokenizer
 from fledge.text.datasets import find_data, find_generated
 from fledge.text.files import RECORDS, TEXTS, find_files
@@ -115,7 +116,7 @@ def _chats(data: str, stage: Literal["midtrain", "sft"], seed: int) -> dict[str,
         if (source := find_generated(name)) is not None:
             found[name] = hash_of_draws(lambda index, source=source: source.conversation(seed, index, stage=stage))
         elif Path(name).exists():
-            found |= find_files(Path(name), RECORDS).fingerprints()
+            found |= find_files(Path(name), (ENDING,) if is_identity(name) else RECORDS).fingerprints()
     return found
 
 
@@ -144,6 +145,8 @@ def data_of(stage: Path) -> str:
     if not (stage / "config.json").exists():
         return "world"
     kept = begun(stage)
+    if "data" not in kept["settings"] and "start" in kept["settings"]:  # rl: it speaks as what it began with
+        return data_of(stage.parent / kept["settings"]["start"])
     named = str(kept["settings"].get("data", "world"))
     where = read_record(stage / "where.json", advice="Remove it.") if (stage / "where.json").exists() else {}
     if not isinstance(was := where.get("data"), str):

@@ -68,7 +68,7 @@ def plan(ask: PlanAhead) -> dict[str, Any]:
         model = Transformer(config)
     counts, flops = model.parameter_counts(), model.flops_per_token()
     data = ask.data or (base.data if ask.recipe else None)
-    texts = measure_all(data) if data else []
+    texts = measure_all(data, column=ask.column) if data else []
     peak = f"{site.flops / 1e12:.3g} TFLOP/s" if site.flops else "an unknown peak"
     more = "; evaluations and rl come on top" * any(item.module in ("rl", "evaluate") for item in stages)
     return {

@@ -25,6 +25,7 @@ from fledge.config import (
     Stage,
     Tokenizer,
     TrainStage,
+    with_identity,
 )
 from fledge.runs import stage_name
 from fledge.settings import nearest
@@ -54,7 +55,7 @@ Recipe = Callable[[RunRecipe], list[Item]]
 def chain(ask: RunRecipe, *stages: tuple[Stage, float | None]) -> list[Item]:
     """Items of a recipe from settings and minutes. Folder, seed and machine are those of the `fledge run` that asks."""
     asked = {"run": folder(ask), "seed": ask.seed, "device": ask.device, "threads": ask.threads, "ranks": ask.ranks}
-    asked["log"] = ask.log
+    asked |= {"log": ask.log, "column": ask.column, "identity": ask.identity}
     items = []
     for config, minutes in stages:
         own = {field.name for field in fields(config)}
@@ -267,7 +268,7 @@ def choose(ask: RunRecipe) -> list[Item]:
         raise ValueError(f"recipe {ask.recipe!r} is not one of {', '.join(RECIPES)}.{nearest(ask.recipe, [*RECIPES])}")
     if ask.only and ask.start:
         raise ValueError(f"--only {ask.only} and --from {ask.start} contradict each other: give one of them")
-    items = RECIPES[ask.recipe](ask)
+    items = [about_itself(item, ask.identity) for item in RECIPES[ask.recipe](ask)]
     names = [item.name for item in items]
     wanted = (ask.only or ask.start or names[0]).split(",")
     for asked in wanted:
@@ -276,6 +277,18 @@ def choose(ask: RunRecipe) -> list[Item]:
                 f"stage {asked!r} is not part of {ask.recipe}; it has: {', '.join(names)}.{nearest(asked, names)}"
             )
     return [item for item in items if not ask.only or item.name in wanted or item.module in wanted]
+
+
+def about_itself(item: Item, identity: str | None) -> Item:
+    """The item for an assistant with an identity file: it is learned beside the other data, and asked in place of the usual one."""
+    config = item.config
+    if isinstance(config, Midtrain):
+        config = with_identity(config)
+    elif isinstance(config, Evaluate) and identity and config.tasks and config.stage != "pretrain":
+        config = replace(
+            config, tasks=",".join([*(name for name in config.tasks.split(",") if name != "identity"), identity])
+        )
+    return replace(item, config=config)
 
 
 def derived(items: list[Item], *, vocab: int | None = None) -> list[Item]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from reprlib import repr as short
@@ -24,9 +24,10 @@ from fledge.checkpoint import load_model, read_config
 from fledge.evals.results import proposed
 from fledge.infer.engine import Engine
 from fledge.model.transformer import Transformer
-from fledge.runs import begun, choose_stage, model_name, trained_stages
+from fledge.origin import data_of
+from fledge.runs import choose_stage, model_name, trained_stages
 from fledge.serve.api import ApiError
-from fledge.text.datasets import find_generated
+from fledge.tasks.identity import speaker
 from fledge.text.tokenizer import Tokenizer
 from fledge.weights import check_tokenizer, newest
 
@@ -75,8 +76,9 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     entries = [_entry(path / name, tokenizer) for name in ([last] if stage else trained_stages(path))]
     # A model speaks as the data did that it learned to converse from, where that says who speaks.
     for folder in (path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()):
-        if source := find_generated(str(begun(folder)["settings"].get("data"))):
-            return Run(tokenizer, entries, source.NAME)
+        with suppress(FileNotFoundError):
+            if (name := speaker(data_of(folder))) is not None:
+                return Run(tokenizer, entries, name or path.name)
     return Run(tokenizer, entries, path.name)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cache
 from itertools import takewhile
@@ -27,6 +28,7 @@ from fledge.runs import metrics, summary
 from fledge.settings import NothingLearned
 from fledge.tasks import find_task, find_tasks, gradable
 from fledge.tasks.base import Task, freely
+from fledge.tasks.identity import identities
 from fledge.tasks.mixture import open_chats
 
 if TYPE_CHECKING:
@@ -73,7 +75,11 @@ def beside(config: Rl, task: Task) -> dict[str, Task]:
     """The tasks that must not suffer; where the sandbox does not hold, of those that nobody named without those that need it."""
     if config.beside is not None:
         return find_tasks(config.beside)
-    return gradable(map(find_task, task.beside), otherwise="not looked after")
+    own = []
+    with suppress(FileNotFoundError):  # own data may be gone
+        own = identities(data_of(Path(config.run) / config.start))  # who it is then
+    named = [name for name in (*task.beside, *map(str, own)) if not (own and name.endswith("/identity"))]
+    return gradable(map(find_task, named), otherwise="not looked after")
 
 
 def main(config: Rl) -> dict[str, Any]:

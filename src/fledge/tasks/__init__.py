@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fledge import console
 from fledge.sandbox.sandbox import SandboxUnavailable, judge
-from fledge.settings import nearest
+from fledge.settings import nearest, shares_of
 from fledge.tasks.base import Task
 from fledge.text.datasets import MODULES, find_generated
 
@@ -26,9 +26,15 @@ def public_tasks() -> dict[str, Task]:
 
 
 def tasks_of(data: str) -> Mapping[str, Task]:
-    """What a model of a data set may be asked: a generated set brings its own tasks, others share the public ones."""
-    source = find_generated(data)
-    return public_tasks() if source is None else source.tasks()
+    """What a model of a data set may be asked: generated sets and identity files bring their own, others share the public ones."""
+    from fledge.tasks.identity import identities, task_of
+
+    own = {task.name: task for task in map(task_of, identities(data))}
+    found: dict[str, Task] = {}
+    for source in filter(None, map(find_generated, shares_of(data))):
+        found |= source.tasks(named=not own)
+    public = {name: task for name, task in public_tasks().items() if not (own and name == "identity")}
+    return (found or public) | own
 
 
 def all_tasks() -> dict[str, Task]:
@@ -73,7 +79,7 @@ def find_task(name: str) -> Task:
     tasks, path = all_tasks(), Path(name)
     if name in tasks:
         return tasks[name]
-    if path.suffix == ".txt":
+    if identity.is_identity(name):
         if not path.exists():
             raise FileNotFoundError(f"{name}: no such file; give the path of an identity file, or a task's name")
         return identity.task_of(path)

@@ -7,8 +7,9 @@ pick(41)                                      # the 42nd conversation: a functio
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any, Literal
 from fledge.settings import shares_of
 from fledge.tasks import find_task, public_tasks
 from fledge.tasks.base import Example
+from fledge.tasks.identity import asked_of, identities, identity_of, is_identity
 from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.conversations import Stored, answered, open_conversations, restore
@@ -60,23 +62,32 @@ def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False
     """Conversations of a stage.
 
     Args:
-        data: "world"; "chat", the mixture of `MIXES`; a task with training examples; a file of conversations, or a folder of
-            them; or several of these with their shares, as `shares_of` reads them.
+        data: "world"; "chat", the mixture of `MIXES`; a task with training examples; an identity file; a file of conversations, or
+            a folder of them; or several of these with their shares, as `shares_of` reads them.
         skip_bad: leave out of files whatever cannot be learned from.
 
     Raises:
         FileNotFoundError, ValueError: no such data, or a line of it is wrong.
     """
     parts = shares_of(data)
-    if len(parts) > 1:
-        opened = {name: open_chats(name, stage=stage, seed=seed, skip_bad=skip_bad) for name in parts}
-        return Mixed(tuple(opened.values()), tuple(parts.values()), seed)
-    [data] = parts
+    own = identities(data)
+    opened = [_open(name, own, stage=stage, seed=seed, skip_bad=skip_bad) for name in parts]
+    return Mixed(tuple(opened), tuple(parts.values()), seed) if len(parts) > 1 else opened[0]
+
+
+def _open(data: str, own: Sequence[Path], *, stage: ChatStage, seed: int, skip_bad: bool) -> Conversations:
+    """Those of one source. Where identity files stand beside it, they alone say who the assistant is."""
     if (source := find_generated(data)) is not None:
-        return lambda index: source.conversation(seed, index, stage=stage)
+        if not own:
+            return lambda index: source.conversation(seed, index, stage=stage)
+        told = identity_of(own[0])
+        without, name = asked_of(told), told.values.get("name", source.NAME)
+        return lambda index: renamed(source.conversation(seed, index, stage=stage, without=without), source.NAME, name)
     if data == "chat":
-        return mixture(MIXES[stage], seed=seed)
-    if not Path(data).exists() and data in {"smoltalk", *public_tasks()}:
+        return mixture(
+            {name: share for name, share in MIXES[stage].items() if name != "identity" or not own}, seed=seed
+        )
+    if is_identity(data) or (not Path(data).exists() and data in {"smoltalk", *public_tasks()}):
         examples = training_examples(data, data_home())
         return lambda index: random.Random(f"{seed}/{index}").choice(examples).messages
     return open_conversations(data, skip_bad=skip_bad)
@@ -97,13 +108,27 @@ class Mixed:
 
 
 def are_own(data: str) -> bool:
-    """Whether a `--data` of conversations names the user's own files: so many, and no more."""
-    return len(shares_of(data)) == 1 and is_own(data)
+    """Whether a `--data` of conversations names the user's own files: so many, and no more but for who the assistant is."""
+    names = [name for name in shares_of(data) if not is_identity(name)]
+    return len(names) == 1 and is_own(names[0])
 
 
 def is_own(name: str) -> bool:
     """Whether a part of it does."""
-    return name not in {"chat", "smoltalk", *public_tasks()} and find_generated(name) is None
+    return name not in {"chat", "smoltalk", *public_tasks()} and not is_identity(name) and find_generated(name) is None
+
+
+def renamed(conversation: Conversation, was: str, name: str) -> Conversation:
+    """With another name for the assistant, as large or small as it was written."""
+
+    def written(found: re.Match[str]) -> str:
+        return name if found[0] == was else name.upper() if found[0].isupper() else name.lower()
+
+    pattern = re.compile(rf"\b{re.escape(was)}\b", re.IGNORECASE)
+    return tuple(
+        replace(said, parts=tuple(part._replace(text=pattern.sub(written, part.text)) for part in said.parts))
+        for said in conversation
+    )
 
 
 def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversation]:

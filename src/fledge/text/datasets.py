@@ -39,10 +39,14 @@ class Generated(Protocol):
 
     def document(self, seed: int, index: int, *, split: Literal["train", "validation"]) -> str: ...
 
-    def conversation(self, seed: int, index: int, *, stage: Literal["midtrain", "sft"]) -> Conversation: ...
+    def conversation(
+        self, seed: int, index: int, *, stage: Literal["midtrain", "sft"], without: frozenset[str] = frozenset()
+    ) -> Conversation:
+        """Without its answers to questions about the model that somebody else answers."""
+        ...
 
-    def tasks(self) -> Mapping[str, Any]:
-        """Its `Task`s by name (fledge/tasks/base.py)."""
+    def tasks(self, *, named: bool = True) -> Mapping[str, Any]:
+        """Its `Task`s by name (fledge/tasks/base.py); unless `named` those alone that do not ask who the model is."""
         ...
 
 

@@ -6,6 +6,7 @@ split_of("How do you spell owl?", one_in=20)      # "validation" for one key in 
 from __future__ import annotations
 
 import hashlib
+import zlib
 from typing import Literal
 
 Split = Literal["train", "validation", "test"]
@@ -19,3 +20,8 @@ def split_of(key: str, *, one_in: int) -> Split:
     digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
     bucket = int.from_bytes(digest[:8], "big") % one_in
     return "validation" if bucket == 0 else "test" if bucket == 1 else "train"
+
+
+def rank(*key: object) -> int:
+    """Where a key stands in an order that nobody chose. Of the ways to ask one thing those of the smallest ranks are held out."""
+    return zlib.crc32("|".join(map(str, key)).encode())

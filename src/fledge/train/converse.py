@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge import console
-from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
+from fledge.config import BATCH_TOKENS, Midtrain, Sft, check, with_identity
 from fledge.folder import open_stage
 from fledge.origin import hash_of_draws, origin_of, text_of
-from fledge.tasks.mixture import Conversations, Mixed, open_chats
+from fledge.settings import shares_of
+from fledge.tasks.identity import is_identity
+from fledge.tasks.mixture import Conversations, Mixed, are_own, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
 from fledge.text.documents import open_documents
@@ -49,6 +51,7 @@ def prepare(config: Midtrain) -> Conversations:
 
 def main(config: Midtrain) -> None:
     """Train the model of `config.start` on conversations, with text between them, and save it in the stage's folder."""
+    config = with_identity(config)
     conversations = prepare(config)
     from fledge.checkpoint import load_pair
     from fledge.train.batches import batched, conversation_rows, document_rows, mixed
@@ -60,8 +63,8 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     conversations, own = fitted(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
-    if isinstance(conversations, Fitting):
-        config, epochs = bounded(config, conversations, length=length)
+    if own and are_own(config.data):
+        config, epochs = bounded(config, own[0], length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
     text: dict[str, Any] = text_of(run) if config.replay else {}
@@ -76,7 +79,8 @@ def main(config: Midtrain) -> None:
             f"{stage.name}: {shape} on {epochs}conversations of {config.data}, learning {config.learn}, from {config.start}"
             + (f", {config.replay:.0%} text of {text['data']}" if config.replay else "")
         )
-
+        if isinstance(conversations, Mixed):
+            tell_identity(config, conversations, tokenizer, tokens=shape.steps * shape.tokens)
         session.foretell(shape.steps * shape.tokens)
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
@@ -103,6 +107,16 @@ def main(config: Midtrain) -> None:
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
+
+
+def tell_identity(config: Midtrain, conversations: Mixed, tokenizer: Tokenizer, *, tokens: int) -> None:
+    """Say how many conversations about who the assistant is will be shown, by the lengths of a sample of all."""
+    shares = shares_of(config.data)
+    for name in filter(is_identity, shares):
+        sizes = [len(encode_conversation(tokenizer, conversations(place)).ids) for place in range(SAMPLE // 4)]
+        share = shares[name] / sum(shares.values())
+        count = share * tokens * (1 - config.replay) * len(sizes) / sum(sizes)
+        console.say(f"{name}: {share:.0%} of the conversations, about {count:,.0f}, are about who it is")
 
 
 class Best:
@@ -237,7 +251,9 @@ def bounded(config: Midtrain, chats: Fitting, *, length: int) -> tuple[Midtrain,
     Raises:
         ValueError: the tokens asked for are `MOST_EPOCHS` or more.
     """
-    epoch = chats.rows / (1 - config.replay) * length
+    shares = shares_of(config.data)
+    share = sum(shares[name] for name in shares if not is_identity(name)) / sum(shares.values())
+    epoch = chats.rows / share / (1 - config.replay) * length
     batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
     tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
     epochs, count = tokens / epoch, f"{len(chats):,} conversation{'s' * (len(chats) != 1)}"
