@@ -315,7 +315,7 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
     assert {name: digest(found) for name, found in texts.items()} == {
         "train": "bd2e292c64d34b3d",
         "validation": "e229ddcfd42f198d",
-        "conversations": "250b753e53fd3775",
+        "conversations": "4197e5c212dbf676",
         "examples": "34864d85bb7d454f",
     }
 

@@ -35,7 +35,7 @@ from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
 from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import scene
 from fernhollow.split import Side, side, weighted, wording, wordings
-from fernhollow.stories import request, story
+from fernhollow.stories import on_request, story
 from fernhollow.sums import expression
 from fernhollow.typed import typed
 from fernhollow.words import spell, spelling_word, stranger
@@ -303,12 +303,14 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
 
 def story_telling(rng: Random) -> Conversation:
     """A story on request, and perhaps another."""
-    told = story(rng, "train")
-    turns = [wording(rng, _SAID["any_story"]) if rng.random() < 0.2 else request(rng, told), told.text]
+    asked, told = (wording(rng, _SAID["any_story"]), story(rng, "train")) if rng.random() < 0.2 else on_request(rng)
+    turns = [asked, told.text]
     if rng.random() < 0.2:
-        told = story(rng, "train")
-        again = wording(rng, _SAID["another_story"]) if rng.random() < 0.5 else request(rng, told, again=True)
-        turns += [again, told.text]
+        any_other = rng.random() < 0.5
+        asked, told = (
+            (wording(rng, _SAID["another_story"]), story(rng, "train")) if any_other else on_request(rng, again=True)
+        )
+        turns += [asked, told.text]
     return talk(*turns)
 
 

@@ -38,6 +38,9 @@ PLOTS = [
 ]
 STARS = tuple(lore.OUTSIDE["creatures"])
 """Animals and beings that the village lacks, and people ask for."""
+USUAL = {"hero": lore.PEOPLE[::5], "animal": lore.ANIMALS[:5], "thing": lore.OBJECTS[:5]}
+"""What a story is about where nobody says. Of three hundred heroes none is likely, and a small model that must name one takes the
+word it was given again: a swan went to see a swan with a swan."""
 
 
 class Story(NamedTuple):
@@ -59,6 +62,25 @@ def story(rng: Random, split: Side) -> Story:
         if side("story", animal, thing) == split:
             break
     hero = pick(rng, lore.PEOPLE) if at_home or rng.random() < 0.4 else _visitor(rng, split)
+    return _told(rng, hero, animal, thing, at_home=at_home)
+
+
+def on_request(rng: Random, *, again: bool = False) -> tuple[str, Story]:
+    """A request of training and its story, which takes what the request leaves open from the few of `USUAL`."""
+    tale = story(rng, "train")
+    asked = request(rng, tale, again=again)
+    while True:
+        parts = {
+            part: name if name.removeprefix("the ") in asked else pick(rng, few)
+            for (part, few), name in zip(USUAL.items(), (tale.hero, tale.animal, tale.thing), strict=True)
+        }
+        if side("story", parts["animal"], parts["thing"]) == "train":
+            break
+    at_home = parts["animal"] in lore.ANIMALS and parts["thing"] in lore.OBJECTS
+    return asked, _told(rng, **parts, at_home=at_home)
+
+
+def _told(rng: Random, hero: str, animal: str, thing: str, *, at_home: bool) -> Story:
     free = {"a": hero, "an": animal, "o": thing, "col": pick(rng, lore.COLOURS), "p": pick(rng, lore.PLACES)}
     slots = free | implied(free)
     at_home = at_home and hero in lore.PEOPLE
