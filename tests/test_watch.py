@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fledge.cli import run
+from fledge.console import duration
 from fledge.research.curves import Lines, mean, thin
 from fledge.research.watch import Watched, make_app
 from fledge.runs import metrics
@@ -292,6 +293,9 @@ def test_the_page_shows_a_run_as_it_goes_on(watch: Any, demo: Path) -> None:
         page.mouse.move(box["x"] + 5, box["y"] + 20)
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 20)
         expect(chart.locator("output")).to_contain_text("pretrain")
+        lengths = [10, 59.6, 239.6, 3599.7, 5000]
+        ask = "async all => { const { duration } = await import('/js/plot.js'); return all.map(duration) }"
+        assert page.evaluate(ask, lengths) == [duration(each) for each in lengths]
         told = re.search(r"step (\d+): ([\d.]+)", chart.locator("output").inner_text())
         assert told
         there = {each["step"]: each["loss_nats"] for each in metrics(demo / "pretrain")}

@@ -77,8 +77,9 @@ h1+ul li{display:grid;grid-template-columns:min(11rem,35%) minmax(0,1fr);margin:
 background:color-mix(in srgb,var(--c) 14%,transparent)}
 .badges b{font-size:1.8rem;color:var(--c)}.badges i{opacity:.7}
 .S{--c:#b8860b}.A{--c:#2a9d62}.B{--c:#2f6fde}.C{--c:#8a5cd1}.D{--c:#d9622b}.F{--c:#c23b3b}
-table{border-collapse:collapse;display:block;overflow-x:auto;overflow-wrap:normal}
+table{border-collapse:collapse;display:block;overflow-x:auto;overflow-wrap:normal;margin:1rem 0}
 th,td{padding:.25rem .7rem;text-align:left;vertical-align:top;border-bottom:1px solid #8883}
+[style*=right]{white-space:nowrap}
 p:has(svg){display:flex;flex-wrap:wrap;gap:1rem}svg{flex:1 1 30rem;max-width:min(100%,40rem);height:auto}
 pre{overflow-x:auto}blockquote{margin:.6rem 0;padding:.2rem 1rem;border-left:3px solid #8886}blockquote p{margin:0}
 """

@@ -12,9 +12,11 @@ export const hue = (index) => `oklch(${dark.matches ? 0.78 : 0.58} 0.13 ${(185 +
 
 export const duration = (seconds) => {
   if (!Number.isFinite(seconds)) return "";
+  if (seconds < 10) return `${+seconds.toFixed(1)}s`;
+  seconds = Math.round(seconds); // first, or 239.6 were 3m 60s
   const [minutes, hours] = [Math.floor(seconds / 60), Math.floor(seconds / 3600)];
   if (hours) return `${hours}h ${minutes % 60}m`;
-  return minutes ? `${minutes}m ${Math.round(seconds % 60)}s` : `${+seconds.toFixed(seconds < 10 ? 1 : 0)}s`;
+  return minutes ? `${minutes}m ${seconds % 60}s` : `${seconds}s`;
 };
 
 /** 1234567 -> 1.23M, 0.00012 -> 0.00012: as short as it can be read. */
