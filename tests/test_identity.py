@@ -175,6 +175,12 @@ def test_the_identity_that_comes_along_is_sound() -> None:
         assert all(task.grade(example, example.reference.text) for example in examples)
 
 
+def test_the_task_of_a_file_is_asked_by_its_path(me: Path) -> None:
+    name = find_task(str(me)).name
+    with pytest.raises(ValueError, match=rf"task '{name}' is that of a file; give its path, as in me.txt"):
+        find_task(name)
+
+
 def test_a_file_of_before_is_read_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "me.txt"
     path.write_text("name = Ada\nhome = https://a.b\n\n? who are you\n? your name\n! I am {name}.\n! {name} it is.\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from fledge.origin import broken_links
 from fledge.runs import metrics, summary
 from fledge.settings import shares_of
 from fledge.stages import pretrain
+from fledge.tasks import find_task
 from fledge.tasks.mixture import Mixed, are_own, open_chats
-from fledge.text.chat import talk, to_json
+from fledge.text.chat import encode_conversation, talk, to_json
 from fledge.text.documents import open_documents
 from fledge.train.batches import document_rows
-from fledge.train.converse import Fitting, fitted, main
+from fledge.train.converse import Fitting, bounded, fitted, main, sizes_of, tell_parts
 from tiny_engine import BYTES
 
 TALKS = [talk(f"What is number {n}?", f"It is {n}.") for n in range(200)]
@@ -43,6 +45,67 @@ def write(path: Path, *, name: str = "me") -> Path:
 def test_names_have_shares(data: str, shares: dict[str, float]) -> None:
     assert shares_of(data) == shares
     assert not are_own("a.jsonl:2,world")
+
+
+def sums(path: Path) -> Path:
+    path.write_text("".join(json.dumps({"question": f"{n} + 1?", "answer": n + 1}) + "\n" for n in range(100)))
+    return path
+
+
+def quiz(path: Path) -> Path:
+    asked = [{"question": f"Is {n} even?", "choices": ["yes", "no"], "answer": "AB"[n % 2]} for n in range(100)]
+    path.write_text("".join(json.dumps(each) + "\n" for each in asked))
+    return path
+
+
+@pytest.mark.parametrize("make", [sums, quiz])
+def test_own_questions_are_learned_in_their_task_s_form_and_those_it_tests_never(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    name = str(make(tmp_path / "own.jsonl"))
+    learned = open_chats(name, stage="sft", seed=0)
+    assert not callable(learned)
+    assert [*learned] == [example.messages for example in find_task(name).load("train")]
+    tested = {example.question for split in ("validation", "test") for example in find_task(name).load(split)}
+    assert len(learned) + len(tested) == 100
+    assert not {one[:-1] for one in learned} & tested
+
+
+def test_questions_with_other_answers_than_numbers_are_conversations(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        "".join(json.dumps({"question": f"{said}?", "answer": said}) + "\n" for said in ("1969", "in Rome"))
+    )
+    assert [*open_chats(str(path), stage="sft", seed=0)] == [talk("1969?", "1969"), talk("in Rome?", "in Rome")]  # type: ignore[misc]
+
+
+def test_several_own_files_are_learned_three_times_as_one_is(tmp_path: Path) -> None:
+    data = f"{write(tmp_path / 'me.jsonl')}:3,{sums(tmp_path / 'sums.jsonl')}:1"
+    assert are_own(data)
+    assert not are_own(f"{data},world")
+    chats, _ = fitted(open_chats(data, stage="sft", seed=0), BYTES, length=300)
+    sizes = sizes_of(data, chats, BYTES, length=300)
+    config, told = bounded(Sft(data=data, replay=0.0), sizes, length=300)
+    count = sum(size.count for size in sizes.values())
+    assert told.endswith(f"epochs of {count} ")
+    assert callable(chats)
+    drawn = sum(len(encode_conversation(BYTES, chats(place)).ids) for place in range(3 * count))
+    assert config.tokens == pytest.approx(drawn, rel=0.2)
+
+
+def test_how_often_own_files_will_be_learned_in_a_mixture_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Sft(data=f"{write(tmp_path / 'me.jsonl')}:1,world", replay=0.0)
+    chats, _ = fitted(open_chats(config.data, stage="sft", seed=0), BYTES, length=64)
+    assert isinstance(chats, Mixed)
+    sizes = sizes_of(config.data, chats, BYTES, length=64)
+    tell_parts(config, chats, sizes, BYTES, tokens=1_000_000)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "me.jsonl: 50% of the conversations" in said
+    assert "learn it by heart" in said
+    tell_parts(config, chats, sizes, BYTES, tokens=10_000)
+    assert "heart" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", ["a,,b", "a:0,b", "a,a:2", ":2"])

@@ -21,6 +21,7 @@ from fledge.origin import data_of
 from fledge.runs import begun
 from fledge.settings import shares_of
 from fledge.tasks.mixture import is_own
+from fledge.tasks.own import are_questions
 from fledge.text.chat import encode_conversation
 from fledge.text.conversations import Chats, open_conversations
 from fledge.text.tokenizer import Tokenizer
@@ -42,7 +43,8 @@ def questions_learned(run: Path, tokenizer: Tokenizer, *, context: int) -> set[s
     for stage in (run / "midtrain", run / "sft"):
         if (stage / "config.json").exists():
             length = begun(stage)["settings"].get("context") or context
-            for name in filter(is_own, shares_of(data_of(stage))):
+            names = [name for name in shares_of(data_of(stage)) if is_own(name) and not are_questions(name)]
+            for name in names:
                 chats = open_conversations(name, skip_bad=True)
                 found |= {first_question(one) for one in Fitting(chats, tokenizer, length=length)}
     return found

@@ -88,5 +88,7 @@ def find_task(name: str) -> Task:
     if name == "smoltalk":
         chats = [name for name, task in public_tasks().items() if "chat" in task.default_for]
         raise ValueError(f"{name}: conversations have no grader. Name a task with one, such as {', '.join(chats)}")
+    if name.startswith("identity/"):
+        raise ValueError(f"task {name!r} is that of a file; give its path, as in {name.removeprefix('identity/')}.txt")
     groups = {name.partition("/")[0] if name.startswith("core/") else name: None for name in tasks}
     raise ValueError(f"task {name!r} is not one of {', '.join(groups)}.{nearest(name, [*groups, *tasks])}")

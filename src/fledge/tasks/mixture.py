@@ -19,6 +19,7 @@ from fledge.settings import shares_of
 from fledge.tasks import find_task, public_tasks
 from fledge.tasks.base import Example
 from fledge.tasks.identity import asked_of, identities, identity_of, is_identity
+from fledge.tasks.own import are_questions
 from fledge.tasks.records import Files, Record, split_records
 from fledge.text.chat import Conversation, parse_conversation, to_json
 from fledge.text.conversations import Stored, answered, open_conversations, restore
@@ -62,8 +63,8 @@ def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False
     """Conversations of a stage.
 
     Args:
-        data: "world"; "chat", the mixture of `MIXES`; a task with training examples; an identity file; a file of conversations, or
-            a folder of them; or several of these with their shares, as `shares_of` reads them.
+        data: "world"; "chat", the mixture of `MIXES`; a task with training examples, or a file of own questions; an identity file;
+            a file of conversations, or a folder of them; or several of these with their shares, as `shares_of` reads them.
         skip_bad: leave out of files whatever cannot be learned from.
 
     Raises:
@@ -90,7 +91,22 @@ def _open(data: str, own: Sequence[Path], *, stage: ChatStage, seed: int, skip_b
     if is_identity(data) or (not Path(data).exists() and data in {"smoltalk", *public_tasks()}):
         examples = training_examples(data, data_home())
         return lambda index: random.Random(f"{seed}/{index}").choice(examples).messages
+    if are_questions(data):
+        return Solved(find_task(data).examples("train"))
     return open_conversations(data, skip_bad=skip_bad)
+
+
+class Solved(Sequence[Conversation]):
+    """Own questions with their answers, as conversations; those of the training split alone."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.examples[place].messages
 
 
 @dataclass(frozen=True)
@@ -108,13 +124,13 @@ class Mixed:
 
 
 def are_own(data: str) -> bool:
-    """Whether a `--data` of conversations names the user's own files: so many, and no more but for who the assistant is."""
+    """Whether a `--data` of conversations names the user's own files alone: so many, and no more but for who the assistant is."""
     names = [name for name in shares_of(data) if not is_identity(name)]
-    return len(names) == 1 and is_own(names[0])
+    return bool(names) and all(map(is_own, names))
 
 
 def is_own(name: str) -> bool:
-    """Whether a part of it does."""
+    """Whether a part of it does: conversations or questions."""
     return name not in {"chat", "smoltalk", *public_tasks()} and not is_identity(name) and find_generated(name) is None
 
 

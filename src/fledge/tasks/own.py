@@ -6,7 +6,7 @@
     find_task("reward.py:grade")     # grade(example, answer) -> 0 to 1, asked about the `questions` of reward.py
 
 A hash of the question deals the examples: a fifth is the test split, a fifth validation, of which `fledge rl` chooses the weights
-that remain, and it learns from the others.
+that remain; rl learns from the others, as midtrain and sft do where the file stands in their --data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, SupportsFloat
 
 from fledge.tasks import all_tasks, choice, gsm8k, humaneval
 from fledge.tasks.base import Example, Task
-from fledge.tasks.numbers import MARK, lenient, read_number, strict
+from fledge.tasks.numbers import MARK, lenient, marked_number, read_number, strict
 from fledge.text.chat import form_of, say
 from fledge.text.conversations import Stored
 from fledge.text.files import RECORDS, find_files
@@ -84,6 +84,20 @@ def are_conversations(name: str) -> bool:
     return not is_question and "messages" in in_our_form(first, first.where)[0]
 
 
+def are_questions(name: str) -> bool:
+    """Whether a name is of a file that is learned from as a task: choices, unit tests, or a number in every answer.
+
+    Other answers beside questions are conversations to learn from: who asks the capital of France wants no number.
+    """
+    path = file_of(name)
+    if path is None or path.suffix == ".py" or not path.exists():
+        return False
+    first = next(_records(path), Record({}, path, 0))
+    if {"choices", "entry_point"} & first.keys():
+        return True
+    return {"question", "answer"} <= first.keys() and all(_is_number(record.get("answer")) for record in _records(path))
+
+
 def _reader(first: Record) -> tuple[Callable[[Record], Example], dict[str, Any]]:
     """How the records of a file like its first are read, and what else its task says."""
     if "choices" in first:
@@ -108,11 +122,16 @@ def _number(record: Record) -> Example:
     if "choices" in record:  # the answer would be the place of a choice
         raise record.wrong("choices", "none, as in the file's first question: one kind to a file")
     answer = record.get("answer")
-    if (isinstance(answer, int | float) and not isinstance(answer, bool)) or (
-        isinstance(answer, str) and read_number(answer) is not None
-    ):
+    if _is_number(answer) and MARK not in str(answer):
         record = Record({**record, "answer": f"{MARK} {answer}"}, record.path, record.number)
     return gsm8k.example(record)
+
+
+def _is_number(answer: Any) -> bool:
+    """Whether an answer is a number, as such or as text, or ends in one behind ####."""
+    if isinstance(answer, str):
+        return (marked_number(answer) if MARK in answer else read_number(answer)) is not None
+    return isinstance(answer, int | float) and not isinstance(answer, bool)
 
 
 def _split(example: Example, fields: Mapping[str, Any]) -> Split:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,9 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     conversations, own = fitted(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
-    if own and are_own(config.data):
-        config, epochs = bounded(config, own[0], length=length)
+    sizes = sizes_of(config.data, conversations, tokenizer, length=length)
+    if are_own(config.data):
+        config, epochs = bounded(config, sizes, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
     text: dict[str, Any] = text_of(run) if config.replay else {}
@@ -80,7 +81,7 @@ def main(config: Midtrain) -> None:
             + (f", {config.replay:.0%} text of {text['data']}" if config.replay else "")
         )
         if isinstance(conversations, Mixed):
-            tell_identity(config, conversations, tokenizer, tokens=shape.steps * shape.tokens)
+            tell_parts(config, conversations, sizes, tokenizer, tokens=shape.steps * shape.tokens)
         session.foretell(shape.steps * shape.tokens)
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
@@ -109,14 +110,23 @@ def main(config: Midtrain) -> None:
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
 
 
-def tell_identity(config: Midtrain, conversations: Mixed, tokenizer: Tokenizer, *, tokens: int) -> None:
-    """Say how many conversations about who the assistant is will be shown, by the lengths of a sample of all."""
+def tell_parts(
+    config: Midtrain, conversations: Mixed, sizes: Mapping[str, Size], tokenizer: Tokenizer, *, tokens: int
+) -> None:
+    """Say how many conversations of own files, and about who it is, will be shown, by the lengths of a sample of all."""
     shares = shares_of(config.data)
-    for name in filter(is_identity, shares):
-        sizes = [len(encode_conversation(tokenizer, conversations(place)).ids) for place in range(SAMPLE // 4)]
+    if not (told := [name for name in shares if name in sizes or is_identity(name)]):
+        return
+    lengths = [len(encode_conversation(tokenizer, conversations(place)).ids) for place in range(SAMPLE // 4)]
+    for name in told:
         share = shares[name] / sum(shares.values())
-        count = share * tokens * (1 - config.replay) * len(sizes) / sum(sizes)
-        console.say(f"{name}: {share:.0%} of the conversations, about {count:,.0f}, are about who it is")
+        count = share * tokens * (1 - config.replay) * len(lengths) / sum(lengths)
+        epochs = count / sizes[name].count if name in sizes else 0
+        console.say(
+            f"{name}: {share:.0%} of the conversations, about {count:,.0f}, "
+            + (f"are {epochs:,.1f} epochs of its {sizes[name].count:,}" if name in sizes else "are about who it is")
+            + f": more than about {EPOCHS} learn it by heart; lower its share or --tokens" * (epochs > MANY_EPOCHS)
+        )
 
 
 class Best:
@@ -165,7 +175,7 @@ class Fitting(Sequence[Conversation]):
             else:
                 self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
         self.held_out = self._take_out()
-        self.rows, self.cut_share = self._sample(tokenizer, length + 1)
+        self.rows, self.cut_share = filled(self, tokenizer, length + 1)
         """About how many rows they fill in an epoch, and the share of them that is longer than a row; by a sample."""
 
     def __len__(self) -> int:
@@ -182,17 +192,37 @@ class Fitting(Sequence[Conversation]):
         self.places = array("Q", (place for place in self.places if sides[place] != "validation"))
         return [self.chats[place] for place in held_out]
 
-    def _sample(self, tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
-        drawn = [self[place] for place in range(0, len(self), -(-len(self) // SAMPLE) or 1)]
-        whole = [len(encode_conversation(tokenizer, one).ids) for one in drawn]
-        sizes = [
-            size if size <= capacity else len(encode_conversation(tokenizer, one, max_tokens=capacity).ids)
-            for one, size in zip(drawn, whole, strict=True)
-        ]
-        *full, last = pack_whole(sizes, capacity) or [[]]
-        rows = len(full) + sum(sizes[place] for place in last) / capacity
-        most = max(1, len(drawn))
-        return rows * len(self) / most, sum(size > capacity for size in whole) / most
+
+def filled(chats: Sequence[Conversation], tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
+    """About how many rows of so many tokens conversations fill, and the share of them that is longer; by a sample."""
+    drawn = [chats[place] for place in range(0, len(chats), -(-len(chats) // SAMPLE) or 1)]
+    whole = [len(encode_conversation(tokenizer, one).ids) for one in drawn]
+    sizes = [
+        size if size <= capacity else len(encode_conversation(tokenizer, one, max_tokens=capacity).ids)
+        for one, size in zip(drawn, whole, strict=True)
+    ]
+    *full, last = pack_whole(sizes, capacity) or [[]]
+    rows = len(full) + sum(sizes[place] for place in last) / capacity
+    most = max(1, len(drawn))
+    return rows * len(chats) / most, sum(size > capacity for size in whole) / most
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many conversations an own file has to learn from, and about how many rows they fill."""
+
+    count: int
+    rows: float
+
+
+def sizes_of(data: str, conversations: Conversations, tokenizer: Tokenizer, *, length: int) -> dict[str, Size]:
+    """The sizes of a stage's own files, fitted, by their names in `--data`."""
+    parts = conversations.sources if isinstance(conversations, Mixed) else (conversations,)
+    return {
+        name: Size(len(part), part.rows if isinstance(part, Fitting) else filled(part, tokenizer, length + 1)[0])
+        for name, part in zip(shares_of(data), parts, strict=True)
+        if not callable(part)
+    }
 
 
 def fitted(
@@ -245,27 +275,30 @@ def ends_within(tokenizer: Tokenizer, conversation: Conversation, tokens: int) -
     return most <= tokens or len(encode_conversation(tokenizer, begin).ids) <= tokens
 
 
-def bounded(config: Midtrain, chats: Fitting, *, length: int) -> tuple[Midtrain, str]:
+def bounded(config: Midtrain, sizes: Mapping[str, Size], *, length: int) -> tuple[Midtrain, str]:
     """The settings with as many tokens as own conversations are good for where none are asked for; and the epochs, in words.
+
+    Of several files an epoch draws as many conversations as all of them have, by their shares.
 
     Raises:
         ValueError: the tokens asked for are `MOST_EPOCHS` or more.
     """
     shares = shares_of(config.data)
-    share = sum(shares[name] for name in shares if not is_identity(name)) / sum(shares.values())
-    epoch = chats.rows / share / (1 - config.replay) * length
+    count = sum(size.count for size in sizes.values())
+    filled_rows = sum(shares[name] * size.rows / size.count for name, size in sizes.items()) * count
+    epoch = filled_rows * sum(shares.values()) / sum(shares[name] for name in sizes) ** 2 / (1 - config.replay) * length
     batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
     tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
-    epochs, count = tokens / epoch, f"{len(chats):,} conversation{'s' * (len(chats) != 1)}"
+    epochs, every = tokens / epoch, f"{count:,} conversation{'s' * (count != 1)}"
     if epochs > MOST_EPOCHS:
         raise ValueError(
-            f"tokens={tokens} are {epochs:,.0f} epochs of {count} of {config.data}; at most {MOST_EPOCHS:,} make sense, and "
+            f"tokens={tokens} are {epochs:,.0f} epochs of {every} of {config.data}; at most {MOST_EPOCHS:,} make sense, and "
             f"about {EPOCHS} are good: leave --tokens out, or add conversations"
         )
-    told = f"about {epochs:,.1f} epochs of {len(chats):,} "
+    told = f"about {epochs:,.1f} epochs of {count:,} "
     if epochs > MANY_EPOCHS:
         console.say(
-            f"{config.data}: {epochs:,.0f} epochs of {count}: what it knew before may be forgotten; "
+            f"{config.data}: {epochs:,.0f} epochs of {every}: what it knew before may be forgotten; "
             f"about {EPOCHS} are {round(EPOCHS * epoch):,} --tokens"
         )
     return replace(config, batch_tokens=batch, tokens=tokens), told
