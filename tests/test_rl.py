@@ -291,6 +291,17 @@ def test_where_no_answer_is_ever_right_training_ends_and_says_so(
     assert "in 1 step all answers" in capsys.readouterr().out
 
 
+def test_where_every_answer_is_right_the_training_is_finished_and_no_failure(toy_run: Path, tmp_path: Path) -> None:
+    for stage in ("tokenizer", "sft"):
+        shutil.copytree(toy_run / stage, tmp_path / stage)
+    reward = tmp_path / "reward.py"
+    reward.write_text("questions = [f'Say {n}.' for n in range(40)]\ndef grade(example, answer):\n    return 1\n")
+    short = {"prompts": 2, "samples": 2, "max_tokens": 64, "eval_examples": 2, "pass_examples": 0, "eval_each": 0}
+    flat: dict[str, Any] = {"steps": STUCK_STEPS + 1, **short}
+    assert main(Rl(run=str(tmp_path), task=f"{reward}:grade", **flat))["exit_code"] == 0
+    assert summary(tmp_path / "rl")["steps"] == STUCK_STEPS + 1
+
+
 def vowels(_: Example, answer: str) -> float:
     return sum(letter in "aeiou" for letter in answer) / max(1, len(answer))
 

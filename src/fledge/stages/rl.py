@@ -203,7 +203,8 @@ class Choice:
         if kept:
             console.say(f"rl: the weights of step {kept} remain, {measured[kept][0]}{harm}")
         else:
-            console.say(f"rl: the weights of the start remain, none measured was better and harmless{harm}")
+            advice = '. Lower --optim.rate-share, or look at the task alone (--beside "")' * bool(fallen)
+            console.say(f"rl: the weights of the start remain, none measured was better and harmless{harm}{advice}")
         # Where the start's remain, the last of those left out show why.
         shown = kept or steps
         pass_at = {"before": self.pass_before, "after": self.session.notes["pass_at"][str(shown)]}
@@ -220,9 +221,12 @@ def show_sample(folder: Path, step: int) -> None:
 
 
 def flat_steps(folder: Path) -> int:
-    """How many steps before now, in a row, had no group of answers with different rewards; as the first rank has written it."""
-    learned = [line["learned_groups"] for line in metrics(folder) if "learned_groups" in line]
-    flat = sum(1 for _ in takewhile(lambda count: count == 0, reversed(learned)))
+    """How many steps before now, in a row, had no group of answers with different rewards; as the first rank has written it.
+
+    Where every answer earned 1 the reward is learned, which is no reason to give up what it led to.
+    """
+    lines = [line for line in metrics(folder) if "learned_groups" in line]
+    flat = sum(1 for _ in takewhile(lambda line: line["learned_groups"] == 0 and line["reward"] < 1, reversed(lines)))
     return int(ranks.sum_of([flat if ranks.is_first() else 0])[0])
 
 

@@ -171,7 +171,7 @@ def account(
     """
     count, forms = usable + left_out.counts.total(), ", ".join(form for form in chats.forms if form != "messages")
     said = f"{chats.found.root} ({chats.found}): {count:,} conversation{'s' * (count != 1)}"
-    said += f" in the form of {forms}" if forms else ""
+    said += f" (fields: {forms})" if forms else ""
     if not left_out.counts:
         return said
     said += f", {usable:,} usable; left out are {left_out}"
