@@ -54,8 +54,9 @@ def test_resolved_settings_have_no_gap_and_resolving_them_again_changes_nothing(
 ) -> None:
     found = resolved(replace(config, run=str(toy_run), threads=1))
     settings = dataclasses.asdict(found)
-    ends = {settings.pop(name, None) for name in ("flops", "minutes")}  # the tokens say when to end
-    assert ends == {None}
+    # The tokens say when to end; an identity file would be part of the data.
+    elsewhere = {settings.pop(name, None) for name in ("flops", "minutes", "identity")}
+    assert elsewhere == {None}
     assert not {None, "auto"} & {value for value in settings.values() if not isinstance(value, dict)}
     assert None not in [*settings.get("model", {}).values(), *settings["optim"].values()]
     assert resolved(found) == found

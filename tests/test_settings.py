@@ -89,6 +89,7 @@ OTHER: dict[str, Any] = {
     "tokenizer.data": "text.txt",
     "pretrain.data": "text.txt",
     "data": "other.jsonl",
+    "identity": "me.txt",
     "model.windows": "L",
     "model.context": 16,
     "context": 16,
@@ -150,6 +151,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(home)
         (home / "text.txt").write_text("\n\n".join(f"The number {n} is followed by {n + 1}. " * 40 for n in range(60)))
         rows = [{"text": f"This is number {n}. " * 20, "more": f"And that is {n}. " * 20} for n in range(60)]
+        (home / "me.txt").write_text("name = Rex\n")
         (home / "columns.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         for name, word in (("chats", "eau"), ("other", "io")):
             talks = [[{"role": "user", "content": asked}, {"role": "assistant", "content": word}] for asked in "abcdef"]

@@ -49,9 +49,9 @@ def test_the_page_has_no_inline_script_or_style_and_never_parses_html_itself() -
 
 
 def test_every_icon_a_module_asks_for_is_in_the_sprite() -> None:
-    sprite = set(re.findall(r'<symbol id="([a-z]+)"', (STATIC / "icons.svg").read_text()))
+    sprite = set(re.findall(r'<symbol id="icon-([a-z]+)"', (STATIC / "icons.svg").read_text()))
     asked = set()
     for path in (STATIC / "js").iterdir():
-        asked |= set(re.findall(r'(?:icon|iconButton)\("([a-z]+)"|icons\.svg#([a-z]+)', path.read_text()))
+        asked |= set(re.findall(r'(?:icon|iconButton)\("([a-z]+)"|#icon-([a-z]+)', path.read_text()))
     assert len(asked) > 10
     assert {name for names in asked for name in names if name} <= sprite
