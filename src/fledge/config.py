@@ -419,8 +419,7 @@ def with_identity(config: Midtrain) -> Midtrain:
     """The settings with the identity file among the data, with its share of what all others have together.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has another ending.
+        FileNotFoundError, ValueError: there is no such file, or it has another ending.
     """
     if config.identity is None:
         return config
