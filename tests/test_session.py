@@ -19,6 +19,7 @@ from fledge.config import Midtrain, ModelSettings, OptimSettings, Pretrain, Rl, 
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics
 from fledge.stages import pretrain, sft
+from fledge.storage import sealed
 from fledge.train.resolve import Shape, resolved
 from fledge.train.session import between
 
@@ -46,6 +47,15 @@ def test_device_tokens_never_change_the_tokens_of_a_step(rows: int, device_token
 def test_a_step_that_is_not_whole_rows_is_refused_with_the_nearest_that_is() -> None:
     with pytest.raises(ValueError, match="batch_tokens=1000 is not a multiple of context=256; nearest that is: 1024"):
         shape_of(1000, None)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_stage_that_goes_on_keeps_the_precision_that_auto_once_found(dtype: str, tmp_path: Path) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "config.json").write_text(sealed({"settings": {"dtype": dtype}}))
+    config = Pretrain(run=str(tmp_path), threads=1)
+    assert resolved(config).dtype == dtype
+    assert resolved(replace(config, dtype="float32")).dtype == "float32"
 
 
 @pytest.mark.parametrize("config", [Pretrain(), Midtrain(), Sft(), Rl()], ids=lambda config: type(config).__name__)

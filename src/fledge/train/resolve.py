@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import torch
 
 from fledge import checkpoint, ranks
-from fledge.config import BATCH_TOKENS, Midtrain, OptimSettings, Pretrain, Rl, RowStage, TrainStage
+from fledge.config import BATCH_TOKENS, Dtype, Midtrain, OptimSettings, Pretrain, Rl, RowStage, TrainStage
 from fledge.model import device as machine
 from fledge.model.transformer import ModelConfig, Transformer
-from fledge.runs import begun
+from fledge.runs import begun, stage_name
 from fledge.settings import check_multiple, shares_of
 from fledge.tasks import find_task
 from fledge.tasks.mixture import are_own
@@ -41,7 +41,7 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
         base: resolved settings of the pretraining before this stage, where the run has none yet.
     """
     device = machine.find_device(config.device)
-    dtype = str(machine.find_dtype(config.dtype, device)).removeprefix("torch.")
+    dtype = str(machine.find_dtype(_dtype(config), device)).removeprefix("torch.")
     given: dict[str, Any] = {"device": str(device), "dtype": dtype, "threads": machine.threads(config.threads)}
     given["ranks"] = ranks.count() if ranks.count() > 1 else config.ranks
     if isinstance(config, RowStage) and config.compile == "auto":
@@ -74,6 +74,14 @@ def resolved(config: T, *, vocab: int | None = None, base: Pretrain | None = Non
     compiled = given.get("compile", getattr(config, "compile", "no")) == "yes"
     cut = _cut(config, shape, length=given.get("context", shape.context), device=device, compiled=compiled)
     return replace(config, **given, **cut)
+
+
+def _dtype(config: TrainStage) -> Dtype:
+    """The precision asked for; of a stage that goes on its own, since another try of `auto` may find the other quicker."""
+    path = Path(config.run) / stage_name(config)
+    if config.dtype == "auto" and not config.fresh and (path / "config.json").exists():
+        return begun(path)["settings"].get("dtype", "auto")
+    return config.dtype
 
 
 def _cut(
