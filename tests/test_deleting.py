@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fledge.cli import run
-from fledge.folder import locked
+from fledge.folder import check_ours, locked
 from fledge.runs import checkpoints, is_done
 from processes import Processes
 
@@ -102,6 +102,16 @@ def test_a_run_that_is_removed_under_way_ends_with_a_sentence_and_is_not_made_an
     assert f"{toy}/rl/" in child.output().rpartition("fledge: ")[2]
     assert "put it back" in child.output()
     assert not toy.exists()
+
+
+def test_killed_right_after_it_was_set_aside_a_stage_is_still_ours(toy: Path) -> None:
+    before = toy / "sft" / "replaced" / "1"
+    before.mkdir(parents=True)
+    for entry in [*(toy / "sft").iterdir()]:
+        if entry.name != "replaced":
+            entry.rename(before / entry.name)
+    (toy / "sft" / "lock").write_text("")  # of a process that ended before it wrote its number
+    check_ours(toy, ["sft"])
 
 
 def test_one_run_is_evaluated_by_one_process_at_a_time(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,7 +251,8 @@ def _remove(folder: Path) -> None:
 def check_ours(run: Path, names: Iterable[str]) -> None:
     """Raise ValueError where a stage's folder, or a file of the report, is there and fledge did not write it."""
     for path in (run / name for name in names):
-        if path.exists() and not _is_ours(path):
+        # Killed right after it was set aside, a stage has nothing but what it had before.
+        if path.exists() and not _is_ours(path) and not any(map(_is_ours, _replaced(path))):
             what = ", ".join(sorted(entry.name for entry in path.iterdir())[:3]) if path.is_dir() else "other text"
             raise ValueError(
                 f"{path}: holds {what}, but nothing that says fledge wrote it. "
