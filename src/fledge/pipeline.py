@@ -134,9 +134,7 @@ def announce(ask: RunRecipe, items: list[Item], run: Path, again: set[str]) -> N
 def farewell(run: Path, seconds: float) -> None:
     """The next commands."""
     console.say(f"\nDone in {console.duration(seconds)}. Now talk to it:")
-    fledge, path = (
-        "uv run fledge" if "UV" in os.environ else "fledge",
-        shlex.quote(str(run)),
-    )  # uv tells what it runs so
+    path = shlex.quote(str(run))
+    fledge = "uv run fledge" if "UV" in os.environ else "fledge"  # what uv runs is told so
     console.say(f"  {fledge} chat {path}\n  {fledge} serve {path}        # web page and API on 127.0.0.1:8000")
     console.say(f"The report card: {run / 'report.md'}")

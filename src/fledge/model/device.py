@@ -68,22 +68,24 @@ def _halves_are_quick() -> bool:
     """Whether this processor multiplies matrices quicker in bfloat16 than in float32.
 
     It is tried, since one that lists the instructions may need twice the time: a Xeon whose tiles (AMX) are switched off. Others
-    take half or an eighth of it. What counts is the least processor time of products that take turns: by the clock, one after the
-    other, a busy machine once gave the points of one sweep different precisions.
+    take half or an eighth of it. What counts is the least processor time of one thread, in turns: by the clock, or of threads that
+    wait for each other, a busy machine once gave the points of one sweep different precisions.
     """
     if {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_says("flags").split()):
         return False
-    matrix = torch.randn(512, 512)
+    matrix, several = torch.randn(512, 512), torch.get_num_threads()
+    torch.set_num_threads(1)
     took = [[_processor_seconds(each) for each in (matrix.bfloat16(), matrix)] for _ in range(12)]
+    torch.set_num_threads(several)
     low, high = map(min, zip(*took, strict=True))
     return low < high
 
 
 def _processor_seconds(matrix: torch.Tensor) -> float:
-    """Of all threads, for the matrix times itself."""
-    began = time.process_time()
+    """Of this thread, for the matrix times itself."""
+    began = time.thread_time()
     torch.mm(matrix, matrix)
-    return time.process_time() - began
+    return time.thread_time() - began
 
 
 @lru_cache
@@ -166,12 +168,12 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def product_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None, seconds: float = 0.2) -> float:
-    """FLOP/s of a product of square matrices: the best within some `seconds`. `size` None: enough to keep the device busy."""
+def product_flops(device: torch.device, dtype: torch.dtype, *, size: int | None = None) -> float:
+    """FLOP/s of a product of square matrices: the best within a fifth of a second. `size` None: enough to keep the device busy."""
     size = size or (1024 if device.type == "cpu" else 8192)
     # Not of ones: a GPU draws less power for equal numbers, and is quicker then than it ever is with weights.
     matrix, took = torch.randn(size, size, device=device).to(dtype), []
-    while len(took) < 4 or sum(took) < seconds:  # others may be at work here too
+    while len(took) < 4 or sum(took) < 0.2:  # others may be at work here too
         finish(device)
         began = time.perf_counter()
         torch.mm(matrix, matrix)

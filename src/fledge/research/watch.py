@@ -136,14 +136,8 @@ class Watched:
                 if KIND not in name
             }
             settings = [self._flat(stage) for stages in runs.values() for stage in stages[:1]]
-            differ = {
-                name
-                for each in settings
-                for name in each
-                if any(
-                    each[name] != one.get(name) for one in settings if one
-                )  # of one that is unreadable nothing is known
-            }
+            known = [each for each in settings if each]  # of a run that is unreadable nothing is
+            differ = {name for each in known for name in each if any(each[name] != one.get(name) for one in known)}
             for run, each in zip(told, settings, strict=False):
                 run["differs"] = {name: each.get(name) for name in sorted(differ)}
             for path, run in zip(runs, told, strict=True):

@@ -37,12 +37,13 @@ def for_transformers(*, can_chat: bool = True, context: int | None = None) -> di
         can_chat: whether a model that uses it answers. A base model has no template, and its texts end where the next begins.
         context: most tokens that the model sees. None: nobody knows yet.
     """
-    text: dict[str, Any] = {
+    return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<|bos|>",
         "pad_token": "<|bos|>",
+        "padding_side": "left",  # or the answers of a batch would go on from padding
+        "eos_token": "<|assistant_end|>" if can_chat else "<|bos|>",
+        **({} if context is None else {"model_max_length": context}),
+        "clean_up_tokenization_spaces": False,
+        **({"chat_template": TEMPLATE} if can_chat else {}),
     }
-    text |= {"padding_side": "left"}  # or the answers of a batch would go on from padding
-    text |= {"eos_token": "<|assistant_end|>" if can_chat else "<|bos|>"}
-    text |= {} if context is None else {"model_max_length": context}
-    return text | {"clean_up_tokenization_spaces": False} | ({"chat_template": TEMPLATE} if can_chat else {})
