@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -203,7 +203,7 @@ def test_what_is_no_task_is_refused_in_a_sentence(tmp_path: Path, name: str, tex
 
 def test_questions_too_few_for_a_split_are_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
     few = write(tmp_path / "sums.jsonl", SUMS[:1])
-    split = next(split for split in SPLITS if not find_task(str(few)).load(split))
+    split: Literal["validation", "test"] = "test" if find_task(str(few)).load("validation") else "validation"
     with pytest.raises(ValueError, match=rf"sums.jsonl: the {split} split is empty; .* one in five into test"):
         evaluate.prepare(Evaluate(run=str(tmp_path), tasks=str(few), split=split))
 
