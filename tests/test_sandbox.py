@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from fledge.sandbox import jail
+from fledge.sandbox import jail, zygote
 from fledge.sandbox.sandbox import STOPPED, Result, Sandbox, SandboxUnavailable
 from fledge.sandbox.wire import STOP, Wire
 
@@ -279,7 +280,7 @@ def _mutate(solution: str) -> str:
 
 MACHINES_WITHOUT_WALLS = """
 import ctypes, os, struct, sys
-from fledge.sandbox import jail
+from fledge.sandbox import jail, zygote
 from fledge.sandbox.sandbox import Sandbox, SandboxUnavailable
 # A kernel that knows neither seccomp nor Landlock, as far as this process and its children can tell: a filter that
 # answers prctl(PR_SET_SECCOMP) and landlock_create_ruleset with ENOSYS. The filter itself can only be added to.
@@ -452,6 +453,27 @@ def test_a_child_killed_from_outside_is_asked_again_and_its_fault_is_nobodys(cap
                     assert (verdict.status, verdict.judged) == ("refused", False)
                     assert "from outside (killed by signal 9), twice" in str(verdict.error)
     assert caplog.text.count("from outside") == 6
+
+
+def test_who_is_killed_from_outside_while_the_last_child_ends_was_not_killed_here() -> None:
+    wake, woken = os.pipe()
+    control, caller = socket.socketpair()
+    waiting = subprocess.Popen(["sleep", "60"])
+    ended = subprocess.Popen(["true"])
+
+    def kill() -> None:
+        os.write(woken, b" ")
+        time.sleep(0.1)
+        waiting.kill()
+        os.write(woken, b" ")
+
+    with control, caller, open(wake, "rb"), open(woken, "wb"), ThreadPoolExecutor(1) as pool:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        pool.submit(kill)
+        pids = [waiting.pid, ended.pid]
+        until = time.monotonic() + PATIENCE
+        assert zygote._wait(pids, deadline=until, control=control, wake=wake) == (False, [-9, 0], [False, False])
+    assert [waiting.poll(), ended.poll()] != [None, None]  # that they were waited for
 
 
 def _new_pair(seen: set[int]) -> set[int]:

@@ -36,6 +36,9 @@ from fledge.sandbox.check import answer_calls, execute, judge
 from fledge.sandbox.jail import Jail
 from fledge.sandbox.wire import MODULE, send
 
+GRACE_SECONDS = 0.5
+"""A candidate ends when its tester hangs up. So long is one waited for that was about to end, by itself or killed from outside: a
+tester sees that its candidate is gone before anyone can see how it ended."""
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""
 
@@ -150,7 +153,7 @@ def _wake_on_child_exit() -> int:
 
 
 def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int) -> tuple[bool, list[int], list[bool]]:
-    """Until the last child ends, time is up or the caller stops it, then kill whoever is left.
+    """Until the last child ends and the other with it, time is up or the caller stops it; then kill whoever is left.
 
     Returns whether it did not end by itself, the exit codes, and who was killed here.
     """
@@ -168,7 +171,7 @@ def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int
             os.kill(pid, signal.SIGKILL)
             killed.add(pid)
 
-    while pids[-1] not in codes and (left := deadline - time.monotonic()) > 0:
+    while len(codes) < len(pids) and (left := deadline - time.monotonic()) > 0:
         ready = select.select([wake, control], [], [], left)[0]
         if control in ready:
             kill()
@@ -179,6 +182,8 @@ def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int
             with contextlib.suppress(BlockingIOError):
                 os.read(wake, 4096)
         reap(os.WNOHANG)
+        if pids[-1] in codes:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
     timed_out = pids[-1] not in codes
     kill()
     reap(0)
