@@ -75,6 +75,10 @@ def test_where_another_process_trains_fresh_touches_nothing_of_the_run(
         assert trains.poll() is None, trains.output()
         time.sleep(0.002)
     os.kill(trains.pid, signal.SIGSTOP)
+    while not all(
+        "T (stopped)" in (thread / "status").read_text() for thread in Path(f"/proc/{trains.pid}/task").iterdir()
+    ):
+        time.sleep(0.002)  # one of them may be writing
     try:
         before = files(toy)
         for words in (["run", "toy", "--out", str(toy), "--fresh"], ["tokenizer", str(toy), "--fresh"]):
