@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "smear": {"smear": True},
     "key_filter": {"key_filter": True},
     "value_embeddings": {"value_embeddings": True},
+    "pairs": {"pairs": 40, "kv_heads": 2},
     "windows": {"windows": "SSL"},
     "grouped": {"kv_heads": 2},
     "multi_query": {"kv_heads": 1},

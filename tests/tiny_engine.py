@@ -17,6 +17,7 @@ EXTRAS: dict[str, Any] = {
     "smear": True,
     "key_filter": True,
     "value_embeddings": True,
+    "pairs": 60,
     "residual_scales": True,
     "backout": True,
     "qk_scale": 1.2,

@@ -90,6 +90,8 @@ class ModelSettings:
     """Keys are a learned two-tap filter over time."""
     value_embeddings: bool = False
     """Each layer adds a learned vector of the token itself to its value."""
+    pairs: int = bounded(0, 0)
+    """Rows of a table of pairs of neighbouring tokens: learned vectors that embedding and values take in. 0: none."""
     residual_scales: bool = False
     """Each layer reads a x + b x0: the stream and the embedding, by two numbers that it learns."""
     backout: bool = False
@@ -437,9 +439,7 @@ def check(config: Any) -> None:
     if isinstance(config, Tracked):
         check_tracker(config.log)
     if isinstance(config, Midtrain) and not config.replay < 1:
-        raise ValueError(
-            f"replay={config.replay} leaves no conversations; allowed: 0 up to but not including 1, as in 0.25"
-        )
+        raise ValueError(f"replay={config.replay} leaves no conversations; allowed: from 0 to below 1, as in 0.25")
     ends = [name for name in ("tokens", "flops", "minutes") if getattr(config, name, None) is not None]
     if isinstance(config, Pretrain) and len(ends) > 1:
         raise ValueError(

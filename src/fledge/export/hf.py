@@ -41,7 +41,7 @@ MATRICES = {
 """Our name -> that of transformers and of nanochat."""
 EXTRA_WEIGHTS = {
     *("smear_gate", "smear_scale", "taps", "value_embedding", "value_scale"),
-    *("stream_scale", "start_scale", "backout_scale"),
+    *("pair_embedding", "pair_scale", "stream_scale", "start_scale", "backout_scale"),
 }
 """What modeling_fledge.py has beside the weights that others know."""
 CARD_TEXT = """---
@@ -103,7 +103,7 @@ def names(layers: int, *, nanochat: bool = False) -> dict[str, str]:
 
 def extras(config: ModelConfig) -> list[str]:
     """What a model has that neither transformers nor llama.cpp can say."""
-    flags = ("smear", "key_filter", "value_embeddings", "residual_scales", "backout")
+    flags = ("smear", "key_filter", "value_embeddings", "pairs", "residual_scales", "backout")
     windows = [f"windows {config.windows}"] if any(map(config.window, range(config.layers))) else []
     return [*(name for name in flags if getattr(config, name)), *windows]
 
@@ -159,8 +159,8 @@ def architecture(config: ModelConfig, *, remote_code: bool) -> dict[str, Any]:
     about: dict[str, Any] = {"dtype": "float32", "tie_word_embeddings": False, "vocab_size": config.vocab}
     about |= {"hidden_size": config.width, "intermediate_size": 4 * config.width, "num_attention_heads": config.heads}
     about |= {"num_key_value_heads": config.kv_heads, "max_position_embeddings": config.context}
-    # With smear the cache has one place more, for embeddings.
-    about |= {"num_hidden_layers": config.layers + config.smear}
+    # What looks back at tokens and their embeddings has a place of its own in the cache.
+    about |= {"num_hidden_layers": config.layers + (config.smear or config.pairs > 0)}
     if remote_code:
         classes = {"AutoConfig": "FledgeConfig", "AutoModelForCausalLM": "FledgeForCausalLM"}
         code = {auto: f"modeling_fledge.{name}" for auto, name in classes.items()}

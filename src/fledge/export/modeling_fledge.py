@@ -57,13 +57,20 @@ class Attention(nn.Module):
             self.taps = blank(2, shape["kv_heads"], width // shape["heads"])
         if shape["value_embeddings"]:
             self.value_embedding, self.value_scale = blank(64 * -(-shape["vocab"] // 64), kv_width), blank(1)
+        if shape["pairs"]:
+            self.pair_scale = blank(1)
 
-    def forward(self, x: Tensor, tokens: Tensor, table: Any, real: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """real: (B, S), which of all places so far are no padding; mask: (B, 1, T, S), what each new one sees."""
+    def forward(
+        self, x: Tensor, tokens: Tensor, pairs: Any, table: Any, real: Tensor, mask: Tensor, cache: Any
+    ) -> Tensor:
+        """pairs: (B, T, D), the vectors of the new tokens' pairs, if there are any; real: (B, S), which of all places so far are no
+        padding; mask: (B, 1, T, S), what each new one sees."""
         cut = (*x.shape[:2], -1, self.shape["width"] // self.shape["heads"])
         q, k, v = (F.linear(x, one).view(cut).transpose(1, 2) for one in (self.query, self.key, self.value))
         if self.shape["value_embeddings"]:
             v = v + (self.value_scale * F.embedding(tokens, self.value_embedding)).view(cut).transpose(1, 2)
+        if self.shape["pairs"]:
+            v = v + self.pair_scale * pairs[..., : self.value.size(0)].view(cut).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(k, v, self.slot)
         k = k * real[:, None, :, None]
@@ -100,10 +107,13 @@ class FledgeForCausalLM(PreTrainedModel, GenerationMixin):
         shape: dict[str, Any] = config.shape or {}
         self.shape, rows = shape, 64 * -(-shape["vocab"] // 64)
         self.embedding, self.unembedding = blank(rows, shape["width"]), blank(rows, shape["width"])
-        # Smear looks back at embeddings, which the cache keeps before the keys of the layers.
-        self.blocks = nn.ModuleList(Block(shape, slot + shape["smear"]) for slot in range(shape["layers"]))
+        # Smear and pairs look back at embeddings and tokens, which the cache keeps before the keys of the layers.
+        self.looks_back = bool(shape["smear"] or shape["pairs"])
+        self.blocks = nn.ModuleList(Block(shape, slot + self.looks_back) for slot in range(shape["layers"]))
         if shape["smear"]:
             self.smear_gate, self.smear_scale = blank(1, 24), blank(1)
+        if shape["pairs"]:
+            self.pair_embedding = blank(shape["pairs"], shape["width"])
         if shape["backout"]:
             self.backout_scale = blank(1)
         self.post_init()
@@ -125,11 +135,21 @@ class FledgeForCausalLM(PreTrainedModel, GenerationMixin):
         places = torch.arange((0 if cache is None else cache.get_seq_length()) + new, device=device)
         real = torch.ones(rows, len(places), dtype=torch.bool, device=device)
         real = real if attention_mask is None else attention_mask[:, : len(places)].bool()
-        x = norm(F.embedding(input_ids, self.embedding))
+        x, pairs = norm(F.embedding(input_ids, self.embedding)), None
+        seen, tokens = x, input_ids
+        if self.looks_back and cache is not None:
+            # Two digits to the base of 256, which bfloat16 holds.
+            digits = torch.stack((tokens // 256, tokens % 256), -1).to(x.dtype)
+            seen, digits = (part[:, 0] for part in cache.update(x[:, None], digits[:, None], 0))
+            tokens = (digits.long() * torch.tensor([256, 1], device=device)).sum(-1)
         if self.shape["smear"]:
-            seen = x if cache is None else cache.update(x[:, None], x[:, None, :, :0], 0)[0][:, 0]
             gate = torch.sigmoid(F.linear(x[..., :24], self.smear_gate))
             x = x + self.smear_scale * gate * before(seen * real[..., None])[:, -new:]
+        if self.shape["pairs"]:
+            # 0 before the first, so -1 is nothing.
+            previous = before(torch.where(real, tokens, -1)[..., None] + 1)[:, -new:, 0] - 1
+            rows = (36_313 * previous + 27_191 * input_ids) % self.shape["pairs"]
+            x = x + (pairs := F.embedding(rows, self.pair_embedding))
         channels = self.shape["width"] // self.shape["heads"]
         exponent = torch.arange(0, channels, 2, device=device).float() / channels
         angles = places[:, None].float() * self.shape["rope_base"] ** -exponent
@@ -141,7 +161,7 @@ class FledgeForCausalLM(PreTrainedModel, GenerationMixin):
             window = max(1, self.shape["context"] // 4) if is_short else len(places)
             # Padding sees itself, for a softmax over nothing is no number.
             mask = (distance >= 0) & (distance < window) & (real[:, None] | (distance == 0))
-            x = block(x, start, input_ids, (angles.cos(), angles.sin()), real, mask[:, None], cache)
+            x = block(x, start, input_ids, pairs, (angles.cos(), angles.sin()), real, mask[:, None], cache)
         x = norm(x - self.backout_scale * middle if self.shape["backout"] else x)
         z = F.linear(x[:, -logits_to_keep:], self.unembedding)[..., : self.shape["vocab"]].float()
         logits = self.shape["softcap"] * torch.tanh(z / self.shape["softcap"])

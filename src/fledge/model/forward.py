@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fledge.model.attention import Past
-from fledge.model.transformer import SMEAR_CHANNELS, Transformer, norm, rotary_table
+from fledge.model.transformer import SMEAR_CHANNELS, Transformer, norm, pair_rows, rotary_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,7 @@ class Layer:
     down: Tensor
     taps: Tensor | None
     values: Tensor | None
+    pair_scale: Tensor | None
     scales: Tensor | None
     """Of the stream and of its start."""
 
@@ -70,6 +71,7 @@ class InferenceModel:
         if model.config.smear:
             gate = torch.sigmoid(F.linear(self.table[:, :SMEAR_CHANNELS], model.smear_gate.to(dtype)))
             self.gate = model.smear_scale.to(dtype) * gate
+        self.pairs = model.pair_embedding.detach().to(dtype) if model.config.pairs else None
         self.backout = model.backout_scale.detach().to(dtype) if model.config.backout else None
         self.unembedding = model.unembedding.detach().to(dtype)[: model.config.vocab].t()
         self.layers = [_layer(block, dtype) for block in model.blocks]
@@ -78,6 +80,7 @@ class InferenceModel:
     def bytes(self) -> int:
         """Memory of the weights, the original's included."""
         mine = [self.table, self.unembedding, *(m for layer in self.layers for m in (layer.qkv, layer.up, layer.down))]
+        mine += [] if self.pairs is None else [self.pairs]
         return sum(part.nbytes for part in (*mine, *self.model.parameters()))
 
     @torch.inference_mode()
@@ -90,6 +93,9 @@ class InferenceModel:
         if config.smear:
             seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
             x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
+        pairs = None
+        if self.pairs is not None:
+            x = x + (pairs := self.pairs[pair_rows(flat.previous_N, flat.tokens_N, config.pairs)])
         start = middle = x
         for index, layer in enumerate(self.layers):
             if index == config.layers // 2:
@@ -105,6 +111,8 @@ class InferenceModel:
                 k.mul_(layer.taps[0]).addcmul_(layer.taps[1], before)
             if layer.values is not None:
                 v = v + layer.values[flat.tokens_N].view(v.shape)
+            if pairs is not None and layer.pair_scale is not None:
+                v = torch.addcmul(v, layer.pair_scale, pairs[:, : keys * channels].view(v.shape))
             left, right = qk.chunk(2, -1)
             qk = norm(torch.addcmul(qk * cos, torch.cat((right, left), -1), sin))
             q, k = qk[:, :heads], qk[:, heads:]
@@ -135,6 +143,7 @@ def _layer(block: Any, dtype: torch.dtype) -> Layer:
         down=transposed(mlp.down),
         taps=attention.taps.detach().to(dtype).clone() if config.key_filter else None,
         values=(attention.value_scale * attention.value_embedding).to(dtype) if config.value_embeddings else None,
+        pair_scale=attention.pair_scale.detach().to(dtype) if config.pairs else None,
         scales=torch.cat((block.stream_scale, block.start_scale)).detach().to(dtype)
         if config.residual_scales
         else None,

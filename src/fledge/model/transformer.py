@@ -14,6 +14,9 @@ softly capped. Extras are fields that `classic` leaves off:
                        in one layer instead of two
     value_embeddings   each layer adds a learned vector of the token itself to its value (after Zhou et al. 2024,
                        arXiv:2410.17897): what a token is need not be carried through the stream to be handed on
+    pairs              a table with so many learned vectors of pairs of neighbouring tokens: what a token and the one before it find
+                       there is added to the embedding and, by a number that each layer learns, to its values (after Huang et al.
+                       2025, arXiv:2501.16975): room for words and turns of phrase that costs next to no time
     residual_scales    each layer reads a x + b x0, x0 the embedding and a, b two learned numbers of its own (after Jordan 2024,
                        modded-nanogpt): what came first need not be carried through the stream either
     backout            the head reads x minus a learned share of the stream at half the depth: what served later layers alone
@@ -40,7 +43,7 @@ from fledge.config import ModelSettings, Recompute
 from fledge.model import head
 from fledge.model.attention import Past, Rows
 
-Group = Literal["matrix", "embedding", "unembedding", "scalar", "filter", "residual", "start"]
+Group = Literal["matrix", "embedding", "pair", "unembedding", "scalar", "filter", "residual", "start"]
 SMEAR_CHANNELS = 24  # the gate reads this many channels: enough to know the kind of token
 
 
@@ -61,6 +64,7 @@ class ModelConfig:
     smear: bool = False
     key_filter: bool = False
     value_embeddings: bool = False
+    pairs: int = 0
     residual_scales: bool = False
     backout: bool = False
     qk_scale: float = 1.0
@@ -123,6 +127,11 @@ def linear(x: Tensor, matrix: nn.Parameter) -> Tensor:
     return F.linear(x, matrix.to(x.dtype))
 
 
+def pair_rows(previous: Int[Tensor, "*N"], tokens: Int[Tensor, "*N"], rows: int) -> Int[Tensor, "*N"]:
+    """The row of each token and the one before it (-1: none) in a table of pairs. Those whose hashes are equal share it."""
+    return (36_313 * previous + 27_191 * tokens) % rows
+
+
 def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> tuple[Tensor, Tensor]:
     """Cosines and sines for `positions` (Su et al. 2021, arXiv:2104.09864): two tensors (*T, 1, C/2), float32."""
     exponent = torch.arange(0, config.channels, 2, device=positions.device).float() / config.channels
@@ -153,9 +162,13 @@ class Attention(nn.Module):
         if config.value_embeddings:
             self.value_embedding = weight(config.rows, kv_width, group="embedding", std=1.0)
             self.value_scale = weight(1, group="scalar", fill=torch.tensor([0.5]))
+        if config.pairs:
+            self.pair_scale = weight(1, group="scalar", fill=torch.tensor([1.0]))
 
-    def forward(self, x: Tensor, tokens: Tensor, table: tuple[Tensor, Tensor], past: Past) -> Tensor:
-        """x: (..., D). Its twin is `InferenceModel.extend` in model/forward.py: a change here needs the same change there."""
+    def forward(
+        self, x: Tensor, tokens: Tensor, pairs: Tensor | None, table: tuple[Tensor, Tensor], past: Past
+    ) -> Tensor:
+        """x, pairs: (..., D). Its twin is `InferenceModel.extend` (model/forward.py): a change here needs the same change there."""
         shape = (*x.shape[:-1], -1, self.config.channels)
         q, k, v = (linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))
         if self.config.key_filter:
@@ -163,6 +176,8 @@ class Attention(nn.Module):
             k = now * k + before * past.shift_keys(self.layer, k)
         if self.config.value_embeddings:
             v = v + (self.value_scale * F.embedding(tokens, self.value_embedding)).to(v.dtype).view(v.shape)
+        if pairs is not None:
+            v = v + (self.pair_scale.to(v.dtype) * pairs[..., : self.value.size(0)]).view(v.shape)
         q, k = norm(rotate(q, table)), norm(rotate(k, table))
         if self.config.qk_scale != 1:
             q = self.config.qk_scale**2 * q  # scores see the product alone
@@ -209,17 +224,18 @@ class Block(nn.Module):
         x: Tensor,
         start: Tensor,
         tokens: Tensor,
+        pairs: Tensor | None,
         table: tuple[Tensor, Tensor],
         past: Past,
         *,
         recompute: Recompute = "no",
     ) -> Tensor:
-        """x, start: (..., D), the stream and what it began with. Its twin is in model/forward.py."""
+        """x, start, pairs: (..., D), the stream, what it began with and the vectors of pairs. Its twin is in model/forward.py."""
         if recompute == "block":
-            return again(self.forward, x, start, tokens, table, past)
+            return again(self.forward, x, start, tokens, pairs, table, past)
         if self.config.residual_scales:
             x = self.stream_scale.to(x.dtype) * x + self.start_scale.to(x.dtype) * start
-        x = x + self.attention(norm(x), tokens, table, past)
+        x = x + self.attention(norm(x), tokens, pairs, table, past)
         return x + (again(self._mlp, x) if recompute == "mlp" else self._mlp(x))
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -243,6 +259,8 @@ class Transformer(nn.Module):
         if config.smear:
             self.smear_gate = weight(1, SMEAR_CHANNELS, group="scalar", std=0.02)
             self.smear_scale = weight(1, group="scalar")
+        if config.pairs:
+            self.pair_embedding = weight(config.pairs, config.width, group="pair")
         if config.backout:
             self.backout_scale = weight(1, group="scalar", fill=torch.tensor([0.2]))
         self.past = Rows([config.window(layer) for layer in range(config.layers)])
@@ -303,11 +321,15 @@ class Transformer(nn.Module):
         if self.config.smear:
             gate = torch.sigmoid(linear(x[..., :SMEAR_CHANNELS], self.smear_gate))
             x = x + self.smear_scale.to(x.dtype) * gate * F.pad(x, (0, 0, 1, 0))[:, :-1]
+        pairs = None
+        if self.config.pairs:
+            rows = pair_rows(F.pad(tokens_BT, (1, 0), value=-1)[:, :-1], tokens_BT, self.config.pairs)
+            x = x + (pairs := F.embedding(rows, self.pair_embedding).to(x.dtype))
         start = middle = x
         for layer, block in enumerate(self.blocks):
             if layer == self.config.layers // 2:
                 middle = x
-            x = block(x, start, tokens_BT, table, self.past, recompute=self.recompute)
+            x = block(x, start, tokens_BT, pairs, table, self.past, recompute=self.recompute)
         if self.config.backout:
             x = x - self.backout_scale.to(x.dtype) * middle
         return norm(x)

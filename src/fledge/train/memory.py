@@ -64,7 +64,7 @@ class Memory:
         matrix, total = counts["matrix"], counts["total"]
         layer, once = (BODY if compiled else EAGER_BODY)[recompute]
         layer += 2 * (config.key_filter + config.residual_scales)
-        once += 2 * config.backout
+        once += 2 * (config.backout + bool(config.pairs))
         tokens = rows * length
         copies, moved = 2 * matrix + 6 * counts["unembedding"], 0
         if shards > 1:  # whole are a layer, the next, and what is no layer; then what the optimizer moves

@@ -35,6 +35,8 @@ SAFETY = 1.01
 # As nanochat has them (2026). Published together with the rate of .5: that step is large for what one gradient says.
 START_BETA1 = 0.96
 NEURON_BETA = 0.9
+# Of the embedding's rate: a pair is rarely met, and begins at 0. At the whole rate the table does harm (docs/why.md).
+PAIR_SHARE = 0.1
 
 STATE = {"muon": ("momentum",), "normuon": ("momentum", "neurons"), "adamw": ("mean", "square", "steps")}
 """What the state of a parameter has, by the rule that moves it, which is the method of `MuonAdamW` of this name."""
@@ -48,6 +50,7 @@ def build(model: nn.Module, settings: OptimSettings) -> MuonAdamW:
     rates = {
         "matrix": settings.adamw_matrix_rate * wide if settings.matrices == "adamw" else settings.matrix_rate,
         "embedding": settings.embedding_rate * wide,
+        "pair": PAIR_SHARE * settings.embedding_rate * wide,
         "unembedding": settings.unembedding_rate * wide,
         "scalar": settings.scalar_rate,
         "filter": settings.filter_rate,
