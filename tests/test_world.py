@@ -313,10 +313,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "bd2e292c64d34b3d",
-        "validation": "e229ddcfd42f198d",
-        "conversations": "4197e5c212dbf676",
-        "examples": "34864d85bb7d454f",
+        "train": "3a7b33453bc33551",
+        "validation": "369ac92965456f20",
+        "conversations": "592d6864e60ad5c8",
+        "examples": "fee2ee19a7d0be62",
     }
 
 

@@ -23,7 +23,9 @@ from fernhollow.facts import (
     answer,
     ask,
     ask_either_way,
+    both,
     check,
+    check_any,
     either,
     follow_up,
     relations_of,
@@ -118,9 +120,11 @@ def facts(rng: Random, split: Side = "train", *, other: bool = False) -> Convers
 def _exchange(rng: Random, key: Key) -> tuple[str, str]:
     form = rng.random()
     if form < 0.14:
-        return check(rng, key)
+        return check_any(rng, key) if RELATIONS[key[1]].any and form < 0.04 else check(rng, key)
     if form < 0.24:
         return either(rng, key), answer(key)
+    if form < 0.28:
+        return both(rng, key)
     return ask_either_way(rng, key), answer(key)
 
 

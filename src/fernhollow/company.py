@@ -5,15 +5,17 @@ unknown(rng)           # (Message user 'Where does Lotte live?', Message assista
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from random import Random
+from types import MappingProxyType
 
 from fernhollow import lore
-from fernhollow.facts import KEYS, RELATIONS, answer
+from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, Key, answer, ask, drawn, word
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.split import Side, side, weighted, wording
 from fernhollow.stories import story
-from fernhollow.words import real, spelling_word, stranger
+from fernhollow.words import pronouns, real, spelling_word, stranger
 from fledge.text.chat import Conversation, talk
 
 _SAID = lore.read("chats")
@@ -48,10 +50,57 @@ _HELLOS = _SAID["hellos"]
 def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A question about somebody nobody knows."""
     name = stranger(rng, split)
-    asked = wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other)
-    if split == "train" and not other and rng.random() < 0.25:
-        asked = pick(rng, ("Who is {e}?", "Do you know {e}?", "Tell me about {e}.", "What about {e}?"))
-    return talk(polish(asked.format(e=name, s=name + "'s")), nobody(name))
+    if split != "train" or other:
+        return talk(_asked_of(name, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other)), nobody(name))
+    form = rng.random()
+    if form < 0.12:
+        return _unknown_of_the_known(rng)
+    if form < 0.27:
+        return _known_and_unknown(rng, name)
+    if form < 0.57:
+        return talk(_asked_of(name, drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions))), nobody(name))
+    told = _SAID["unknown"]
+    if form < 0.63:
+        other_name = stranger(rng, split)
+        asked = expand(rng, weighted(rng, told["two"]), {"e": name, "y": other_name})
+        return talk(asked, nobody(f"{name} or {other_name}"))
+    if form < 0.7:
+        name = f"{name} {stranger(rng, split)}"
+    he, his, him = pronouns(name.split()[0])
+    slots = {"e": name, "s": name + "'s", "he": he, "his": his, "him": him, "kin": pick(rng, told["kin"][he])}
+    turns = [expand(rng, weighted(rng, [*told["asked"], *RELATIONS["job"].any]), slots), nobody(name)]
+    if rng.random() < 0.15:
+        turns += [_asked_of(name, drawn(rng, pick(rng, RELATIONS[pick(rng, _PERSONAL)].follow)), slots), nobody(name)]
+    return talk(*turns)
+
+
+def _asked_of(name: str, template: str, slots: Mapping[str, str] = MappingProxyType({})) -> str:
+    return polish(template.format_map({"e": name, "s": name + "'s", **slots}))
+
+
+def _known_and_unknown(rng: Random, name: str) -> Conversation:
+    """The same asked about somebody of the village and about somebody nobody knows, in either order."""
+    key = _personal_key(rng)
+    short = [drawn(rng, weighted(rng, RELATIONS[key[1]].short)) for _ in range(2)]
+    if rng.random() < 0.5:
+        return talk(ask(rng, key), answer(key), _asked_of(name, short[0]), nobody(name))
+    asked = drawn(rng, wording(rng, RELATIONS[key[1]].questions))
+    return talk(_asked_of(name, asked), nobody(name), word(short[1], key), answer(key))
+
+
+def _personal_key(rng: Random) -> Key:
+    while RELATIONS[(key := pick(rng, ASKED["train"]))[1]].kind != "person":
+        pass
+    return key
+
+
+def _unknown_of_the_known(rng: Random) -> Conversation:
+    """What is not told of somebody or something of the village."""
+    kind = pick(rng, tuple(_SAID["untold"]))
+    subject = pick(rng, [key[0] for key in FACTS if RELATIONS[key[1]].kind == kind])
+    called = _SAID["subjects"][kind].format(subject)
+    asked = expand(rng, weighted(rng, _SAID["untold"][kind]), {"e": called, "s": called + "'s"})
+    return talk(asked, f"I do not know that about {called}.")
 
 
 def nobody(name: str) -> str:

@@ -11,14 +11,14 @@ A fact of the held-out sides is told in training like every other, and never ask
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from itertools import cycle, islice
 from random import Random
 from typing import NamedTuple
 
 from fernhollow import lore
-from fernhollow.grammar import pick, polish
-from fernhollow.split import OTHER_WORDS, side, wording, wordings
+from fernhollow.grammar import expand, pick, polish
+from fernhollow.split import OTHER_WORDS, side, weighted, wording, wordings
 
 Key = tuple[str, str]
 """Subject and relation."""
@@ -36,6 +36,7 @@ class Relation(NamedTuple):
     either: Sequence[str] = ()
     follow: Sequence[str] = ()
     short: Sequence[str] = ()
+    any: Sequence[str] = ()
     values: str = ""
     clue: str = ""
 
@@ -111,7 +112,7 @@ def relations_of(subject: str, kind: str) -> list[str]:
     ]
 
 
-@cache
+@lru_cache(maxsize=1 << 16)
 def word(template: str, key: Key, *, pronoun: bool = False, wrong: str = "") -> str:
     """A wording of a fact with its slots filled in.
 
@@ -124,7 +125,21 @@ def word(template: str, key: Key, *, pronoun: bool = False, wrong: str = "") -> 
     he, his, him = PRONOUNS.get(subject, ("it", "its", "it"))
     if pronoun and subject in PRONOUNS and template.startswith(("{e}", "{s}")):
         subject, owner = he, his
-    return polish(template.format(e=subject, s=owner, v=value, w=wrong, he=he, his=his, him=him))
+    slots = {"e": subject, "s": owner, "es": plural(subject), "v": value, "w": wrong, "he": he, "his": his, "him": him}
+    return polish(template.format_map(slots))
+
+
+_KEPT = {slot: f"{{{slot}}}" for slot in ("e", "s", "es", "v", "w", "he", "his", "him")}
+
+
+def drawn(rng: Random, template: str) -> str:
+    """A template with its choices drawn, its slots still to be filled."""
+    return expand(rng, template, _KEPT) if "[" in template else template
+
+
+def plural(noun: str) -> str:
+    """Several of them: foxes, mice."""
+    return lore.TABLES["plurals"].get(noun) or noun + ("es" if noun.endswith(("s", "x", "sh", "ch")) else "s")
 
 
 def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
@@ -136,7 +151,7 @@ def tell(rng: Random, key: Key, *, pronoun: bool = False) -> str:
 
 def ask(rng: Random, key: Key, *, other: bool = False) -> str:
     """A question for the fact; `other`: in words that training never uses."""
-    return word(wording(rng, RELATIONS[key[1]].questions, other=other), key)
+    return word(drawn(rng, wording(rng, RELATIONS[key[1]].questions, other=other)), key)
 
 
 def questions(key: Key, *, other: bool = False) -> list[str]:
@@ -146,30 +161,60 @@ def questions(key: Key, *, other: bool = False) -> list[str]:
 
 
 def _inverse(key: Key, *, other: bool = False) -> list[str]:
-    """Questions for the subject: by the value, and by what one needs it for."""
+    """Questions for the subject: by the value, and by what one needs it for. Of several with that value one is the answer."""
+    if _first_of(key[1], FACTS[key]) != key:
+        return []
     needs = [] if other else lore.TABLES["needs"].get(FACTS[key], [])
     return [*wordings(RELATIONS[key[1]].inverse, other=other), *needs]
+
+
+@cache
+def _first_of(relation: str, value: str) -> Key | None:
+    """The only fact with a value, or of several the first that training asks for: what is asked of many has one answer."""
+    keys = [key for key in KEYS if key[1] == relation and FACTS[key] == value]
+    return keys[0] if len(keys) == 1 else next((key for key in keys if side("fact", *key) == "train"), None)
 
 
 def ask_either_way(rng: Random, key: Key) -> str:
     """A question for the fact, now and then for its subject."""
     inverse = _inverse(key)
-    return word(pick(rng, inverse), key) if inverse and rng.random() < 0.3 else ask(rng, key)
+    return word(drawn(rng, weighted(rng, inverse)), key) if inverse and rng.random() < 0.3 else ask(rng, key)
 
 
 def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
     """A yes-or-no question, in half of the cases for a value that is wrong, and the answer."""
-    right, template = rng.random() < 0.5, wording(rng, RELATIONS[key[1]].checks, other=other)
+    right, template = rng.random() < 0.5, drawn(rng, wording(rng, RELATIONS[key[1]].checks, other=other))
     asked = word(template.replace("{v}", "{w}"), key, wrong=FACTS[key] if right else other_value(rng, key))
+    return asked, yes_or_no(right, key)
+
+
+def yes_or_no(right: bool, key: Key) -> str:
+    """Yes or No, and what is so."""
     said = answer(key)
     if not said.startswith(lore.NAMES):
         said = said[0].lower() + said[1:]
-    return asked, f"{'Yes' if right else 'No'}, {said}"
+    return f"{'Yes' if right else 'No'}, {said}"
+
+
+def check_any(rng: Random, key: Key) -> tuple[str, str]:
+    """Whether it has any at all ("Do snakes have legs?"), or, of a person, whether there is one, and the answer."""
+    return word(drawn(rng, weighted(rng, RELATIONS[key[1]].any)), key), yes_or_no(FACTS[key] != "no", key)
+
+
+def both(rng: Random, key: Key) -> tuple[str, str]:
+    """Two facts about a subject asked for at once, with both answers; the question for one, where no other is known."""
+    asked, others = ask(rng, key), _followers(key)
+    if not others or not asked.endswith("?"):
+        return asked, answer(key)
+    then = pick(rng, others)
+    plain = [each for each in RELATIONS[then[1]].follow if each.startswith(("W", "H")) and each.count("?") == 1]
+    also = word(pick(rng, plain), then)
+    return f"{asked[:-1]} and {also[0].lower()}{also[1:]}", f"{answer(key)} {answer(then)}"
 
 
 def either(rng: Random, key: Key, *, other: bool = False) -> str:
     """A question that names the value and another one, in either order."""
-    template = wording(rng, RELATIONS[key[1]].either, other=other)
+    template = drawn(rng, wording(rng, RELATIONS[key[1]].either, other=other))
     if rng.random() < 0.5:
         template = template.replace("{v}", "{v0}").replace("{w}", "{v}").replace("{v0}", "{w}")
     return word(template, key, wrong=other_value(rng, key))
@@ -180,19 +225,21 @@ def follow_up(rng: Random, key: Key) -> tuple[str, Key]:
 
     Another relation of the same subject ("And where does she live?"), or the same relation of another ("And the fox?").
     """
-    subject, relation = key
-    # After "Mira's best friend is Lumi" nobody knows whom "she" means.
-    same = [
-        one for one in _train_facts()[0][subject] if RELATIONS[one[1]].follow and one != key and relation != "friend"
-    ]
+    relation, same = key[1], _followers(key)
     if same and rng.random() < 0.6:
         found = pick(rng, same)
-        return word(pick(rng, RELATIONS[found[1]].follow), found), found
+        return word(drawn(rng, weighted(rng, RELATIONS[found[1]].follow)), found), found
     if RELATIONS[relation].short:
         found = pick(rng, _train_facts()[1][relation])
         if found != key:
-            return word(pick(rng, RELATIONS[relation].short), found), found
+            return word(drawn(rng, weighted(rng, RELATIONS[relation].short)), found), found
     return "", key
+
+
+def _followers(key: Key) -> list[Key]:
+    """What else can be asked about the subject; after "Mira's best friend is Lumi" nobody knows whom "she" means."""
+    facts = _train_facts()[0][key[0]] if key[1] != "friend" else []
+    return [one for one in facts if RELATIONS[one[1]].follow and one != key]
 
 
 @cache

@@ -16,10 +16,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from fernhollow import lore
-from fernhollow.facts import PRONOUNS
 from fernhollow.grammar import expand, pick
 from fernhollow.split import Side, side, wording
-from fernhollow.words import real
+from fernhollow.words import pronouns, real
 from fledge.sandbox.tools import calculate
 from fledge.text.chat import Part
 
@@ -196,9 +195,6 @@ def _slots(rng: Random, split: Side) -> dict[str, str]:
     if rng.random() < 0.4:
         person = pick(rng, real("name", split)).capitalize()
     goods, others = rng.sample((*lore.GOODS, *lore.OUTSIDE["goods"]) if rng.random() < 0.5 else lore.GOODS, 2)
-    he, _, him = PRONOUNS.get(person) or _PRONOUNS_OUTSIDE[person in lore.OUTSIDE["names_women"]]
+    he, _, him = pronouns(person)
     slots = {"p": person, "b": other, "goods": goods, "others": others, "he": he, "him": him}
     return slots | {"place": pick(rng, lore.PLACES), "animal": pick(rng, lore.ANIMALS)}
-
-
-_PRONOUNS_OUTSIDE = (("he", "his", "him"), ("she", "her", "her"))

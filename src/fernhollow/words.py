@@ -15,7 +15,7 @@ from functools import cache
 from random import Random
 
 from fernhollow import lore
-from fernhollow.facts import FACTS
+from fernhollow.facts import FACTS, PRONOUNS
 from fernhollow.grammar import pick
 from fernhollow.split import Side, side
 
@@ -64,6 +64,14 @@ def _of_two(rng: Random, words: Sequence[str]) -> str:
 def stranger(rng: Random, split: Side) -> str:
     """The name of somebody who is not from Fernhollow: one that people have, or an invented one."""
     return (pick(rng, real("name", split)) if rng.random() < 0.5 else invent(rng, "name", split)).capitalize()
+
+
+def pronouns(name: str) -> tuple[str, str, str]:
+    """he, his, him of somebody from Fernhollow or not."""
+    return PRONOUNS.get(name) or (("she", "her", "her") if name in _WOMEN else ("he", "his", "him"))
+
+
+_WOMEN = frozenset(lore.OUTSIDE["names_women"])
 
 
 def spelling_word(rng: Random, split: Side) -> str:
