@@ -313,10 +313,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "3a7b33453bc33551",
-        "validation": "369ac92965456f20",
-        "conversations": "592d6864e60ad5c8",
-        "examples": "fee2ee19a7d0be62",
+        "train": "c5fd13b396b605bf",
+        "validation": "67c69b1d39d54451",
+        "conversations": "653c4d5629d8a014",
+        "examples": "1e7fcadd93ae432b",
     }
 
 

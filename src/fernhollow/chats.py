@@ -47,7 +47,7 @@ from fledge.text.chat import Conversation, Message, Part, say, talk
 ChatStage = Literal["midtrain", "sft"]
 _SAID = lore.read("chats")
 FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
-EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
+EXACT = frozenset({"unknown", "reading", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
@@ -70,7 +70,7 @@ def _of_one_kind(rng: Random, stage: ChatStage, left_out: frozenset[str]) -> Con
     if kind is identity and meant[-1].text in left_out:
         return _of_one_kind(rng, stage, left_out)
     as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
-    return _echoed(meant, as_typed) if kind in (unknown, small_talk) else as_typed
+    return _echoed(meant, as_typed) if kind in (unknown, small_talk, reading) else as_typed
 
 
 def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
@@ -325,11 +325,14 @@ def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     else:
         read = story(rng, split)
     (question, said), *more = rng.sample(read.questions, min(len(read.questions), 1 + int(rng.random() * 3)))
-    between = pick(rng, (" ", "\n", "\nQuestion: "))
+    between = pick(rng, (" ", " ", "\n", "\nQuestion: "))
     if split != "train":
         return talk(f"{read.text}{between}{question}", said)
-    text = read.text if rng.random() < 0.6 else pick(rng, _SAID["texts"]).format(read.text)
-    first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
+    if rng.random() < 0.1:
+        first = (expand(rng, weighted(rng, _SAID["asked_first"]), {"q": question, "t": read.text}),)
+    else:
+        text = read.text if rng.random() < 0.6 else expand(rng, weighted(rng, _SAID["texts"]), {"t": read.text})
+        first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
     return talk(*first, said, *(text for pair in more for text in pair))
 
 
