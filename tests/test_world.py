@@ -315,8 +315,8 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
     assert {name: digest(found) for name, found in texts.items()} == {
         "train": "c5fd13b396b605bf",
         "validation": "67c69b1d39d54451",
-        "conversations": "653c4d5629d8a014",
-        "examples": "1e7fcadd93ae432b",
+        "conversations": "b683df7d9f7fd262",
+        "examples": "7172e3b5d2ef2728",
     }
 
 

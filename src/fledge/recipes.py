@@ -72,9 +72,9 @@ def folder(ask: RunRecipe) -> str:
 
 
 def demo(ask: RunRecipe) -> list[Item]:
-    """A million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
+    """Three million parameters that know the village of Fernhollow: everything, on a laptop, offline."""
     data, extras = ask.data or "world", not ask.classic
-    model = ModelSettings(depth=3, width=128, head_channels=64, context=256)
+    model = ModelSettings(depth=3, width=128, head_channels=64, context=256, pairs=16_384 * extras)
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
     # One shape for the three stages that learn from rows: it is compiled once.
     shape: dict[str, Any] = {"device_tokens": 2048, "batch_tokens": 2048}
