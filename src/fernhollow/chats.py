@@ -9,7 +9,7 @@ asks in words that training never uses. What users say in training is written as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Literal
 
@@ -30,17 +30,17 @@ from fernhollow.facts import (
     follow_up,
     relations_of,
 )
-from fernhollow.functions import function, well_known
+from fernhollow.functions import explained, function, one_after_another, snippet, well_known
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choice, prompt, same_list
 from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
-from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import scene
-from fernhollow.split import Side, side, weighted, wording, wordings
-from fernhollow.stories import on_request, story
+from fernhollow.split import Side, side, weighted, wording
+from fernhollow.stories import after, on_request, story, usual
 from fernhollow.sums import expression
 from fernhollow.typed import typed
-from fernhollow.words import spell, spelling_word, stranger
+from fernhollow.wordplay import counting, poem, riddles, spelling
+from fernhollow.words import stranger
 from fledge.sandbox.tools import calculate
 from fledge.text.chat import Conversation, Message, Part, say, talk
 
@@ -207,69 +207,6 @@ def computed(code: str, result: str) -> Message:
     return say("assistant", "It is ", Part("python", code), Part("output", result), f"{result}.")
 
 
-def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """How a word is spelled."""
-    turns = _asked_to_spell(rng, split, wordings(_SAID["spelling"], other=other))
-    if split == "train" and rng.random() < 0.3:
-        turns += _asked_to_spell(rng, split, _SAID["spells_on"])
-    return talk(*turns)
-
-
-def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
-    word = shown = spelling_word(rng, split)
-    if split == "train" and rng.random() < 0.2:
-        shown = word.capitalize()
-    return [
-        _quoted(rng, expand(rng, weighted(rng, templates), {"w": shown})),
-        f"The word {shown} is spelled {spell(word)}.",
-    ]
-
-
-def _quoted(rng: Random, asked: str) -> str:
-    """With single quotes as often as with double ones."""
-    return asked.replace('"', "'") if rng.random() < 0.5 else asked
-
-
-def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """How often a letter is in a word, counted by the tool; in training also whether it is, and how long a word is."""
-    word = spelling_word(rng, split)
-    if split == "train" and rng.random() < 0.2:
-        return _length(rng, word)
-    letter = _letter_to_count(rng, word)
-    is_check = split == "train" and rng.random() < 0.15
-    templates = wordings(_SAID["has_letter" if is_check else "counting"], other=other)
-    asked = _quoted(rng, expand(rng, weighted(rng, templates), {"c": letter, "w": word}))
-    # With a blank before it, the word is the same tokens as in the sentence, and has only to be copied.
-    code, count = f"' {word}'.count('{letter}')", str(word.count(letter))
-    parts = (f"The number of {letter}'s in {word} is ", Part("python", code), Part("output", count))
-    end = f", so {_yes(count != '0')}." if is_check else f".\n#### {count}"
-    return (say("user", asked), say("assistant", *parts, f"{count}{end}"))
-
-
-def _length(rng: Random, word: str) -> Conversation:
-    """How many letters a word has, or whether they are more, less or as many as a number."""
-    asked, count, end = wording(rng, _SAID["lengths"]), len(word), f".\n#### {len(word)}"
-    limit = max(1, count - 2 + int(rng.random() * 5))
-    if rng.random() < 0.35:
-        asked, sign = wording(rng, _SAID["longer"])
-        end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
-    parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
-    asked = _quoted(rng, expand(rng, asked, {"w": word, "k": str(limit)}))
-    return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
-
-
-def _yes(is_so: bool) -> str:
-    return "yes" if is_so else "no"
-
-
-def _letter_to_count(rng: Random, word: str) -> str:
-    """The most frequent letter, any letter of the word, or any at all, so that no count is much likelier than another."""
-    kind = rng.random()
-    if kind < 0.55:
-        return max(word, key=word.count)
-    return pick(rng, word) if kind < 0.75 else pick(rng, "abcdefghijklmnopqrstuvwxyz")
-
-
 def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """Getting to know each other, and showing that one has listened."""
     small, name = _SAID["small_talk"], stranger(rng, split)
@@ -306,14 +243,21 @@ def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Co
 
 
 def story_telling(rng: Random) -> Conversation:
-    """A story on request, and perhaps another."""
-    asked, told = (wording(rng, _SAID["any_story"]), story(rng, "train")) if rng.random() < 0.2 else on_request(rng)
-    turns = [asked, told.text]
+    """A story on request, and perhaps another, or what people say after one."""
     if rng.random() < 0.2:
-        any_other = rng.random() < 0.5
-        asked, told = (
-            (wording(rng, _SAID["another_story"]), story(rng, "train")) if any_other else on_request(rng, again=True)
-        )
+        asked, told = expand(rng, wording(rng, _SAID["any_story"]), {}), usual(rng)
+    else:
+        asked, told = on_request(rng)
+    turns = [asked, told.text]
+    while rng.random() < 0.3:
+        if rng.random() < 0.5:
+            asked, said, told = after(rng, told)
+            turns += [asked, said]
+            continue
+        if rng.random() < 0.4:
+            asked, told = expand(rng, wording(rng, _SAID["another_story"]), {}), usual(rng)
+        else:
+            asked, told = on_request(rng, again=True)
         turns += [asked, told.text]
     return talk(*turns)
 
@@ -339,55 +283,15 @@ def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
 def programming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A function to complete, or one that is asked for in words."""
     if split == "train" and rng.random() < 0.6:
-        return talk(*well_known(rng, other=other))
+        kind = rng.random()
+        if kind < 0.7 or other:
+            return talk(*well_known(rng, other=other))
+        return talk(*(explained(rng) if kind < 0.77 else snippet(rng) if kind < 0.85 else one_after_another(rng)))
     found = function(rng, split)
     if rng.random() < 0.5:
         asked = wording(rng, FUNCTIONS_IN_WORDS, other=other)
         return talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
     return talk(f"{wording(rng, FUNCTIONS, other=other)}\n{found.prompt.rstrip()}", found.whole)
-
-
-def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """Three clues and an animal; in training the model also asks itself."""
-    clues, name = riddle_of(rng)
-    if split != "train" or rng.random() < 0.5:
-        return talk(clues, expand(rng, "You are a {n}!", {"n": name}))
-    guess = name if rng.random() < 0.5 else pick(rng, lore.ANIMALS)
-    said = "[Yes|Right], I am a {n}!" if guess == name else "No, I am a {n}!"
-    asked = wording(rng, _SAID["riddle"], other=other)
-    guessed = expand(rng, pick(rng, _SAID["guesses"]), {"n": guess})
-    return talk(asked, clues, guessed, expand(rng, said, {"n": name}))
-
-
-def poem(rng: Random) -> Conversation:
-    """A rhyme on request, a word that rhymes, whether two do, or a joke."""
-    kind = rng.random()
-    if kind < 0.6:
-        return rhyming(rng)
-    if kind < 0.8:
-        word = pick(rng, tuple(RHYMING))
-        if rng.random() < 0.35:
-            return _do_rhyme(rng, word)
-        asked = expand(rng, wording(rng, _SAID["what_rhymes"]), {"x": word})
-        return talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
-    return talk(wording(rng, _SAID["joke"]), pick(rng, _SAID["jokes"]))
-
-
-def _do_rhyme(rng: Random, word: str) -> Conversation:
-    """Whether two words rhyme."""
-    other = RHYMING[word] if rng.random() < 0.5 else pick(rng, [each for each in RHYMING if each != word])
-    said = "Yes, {x} rhymes with {y}." if is_rhyme(f"{word}\n{other}") else "No, {x} does not rhyme with {y}."
-    slots = {"x": word, "y": other}
-    return talk(expand(rng, wording(rng, _SAID["do_rhyme"]), slots), expand(rng, said, slots))
-
-
-def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """A poem on request, about anything or about one thing."""
-    if rng.random() < 0.5:
-        return talk(wording(rng, _SAID["rhyme"], other=other), rhyme(rng))
-    word = pick(rng, tuple(RHYMING))
-    asked = expand(rng, wording(rng, _SAID["rhyme_about"], other=other), {"x": word})
-    return talk(asked, poem_about(rng, word))
 
 
 _KINDS: tuple[Callable[[Random], Conversation], ...] = (

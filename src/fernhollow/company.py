@@ -14,7 +14,7 @@ from fernhollow import lore
 from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, Key, answer, ask, drawn, word
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.split import Side, side, weighted, wording
-from fernhollow.stories import story
+from fernhollow.stories import usual
 from fernhollow.words import pronouns, real, spelling_word, stranger
 from fledge.text.chat import Conversation, talk
 
@@ -120,7 +120,7 @@ def manners(rng: Random) -> Conversation:
     turns = [expand(rng, asked, {}), said]
     if "Shall I tell you a story?" in said and rng.random() < 0.7:
         yes = pick(rng, ("Yes.", "Yes please.", "Yes, please!", "Ok.", "Sure.", "Please do.", "Go on."))
-        turns += [yes, story(rng, "train").text]
+        turns += [yes, usual(rng).text]
     return talk(*turns)
 
 
