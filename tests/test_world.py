@@ -346,8 +346,8 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
     assert {name: digest(found) for name, found in texts.items()} == {
         "train": "af1bf4a6810009fe",
         "validation": "8d583e4560251b08",
-        "conversations": "8ddee74d539c0faf",
-        "examples": "52b49ba937a7421c",
+        "conversations": "3b1d48b88754f50c",
+        "examples": "951c1f22d3b1507e",
     }
 
 

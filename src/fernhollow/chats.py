@@ -9,9 +9,9 @@ asks in words that training never uses. What users say in training is written as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from fernhollow import lore
 from fernhollow.company import about_the_user, answers_to, identity, manners, outside, unknown
@@ -208,38 +208,70 @@ def computed(code: str, result: str) -> Message:
 
 
 def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """Getting to know each other, and showing that one has listened."""
+    """Getting to know each other, and showing that one has listened; in training also what was corrected and what nobody told."""
     small, name = _SAID["small_talk"], stranger(rng, split)
-    slots = about_the_user(rng, split) | {"n": name}
+    is_named, is_train = split != "train" or rng.random() < 0.75, split == "train"
 
-    def fill(template: str) -> str:
-        return expand(rng, template, slots)
+    def says(template: str | list[str], slots: Mapping[str, str]) -> str:
+        """Of several templates one of their wordings."""
+        one = template if isinstance(template, str) else wording(rng, template, other=other and template in recalls)
+        return expand(rng, one, slots)
 
-    def asked(templates: list[str]) -> str:
-        return fill(wording(rng, templates, other=other))
-
-    is_named = split != "train" or rng.random() < 0.75
-    turns = [fill(wording(rng, small["name"])), fill(small["welcome"])] if is_named else []
-    topics = rng.sample(small["topics"], 1 + int(rng.random() * 2))
-    if len({topic["answer"][:9] for topic in topics}) < len(topics):  # "You live near ..." and "You live in ..."
-        topics = topics[:1]
-    if not any(topic["recall"] for topic in topics):
-        topics[-1] = pick(rng, [topic for topic in small["topics"] if topic["recall"]])
-    names = [stranger(rng, split) for _ in topics]  # the dog's is not the mother's
-    for topic, slots["m"] in zip(topics, names, strict=True):
-        turns += [fill(wording(rng, topic["says"])), fill(topic["reply"])]
-    if split == "train" and is_named and rng.random() < 0.25:  # all in one breath
-        turns[:4] = [f"{turns[0]} {turns[2]}", f"{fill('Hello, {n}!')} {turns[3]}"]
-    if split == "train" and rng.random() < 0.3:
+    named = {"n": name}
+    told = _told(rng, split, name)
+    recalls = [small["recall"], *(topic["recall"] for topic, _ in told)]
+    turns = [says(small["name"], named), says(small["welcome"], named)] if is_named else []
+    if is_train and rng.random() < 0.07:
+        asked = small["recall"] if not is_named and rng.random() < 0.5 else told[-1][0]["recall"]
+        return talk(*turns, says(asked, told[-1][1]), small["never_told"])
+    for topic, slots in told:
+        turns += [says(topic["says"], slots), says(topic["reply"], slots)]
+    if is_train and len(told) == 2 and rng.random() < 0.25:  # all in one breath
+        turns[-4:] = [f"{turns[-4]} {turns[-2]}", turns[-1]]
+    if is_train and is_named and rng.random() < 0.25:
+        turns[:4] = [f"{turns[0]} {turns[2]}", f"{says('Hello, {n}!', named)} {turns[3]}"]
+    if is_train and told[-1][0]["recall"] and rng.random() < 0.12:
+        topic, slots = told[-1] = _corrected(rng, *told[-1])
+        anew = re.sub(r"^(My|The|We|At|On|In|Our|There)\b", lambda word: word[0].lower(), says(topic["says"], slots))
+        turns += [
+            says(pick(rng, small["corrections"]), {"says": anew}),
+            says(small["corrected"], {"answer": says(topic["answer"], slots)}),
+        ]
+    if is_train and rng.random() < 0.3:
         turns += [said.text for said in facts(rng)[:2]]
-    for topic, slots["m"] in zip(topics, names, strict=True):
+    for topic, slots in told:
         if topic["recall"]:
-            turns += [asked(topic["recall"]), fill(topic["answer"])]
+            turns += [says(topic["recall"], slots), says(topic["answer"], slots)]
     if is_named:
-        turns += [asked(small["recall"]), fill("Your name is {n}.")]
-        if split == "train" and rng.random() < 0.2:
-            turns += map(fill, pick(rng, small["ends"]))
+        turns += [says(small["recall"], named), says("Your name is {n}.", named)]
+        if is_train and rng.random() < 0.2:
+            turns += [says(each, named) for each in pick(rng, small["ends"])]
     return talk(*turns)
+
+
+Topic = tuple[dict[str, Any], dict[str, str]]
+"""What can be told of oneself, and what stands in its slots."""
+
+
+def _told(rng: Random, split: Side, name: str) -> list[Topic]:
+    """One or two topics, of which the last can be asked about; the dog's name is not the mother's."""
+    topics = _SAID["small_talk"]["topics"]
+    chosen = rng.sample(topics, 1 + int(rng.random() * 2))
+    if not chosen[-1]["recall"]:
+        chosen[-1] = pick(rng, [topic for topic in topics if topic["recall"]])
+    told = [(topic, about_the_user(rng, split) | {"n": name, "m": stranger(rng, split)}) for topic in chosen]
+    heads = {expand(rng, topic["answer"], slots)[:9] for topic, slots in told}
+    return told if len(heads) == len(told) else told[-1:]  # "You live near ..." and "You live in ..."
+
+
+def _corrected(rng: Random, topic: dict[str, Any], slots: dict[str, str]) -> Topic:
+    """The same with another value: the slots of its answer that no question names."""
+    named = set(_SLOT.findall(" ".join(topic["recall"])))
+    fresh = about_the_user(rng, "train") | {"m": stranger(rng, "train")}
+    return topic, slots | {slot: fresh[slot] for slot in _SLOT.findall(topic["answer"]) if slot not in named}
+
+
+_SLOT = re.compile(r"{(\w+)}")
 
 
 def story_telling(rng: Random) -> Conversation:

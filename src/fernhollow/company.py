@@ -40,8 +40,10 @@ def about_itself(question: str) -> str:
 
 @cache
 def answers_to(questions: frozenset[str]) -> frozenset[str]:
-    """What the tables answer to any of some questions about the model itself."""
-    return frozenset(one["answer"] for one in _SAID["identity"] if not questions.isdisjoint(one["questions"]))
+    """What the tables answer to any of some questions about the model itself, also with a Yes before it."""
+    answers = {one["answer"] for one in _SAID["identity"]}
+    said = tuple(one["answer"] for one in _SAID["identity"] if not questions.isdisjoint(one["questions"]))
+    return frozenset(answer for answer in answers if answer.endswith(said))
 
 
 _HELLOS = _SAID["hellos"]
