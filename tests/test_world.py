@@ -72,6 +72,8 @@ def test_no_template_leaves_a_trace_in_the_text(training_text: str) -> None:
     )
     lines = [line for line in training_text.splitlines() if not code.search(line) and not about_a.search(line)]
     assert not [line for line in lines if re.search(r"[{}|<>]|  |\ba [aeiou]\w", line)]
+    asked = [message.text for task in TASKS.values() for one in task.load("test") for message in one.question]
+    assert asked and not [text for text in asked if re.search(r"{\w*}|\[[^\]]*\|", text)]
 
 
 def test_no_question_for_a_held_out_fact_is_ever_asked_in_training(training_text: str) -> None:
@@ -347,7 +349,7 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "train": "af1bf4a6810009fe",
         "validation": "8d583e4560251b08",
         "conversations": "3b1d48b88754f50c",
-        "examples": "951c1f22d3b1507e",
+        "examples": "a4ae5d5a794ac0a7",
     }
 
 

@@ -53,7 +53,10 @@ def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     """A question about somebody nobody knows."""
     name = stranger(rng, split)
     if split != "train" or other:
-        return talk(_asked_of(name, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other)), nobody(name))
+        return talk(
+            _asked_of(name, drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other))),
+            nobody(name),
+        )
     form = rng.random()
     if form < 0.12:
         return _unknown_of_the_known(rng)
