@@ -348,8 +348,8 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
     assert {name: digest(found) for name, found in texts.items()} == {
         "train": "af1bf4a6810009fe",
         "validation": "8d583e4560251b08",
-        "conversations": "3b1d48b88754f50c",
-        "examples": "a4ae5d5a794ac0a7",
+        "conversations": "aa667250b67f942f",
+        "examples": "05ac5764635fcca0",
     }
 
 
