@@ -137,7 +137,7 @@ class OptimSettings:
     residual_rate: float = 0.005
     """Rate of what multiplies a layer's stream (residual_scales)."""
     start_rate: float = 0.5
-    """Rate of what multiplies the embedding that a layer adds (residual_scales); its average of gradients is .96."""
+    """Rate of what multiplies the embedding that a layer adds (residual_scales). In small steps at high rates: a tenth."""
     momentum: float = bounded(0.95, 0.0, 1.0)
     """Momentum of Muon."""
     beta1: float = bounded(0.8, 0.0, 1.0)
