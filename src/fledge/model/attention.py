@@ -31,12 +31,7 @@ class Past(Protocol):
         ...
 
     def attend(
-        self,
-        layer: int,
-        q: Float[Tensor, "... H C"],
-        k: Float[Tensor, "... K C"],
-        v: Float[Tensor, "... K C"],
-        /,
+        self, layer: int, q: Float[Tensor, "... H C"], k: Float[Tensor, "... K C"], v: Float[Tensor, "... K C"], /
     ) -> Float[Tensor, "... H C"]:
         """Keep keys and values, then let each token attend to its own sequence, within the layer's window."""
         ...

@@ -89,13 +89,7 @@ class InferenceModel:
         config, channels = self.config, self.config.channels
         heads, keys = config.heads, config.kv_heads
         cos, sin = self.rotary.index_select(0, flat.positions_N).chunk(2, -1)
-        x = F.embedding(flat.tokens_N, self.table)
-        if config.smear:
-            seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
-            x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
-        pairs = None
-        if self.pairs is not None:
-            x = x + (pairs := self.pairs[pair_rows(flat.previous_N, flat.tokens_N, config.pairs)])
+        x, pairs = self._embed(flat)
         start = middle = x
         for index, layer in enumerate(self.layers):
             if index == config.layers // 2:
@@ -128,6 +122,17 @@ class InferenceModel:
             x = torch.addcmul(x, self.backout, middle[flat.last_R], value=-1)
         z = (norm(x) @ self.unembedding).float()
         return z.div_(config.softcap).tanh_().mul_(config.softcap)
+
+    def _embed(self, flat: Flat) -> tuple[Tensor, Tensor | None]:
+        """What the stream begins with, and the vectors of pairs."""
+        x = F.embedding(flat.tokens_N, self.table)
+        if self.config.smear:
+            seen = self.gate[flat.tokens_N] * (flat.previous_N >= 0)[:, None]
+            x = torch.addcmul(x, seen, self.table[flat.previous_N.clamp_min(0)])
+        if self.pairs is None:
+            return x, None
+        pairs = self.pairs[pair_rows(flat.previous_N, flat.tokens_N, self.config.pairs)]
+        return x + pairs, pairs
 
 
 def _layer(block: Any, dtype: torch.dtype) -> Layer:

@@ -43,6 +43,8 @@ from fledge.config import ModelSettings, Recompute
 from fledge.model import head
 from fledge.model.attention import Past, Rows
 
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines of rotary positions."""
 Group = Literal["matrix", "embedding", "pair", "unembedding", "scalar", "filter", "residual", "start"]
 SMEAR_CHANNELS = 24  # the gate reads this many channels: enough to know the kind of token
 
@@ -132,14 +134,14 @@ def pair_rows(previous: Int[Tensor, "*N"], tokens: Int[Tensor, "*N"], rows: int)
     return (36_313 * previous + 27_191 * tokens) % rows
 
 
-def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> tuple[Tensor, Tensor]:
+def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> Angles:
     """Cosines and sines for `positions` (Su et al. 2021, arXiv:2104.09864): two tensors (*T, 1, C/2), float32."""
     exponent = torch.arange(0, config.channels, 2, device=positions.device).float() / config.channels
     angles = positions[..., None].float() * config.rope_base**-exponent
     return angles.cos()[..., None, :], angles.sin()[..., None, :]
 
 
-def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, table: Angles) -> Tensor:
     """Turn the two halves of the channels against each other by the position's angles."""
     cos, sin = (part.to(x.dtype) for part in table)
     left, right = x.chunk(2, -1)
@@ -165,9 +167,7 @@ class Attention(nn.Module):
         if config.pairs:
             self.pair_scale = weight(1, group="scalar", fill=torch.tensor([1.0]))
 
-    def forward(
-        self, x: Tensor, tokens: Tensor, pairs: Tensor | None, table: tuple[Tensor, Tensor], past: Past
-    ) -> Tensor:
+    def forward(self, x: Tensor, tokens: Tensor, pairs: Tensor | None, table: Angles, past: Past) -> Tensor:
         """x, pairs: (..., D). Its twin is `InferenceModel.extend` (model/forward.py): a change here needs the same change there."""
         shape = (*x.shape[:-1], -1, self.config.channels)
         q, k, v = (linear(x, matrix).view(shape) for matrix in (self.query, self.key, self.value))
@@ -225,7 +225,7 @@ class Block(nn.Module):
         start: Tensor,
         tokens: Tensor,
         pairs: Tensor | None,
-        table: tuple[Tensor, Tensor],
+        table: Angles,
         past: Past,
         *,
         recompute: Recompute = "no",

@@ -29,8 +29,7 @@ POLAR_EXPRESS = (
     (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
     (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
 )
-# The norm divides by the root of the sum of squared singular values, of which none is larger; in bfloat16 it may come out a
-# little too small, and the polynomials diverge above 1.
+# No singular value exceeds the norm, but in bfloat16 that may come out too small, and the polynomials diverge above 1.
 SAFETY = 1.01
 # As nanochat has them (2026). Published together with the rate of .5: that step is large for what one gradient says.
 START_BETA1 = 0.96
