@@ -362,7 +362,7 @@ def test_a_character_costs_less_than_half_a_call() -> None:
         nonlocal calls
         calls += event == "call"
 
-    list(islice(documents(8), 200))  # parses the templates
+    list(islice(documents(9), 500))  # parses the templates
     sys.setprofile(count)
     try:
         characters = sum(len(text) for text in islice(documents(9), 500))
