@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable
 from functools import cache
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from random import Random
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ from fernhollow.letters import lookup
 from fernhollow.problems import EASY, HARD, NEW, RISING, SEEN, Grade, holds_new, one_step, problem, step
 from fernhollow.rhymes import is_rhyme
 from fernhollow.split import OTHER_WORDS, side, wordings
-from fernhollow.stories import flaw, story
+from fernhollow.stories import after, flaw, on_request, story
 from fernhollow.typed import CHANGES
 from fernhollow.words import KNOWN, spell
 from fledge.text.chat import Conversation, check_turns
@@ -238,8 +238,8 @@ def test_a_problem_comes_to_what_its_numbers_come_to(grade: Grade) -> None:
 
 def test_every_generated_story_is_true_and_as_requested() -> None:
     rng = Random(2)
-    for _ in range(500):
-        told = story(rng, "train")
+    free, asked_for = (story(rng, "train") for _ in range(500)), (on_request(rng)[1] for _ in range(500))
+    for told in chain(free, asked_for, (after(rng, story(rng, "train"))[2] for _ in range(500))):
         assert flaw(told.text, hero=told.hero, animal=told.animal, thing=told.thing) is None
         assert all(said[-1] == "." for _, said in told.questions)
 

@@ -9,6 +9,7 @@ Held out are (animal, object) pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
@@ -175,6 +176,8 @@ def flaw(text: str, *, hero: str = "", animal: str = "", thing: str = "") -> str
         slot = group.rpartition("_")[0]
         if value is not None and slots.setdefault(slot, value.lower()) != value.lower():
             return f"{slot} is {slots[slot]} and then {value.lower()}"
+    if "a" not in slots:  # a plot that names its hero once
+        slots["a"] = re.sub("^an? ", "the ", slots["A"].lower())
     slots |= {
         slot: slots[slot].title() for slot in ("a", "b", "c") if slot in slots and not slots[slot].startswith("the ")
     }
