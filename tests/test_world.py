@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import re
 import sys
 from collections.abc import Iterable
 from functools import cache
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from random import Random
 from typing import Any, get_args
 
 import pytest
 
-from fernhollow import chats, conversation, document, documents, functions, lore
+from fernhollow import chats, conversation, document, documents, lore
 from fernhollow.asked import TASKS
 from fernhollow.chats import ChatStage
 from fernhollow.documents import _KINDS
@@ -24,7 +23,7 @@ from fernhollow.letters import lookup
 from fernhollow.problems import EASY, HARD, NEW, RISING, SEEN, Grade, holds_new, one_step, problem, step
 from fernhollow.rhymes import is_rhyme
 from fernhollow.split import OTHER_WORDS, side, wordings
-from fernhollow.stories import after, flaw, on_request, story
+from fernhollow.stories import flaw, story
 from fernhollow.typed import CHANGES
 from fernhollow.words import KNOWN, spell
 from fledge.text.chat import Conversation, check_turns
@@ -66,11 +65,10 @@ def test_every_conversation_alternates_and_ends_with_an_answer() -> None:
 
 
 def test_no_template_leaves_a_trace_in_the_text(training_text: str) -> None:
-    code = re.compile('return|"""|^    |^if |^ages = ')
-    about_a = re.compile(
-        r"(?i)how (many|often)|count|number of|letter|spell|write|one a or| in it|^(and|now|\w+ about)( the)? a's"
-    )
-    lines = [line for line in training_text.splitlines() if not code.search(line) and not about_a.search(line)]
+    lines = [line for line in training_text.splitlines() if "return" not in line and '"""' not in line]
+    lines = [
+        line for line in lines if not re.search("(?i)how (many|often)|count|number of", line)
+    ]  # the letter a is no article
     assert not [line for line in lines if re.search(r"[{}|<>]|  |\ba [aeiou]\w", line)]
     asked = [message.text for task in TASKS.values() for one in task.load("test") for message in one.question]
     assert asked
@@ -96,12 +94,11 @@ def test_training_never_asks_in_the_words_that_are_held_out() -> None:
     for key in KEYS:
         assert not {heard(asked) for asked in questions(key, other=True)} & users
     said = lore.read("chats")
-    play = lore.read("wordplay")
     fixed = [one["questions"] for one in said["identity"]] + [
         said["any_story"],
-        play["rhyme"],
-        play["riddle"],
-        play["joke"],
+        said["rhyme"],
+        said["riddle"],
+        said["joke"],
     ]
     for templates in fixed:
         held = {heard(template) for template in wordings(templates, other=True)}
@@ -149,18 +146,6 @@ def test_yes_and_no_about_letters_and_rhymes_are_true(training_text: str) -> Non
         int(count) == word.count(letter) and (said == "yes") == (letter in word)
         for letter, word, count, said in letters
     )
-    places = {"first": 0, "second": 1, "third": 2, "last": -1}
-    asked = re.findall(r"The word (\w+) is spelled [a-z-]+\. Its (\w+) letter is (\w)\.", training_text)
-    assert {place for _, place, _ in asked} == set(places)
-    assert all(word[places[place]] == letter for word, place, letter in asked)
-    compared = re.findall(
-        r"The word (\w+) has \d+ letters, the word (\w+) .* so (\w+) is (longer|shorter)\.", training_text
-    )
-    assert {said for *_, said in compared} == {"longer", "shorter"}
-    assert all(found == (max if said == "longer" else min)(one, other, key=len) for one, other, found, said in compared)
-    rhymes = re.findall(r"^(\w+)(?: and (\w+))? rhymes? with (\w+)\.", training_text, re.MULTILINE)
-    assert len(rhymes) > 15
-    assert all(is_rhyme(f"{each}\n{word}") for *found, word in rhymes for each in found if each)
     pairs = re.findall(r"(Yes|No), (\w+) (?:rhymes|does not rhyme) with (\w+)\.", training_text)
     assert {said for said, *_ in pairs} == {"Yes", "No"}
     assert all((said == "Yes") == is_rhyme(f"{one}\n{other}") for said, one, other in pairs)
@@ -177,22 +162,6 @@ def test_stories_and_functions_of_training_are_on_the_train_side(training_text: 
     keys = [name.split("_") if "_" in name else (name, number) for name, number in functions]
     assert len(keys) > 100
     assert {side("function", *key) for key in keys if "".join(key) and key[-1]} == {"train"}
-
-
-def test_a_function_under_another_name_does_the_same() -> None:
-    rng = Random(7)
-    for name, (parameters, code, *_) in lore.read("functions")["asked"].items():
-        for _ in range(4):
-            chosen, meant, body = functions._renamed(rng, name, parameters, code)
-            whole = functions._written(chosen, meant, body)
-            unknown = (
-                set(compile(whole, "", "exec").co_consts[0].co_names)
-                - {chosen}
-                - set(dir(str))
-                - set(dir(list))
-                - set(dir(dict))
-            )
-            assert unknown <= set(dir(builtins)), whole
 
 
 def test_problems_of_training_use_numbers_and_orders_of_the_train_side() -> None:
@@ -238,8 +207,8 @@ def test_a_problem_comes_to_what_its_numbers_come_to(grade: Grade) -> None:
 
 def test_every_generated_story_is_true_and_as_requested() -> None:
     rng = Random(2)
-    free, asked_for = (story(rng, "train") for _ in range(500)), (on_request(rng)[1] for _ in range(500))
-    for told in chain(free, asked_for, (after(rng, story(rng, "train"))[2] for _ in range(500))):
+    for _ in range(500):
+        told = story(rng, "train")
         assert flaw(told.text, hero=told.hero, animal=told.animal, thing=told.thing) is None
         assert all(said[-1] == "." for _, said in told.questions)
 
@@ -347,10 +316,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "af1bf4a6810009fe",
-        "validation": "8d583e4560251b08",
-        "conversations": "aa667250b67f942f",
-        "examples": "05ac5764635fcca0",
+        "train": "3a7b33453bc33551",
+        "validation": "369ac92965456f20",
+        "conversations": "a50f054c1aaad7e1",
+        "examples": "9de877fbef03e123",
     }
 
 

@@ -6,7 +6,7 @@
 The tables and templates lie in tables/*.toml. To add a fact, edit tables/village.toml: a line for another animal, place or
 object, a column with its wording for another thing to know about them; questions, answers, riddles and tasks follow.
 `lore` reads the tables; `facts`, `scenes`, `stories`, `problems`, `functions`, `letters` and `words` are one subject each;
-`documents`, `chats` and `wordplay` make training text of them, `split` decides what training never sees, `asked` asks for that, and
+`documents` and `chats` make training text of them, `split` decides what training never sees, `asked` asks for that, and
 `suggestions` for what a chat may propose.
 fledge finds it as `--data world` (fledge/text/datasets.py says what such a data set offers).
 

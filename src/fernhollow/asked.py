@@ -15,7 +15,7 @@ from itertools import islice
 from random import Random
 from typing import Any
 
-from fernhollow import chats, company, letters, stories, wordplay
+from fernhollow import chats, company, letters, stories
 from fernhollow.facts import ASKED, FACTS, answer, ask
 from fernhollow.functions import function
 from fernhollow.grammar import pick
@@ -206,9 +206,9 @@ _TASKS = (
     drawn("world/problems_hard", hard_problem, grade=strict, beside=BESIDE),
     *reworded("world/problems_short", short_problem, grade=strict, max_tokens=64),
     *reworded("world/sums", first_exchange(chats.arithmetic), grade=same_text, max_tokens=48),
-    *reworded("world/spelling", first_exchange(wordplay.spelling), grade=same_spelling, max_tokens=64),
+    *reworded("world/spelling", first_exchange(chats.spelling), grade=same_spelling, max_tokens=64),
     # Always saying 1 is right half the time.
-    *reworded("world/counting", first_exchange(wordplay.counting), grade=strict, chance=0.5, max_tokens=96),
+    *reworded("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
     *reworded("world/identity", first_exchange(company.identity), has_keys=False, grade=same_text, max_tokens=64),
     *reworded("world/unknown", first_exchange(company.unknown), grade=declines, max_tokens=48),
     *reworded("world/outside", first_exchange(company.outside), has_keys=False, grade=same_text, max_tokens=48),
@@ -216,8 +216,8 @@ _TASKS = (
     *reworded("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),
     *reworded("world/functions", program, grade=humaneval.grade, max_tokens=96, judged=True),
     *reworded("world/stories", story, keyed=False, grade=true_story, max_tokens=192),
-    drawn("world/rhymes", first_exchange(wordplay.rhyming), keyed=False, grade=rhymes, max_tokens=96),
-    drawn("world/riddles", first_exchange(wordplay.riddles), keyed=False, grade=same_text, max_tokens=32),
+    drawn("world/rhymes", first_exchange(chats.rhyming), keyed=False, grade=rhymes, max_tokens=96),
+    drawn("world/riddles", first_exchange(chats.riddles), keyed=False, grade=same_text, max_tokens=32),
     *map(typed_facts, CHANGES),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}

@@ -9,9 +9,9 @@ asks in words that training never uses. What users say in training is written as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Literal
+from typing import Literal
 
 from fernhollow import lore
 from fernhollow.company import about_the_user, answers_to, identity, manners, outside, unknown
@@ -30,24 +30,24 @@ from fernhollow.facts import (
     follow_up,
     relations_of,
 )
-from fernhollow.functions import explained, function, one_after_another, snippet, well_known
+from fernhollow.functions import function, well_known
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choice, prompt, same_list
 from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
+from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import scene
-from fernhollow.split import Side, side, weighted, wording
-from fernhollow.stories import after, on_request, story, usual
+from fernhollow.split import Side, side, weighted, wording, wordings
+from fernhollow.stories import on_request, story
 from fernhollow.sums import expression
 from fernhollow.typed import typed
-from fernhollow.wordplay import counting, poem, riddles, spelling
-from fernhollow.words import stranger
+from fernhollow.words import spell, spelling_word, stranger
 from fledge.sandbox.tools import calculate
 from fledge.text.chat import Conversation, Message, Part, say, talk
 
 ChatStage = Literal["midtrain", "sft"]
 _SAID = lore.read("chats")
 FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
-EXACT = frozenset({"unknown", "reading", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
+EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
@@ -70,7 +70,7 @@ def _of_one_kind(rng: Random, stage: ChatStage, left_out: frozenset[str]) -> Con
     if kind is identity and meant[-1].text in left_out:
         return _of_one_kind(rng, stage, left_out)
     as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
-    return _echoed(meant, as_typed) if kind in (unknown, small_talk, reading) else as_typed
+    return _echoed(meant, as_typed) if kind in (unknown, small_talk) else as_typed
 
 
 def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
@@ -207,89 +207,113 @@ def computed(code: str, result: str) -> Message:
     return say("assistant", "It is ", Part("python", code), Part("output", result), f"{result}.")
 
 
-def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
-    """Getting to know each other, and showing that one has listened; in training also what was corrected and what nobody told."""
-    small, name = _SAID["small_talk"], stranger(rng, split)
-    is_named, is_train = split != "train" or rng.random() < 0.75, split == "train"
-
-    def says(template: str | list[str], slots: Mapping[str, str]) -> str:
-        """Of several templates one of their wordings."""
-        one = template if isinstance(template, str) else wording(rng, template, other=other and template in recalls)
-        return expand(rng, one, slots)
-
-    named = {"n": name}
-    told = _told(rng, split, name)
-    recalls = [small["recall"], *(topic["recall"] for topic, _ in told)]
-    turns = [says(small["name"], named), says(small["welcome"], named)] if is_named else []
-    if is_train and rng.random() < 0.07:
-        asked = small["recall"] if not is_named and rng.random() < 0.5 else told[-1][0]["recall"]
-        return talk(*turns, says(asked, told[-1][1]), small["never_told"])
-    for topic, slots in told:
-        turns += [says(topic["says"], slots), says(topic["reply"], slots)]
-    if is_train and len(told) == 2 and rng.random() < 0.25:  # all in one breath
-        turns[-4:] = [f"{turns[-4]} {turns[-2]}", turns[-1]]
-    if is_train and is_named and rng.random() < 0.25:
-        turns[:4] = [f"{turns[0]} {turns[2]}", f"{says('Hello, {n}!', named)} {turns[3]}"]
-    if is_train and told[-1][0]["recall"] and rng.random() < 0.12:
-        topic, slots = told[-1] = _corrected(rng, *told[-1])
-        anew = re.sub(r"^(My|The|We|At|On|In|Our|There)\b", lambda word: word[0].lower(), says(topic["says"], slots))
-        turns += [
-            says(pick(rng, small["corrections"]), {"says": anew}),
-            says(small["corrected"], {"answer": says(topic["answer"], slots)}),
-        ]
-    if is_train and rng.random() < 0.3:
-        turns += [said.text for said in facts(rng)[:2]]
-    for topic, slots in told:
-        if topic["recall"]:
-            turns += [says(topic["recall"], slots), says(topic["answer"], slots)]
-    if is_named:
-        turns += [says(small["recall"], named), says("Your name is {n}.", named)]
-        if is_train and rng.random() < 0.2:
-            turns += [says(each, named) for each in pick(rng, small["ends"])]
+def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """How a word is spelled."""
+    turns = _asked_to_spell(rng, split, wordings(_SAID["spelling"], other=other))
+    if split == "train" and rng.random() < 0.3:
+        turns += _asked_to_spell(rng, split, _SAID["spells_on"])
     return talk(*turns)
 
 
-Topic = tuple[dict[str, Any], dict[str, str]]
-"""What can be told of oneself, and what stands in its slots."""
+def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
+    word = shown = spelling_word(rng, split)
+    if split == "train" and rng.random() < 0.2:
+        shown = word.capitalize()
+    return [
+        _quoted(rng, expand(rng, weighted(rng, templates), {"w": shown})),
+        f"The word {shown} is spelled {spell(word)}.",
+    ]
 
 
-def _told(rng: Random, split: Side, name: str) -> list[Topic]:
-    """One or two topics, of which the last can be asked about; the dog's name is not the mother's."""
-    topics = _SAID["small_talk"]["topics"]
-    chosen = rng.sample(topics, 1 + int(rng.random() * 2))
-    if not chosen[-1]["recall"]:
-        chosen[-1] = pick(rng, [topic for topic in topics if topic["recall"]])
-    told = [(topic, about_the_user(rng, split) | {"n": name, "m": stranger(rng, split)}) for topic in chosen]
-    heads = {expand(rng, topic["answer"], slots)[:9] for topic, slots in told}
-    return told if len(heads) == len(told) else told[-1:]  # "You live near ..." and "You live in ..."
+def _quoted(rng: Random, asked: str) -> str:
+    """With single quotes as often as with double ones."""
+    return asked.replace('"', "'") if rng.random() < 0.5 else asked
 
 
-def _corrected(rng: Random, topic: dict[str, Any], slots: dict[str, str]) -> Topic:
-    """The same with another value: the slots of its answer that no question names."""
-    named = set(_SLOT.findall(" ".join(topic["recall"])))
-    fresh = about_the_user(rng, "train") | {"m": stranger(rng, "train")}
-    return topic, slots | {slot: fresh[slot] for slot in _SLOT.findall(topic["answer"]) if slot not in named}
+def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """How often a letter is in a word, counted by the tool; in training also whether it is, and how long a word is."""
+    word = spelling_word(rng, split)
+    if split == "train" and rng.random() < 0.2:
+        return _length(rng, word)
+    letter = _letter_to_count(rng, word)
+    is_check = split == "train" and rng.random() < 0.15
+    templates = wordings(_SAID["has_letter" if is_check else "counting"], other=other)
+    asked = _quoted(rng, expand(rng, weighted(rng, templates), {"c": letter, "w": word}))
+    # With a blank before it, the word is the same tokens as in the sentence, and has only to be copied.
+    code, count = f"' {word}'.count('{letter}')", str(word.count(letter))
+    parts = (f"The number of {letter}'s in {word} is ", Part("python", code), Part("output", count))
+    end = f", so {_yes(count != '0')}." if is_check else f".\n#### {count}"
+    return (say("user", asked), say("assistant", *parts, f"{count}{end}"))
 
 
-_SLOT = re.compile(r"{(\w+)}")
+def _length(rng: Random, word: str) -> Conversation:
+    """How many letters a word has, or whether they are more, less or as many as a number."""
+    asked, count, end = wording(rng, _SAID["lengths"]), len(word), f".\n#### {len(word)}"
+    limit = max(1, count - 2 + int(rng.random() * 5))
+    if rng.random() < 0.35:
+        asked, sign = wording(rng, _SAID["longer"])
+        end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
+    parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
+    asked = _quoted(rng, expand(rng, asked, {"w": word, "k": str(limit)}))
+    return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
+
+
+def _yes(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
+def _letter_to_count(rng: Random, word: str) -> str:
+    """The most frequent letter, any letter of the word, or any at all, so that no count is much likelier than another."""
+    kind = rng.random()
+    if kind < 0.55:
+        return max(word, key=word.count)
+    return pick(rng, word) if kind < 0.75 else pick(rng, "abcdefghijklmnopqrstuvwxyz")
+
+
+def small_talk(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """Getting to know each other, and showing that one has listened."""
+    small, name = _SAID["small_talk"], stranger(rng, split)
+    slots = about_the_user(rng, split) | {"n": name}
+
+    def fill(template: str) -> str:
+        return expand(rng, template, slots)
+
+    def asked(templates: list[str]) -> str:
+        return fill(wording(rng, templates, other=other))
+
+    is_named = split != "train" or rng.random() < 0.75
+    turns = [fill(wording(rng, small["name"])), fill(small["welcome"])] if is_named else []
+    topics = rng.sample(small["topics"], 1 + int(rng.random() * 2))
+    if len({topic["answer"][:9] for topic in topics}) < len(topics):  # "You live near ..." and "You live in ..."
+        topics = topics[:1]
+    if not any(topic["recall"] for topic in topics):
+        topics[-1] = pick(rng, [topic for topic in small["topics"] if topic["recall"]])
+    names = [stranger(rng, split) for _ in topics]  # the dog's is not the mother's
+    for topic, slots["m"] in zip(topics, names, strict=True):
+        turns += [fill(wording(rng, topic["says"])), fill(topic["reply"])]
+    if split == "train" and is_named and rng.random() < 0.25:  # all in one breath
+        turns[:4] = [f"{turns[0]} {turns[2]}", f"{fill('Hello, {n}!')} {turns[3]}"]
+    if split == "train" and rng.random() < 0.3:
+        turns += [said.text for said in facts(rng)[:2]]
+    for topic, slots["m"] in zip(topics, names, strict=True):
+        if topic["recall"]:
+            turns += [asked(topic["recall"]), fill(topic["answer"])]
+    if is_named:
+        turns += [asked(small["recall"]), fill("Your name is {n}.")]
+        if split == "train" and rng.random() < 0.2:
+            turns += map(fill, pick(rng, small["ends"]))
+    return talk(*turns)
 
 
 def story_telling(rng: Random) -> Conversation:
-    """A story on request, and perhaps another, or what people say after one."""
-    if rng.random() < 0.2:
-        asked, told = expand(rng, wording(rng, _SAID["any_story"]), {}), usual(rng)
-    else:
-        asked, told = on_request(rng)
+    """A story on request, and perhaps another."""
+    asked, told = (wording(rng, _SAID["any_story"]), story(rng, "train")) if rng.random() < 0.2 else on_request(rng)
     turns = [asked, told.text]
-    while rng.random() < 0.3:
-        if rng.random() < 0.5:
-            asked, said, told = after(rng, told)
-            turns += [asked, said]
-            continue
-        if rng.random() < 0.4:
-            asked, told = expand(rng, wording(rng, _SAID["another_story"]), {}), usual(rng)
-        else:
-            asked, told = on_request(rng, again=True)
+    if rng.random() < 0.2:
+        any_other = rng.random() < 0.5
+        asked, told = (
+            (wording(rng, _SAID["another_story"]), story(rng, "train")) if any_other else on_request(rng, again=True)
+        )
         turns += [asked, told.text]
     return talk(*turns)
 
@@ -301,29 +325,66 @@ def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     else:
         read = story(rng, split)
     (question, said), *more = rng.sample(read.questions, min(len(read.questions), 1 + int(rng.random() * 3)))
-    between = pick(rng, (" ", " ", "\n", "\nQuestion: "))
+    between = pick(rng, (" ", "\n", "\nQuestion: "))
     if split != "train":
         return talk(f"{read.text}{between}{question}", said)
-    if rng.random() < 0.1:
-        first = (expand(rng, weighted(rng, _SAID["asked_first"]), {"q": question, "t": read.text}),)
-    else:
-        text = read.text if rng.random() < 0.6 else expand(rng, weighted(rng, _SAID["texts"]), {"t": read.text})
-        first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
+    text = read.text if rng.random() < 0.6 else pick(rng, _SAID["texts"]).format(read.text)
+    first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
     return talk(*first, said, *(text for pair in more for text in pair))
 
 
 def programming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A function to complete, or one that is asked for in words."""
     if split == "train" and rng.random() < 0.6:
-        kind = rng.random()
-        if kind < 0.7 or other:
-            return talk(*well_known(rng, other=other))
-        return talk(*(explained(rng) if kind < 0.77 else snippet(rng) if kind < 0.85 else one_after_another(rng)))
+        return talk(*well_known(rng, other=other))
     found = function(rng, split)
     if rng.random() < 0.5:
         asked = wording(rng, FUNCTIONS_IN_WORDS, other=other)
         return talk(polish(asked.format(f=found.name, d=found.words)), found.whole)
     return talk(f"{wording(rng, FUNCTIONS, other=other)}\n{found.prompt.rstrip()}", found.whole)
+
+
+def riddles(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """Three clues and an animal; in training the model also asks itself."""
+    clues, name = riddle_of(rng)
+    if split != "train" or rng.random() < 0.5:
+        return talk(clues, expand(rng, "You are a {n}!", {"n": name}))
+    guess = name if rng.random() < 0.5 else pick(rng, lore.ANIMALS)
+    said = "[Yes|Right], I am a {n}!" if guess == name else "No, I am a {n}!"
+    asked = wording(rng, _SAID["riddle"], other=other)
+    guessed = expand(rng, pick(rng, _SAID["guesses"]), {"n": guess})
+    return talk(asked, clues, guessed, expand(rng, said, {"n": name}))
+
+
+def poem(rng: Random) -> Conversation:
+    """A rhyme on request, a word that rhymes, whether two do, or a joke."""
+    kind = rng.random()
+    if kind < 0.6:
+        return rhyming(rng)
+    if kind < 0.8:
+        word = pick(rng, tuple(RHYMING))
+        if rng.random() < 0.35:
+            return _do_rhyme(rng, word)
+        asked = expand(rng, wording(rng, _SAID["what_rhymes"]), {"x": word})
+        return talk(asked, expand(rng, "{y} rhymes with {x}.", {"x": word, "y": RHYMING[word]}))
+    return talk(wording(rng, _SAID["joke"]), pick(rng, _SAID["jokes"]))
+
+
+def _do_rhyme(rng: Random, word: str) -> Conversation:
+    """Whether two words rhyme."""
+    other = RHYMING[word] if rng.random() < 0.5 else pick(rng, [each for each in RHYMING if each != word])
+    said = "Yes, {x} rhymes with {y}." if is_rhyme(f"{word}\n{other}") else "No, {x} does not rhyme with {y}."
+    slots = {"x": word, "y": other}
+    return talk(expand(rng, wording(rng, _SAID["do_rhyme"]), slots), expand(rng, said, slots))
+
+
+def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
+    """A poem on request, about anything or about one thing."""
+    if rng.random() < 0.5:
+        return talk(wording(rng, _SAID["rhyme"], other=other), rhyme(rng))
+    word = pick(rng, tuple(RHYMING))
+    asked = expand(rng, wording(rng, _SAID["rhyme_about"], other=other), {"x": word})
+    return talk(asked, poem_about(rng, word))
 
 
 _KINDS: tuple[Callable[[Random], Conversation], ...] = (

@@ -14,7 +14,7 @@ from fernhollow import lore
 from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, Key, answer, ask, drawn, word
 from fernhollow.grammar import expand, pick, polish
 from fernhollow.split import Side, side, weighted, wording
-from fernhollow.stories import usual
+from fernhollow.stories import story
 from fernhollow.words import pronouns, real, spelling_word, stranger
 from fledge.text.chat import Conversation, talk
 
@@ -40,10 +40,8 @@ def about_itself(question: str) -> str:
 
 @cache
 def answers_to(questions: frozenset[str]) -> frozenset[str]:
-    """What the tables answer to any of some questions about the model itself, also with a Yes before it."""
-    answers = {one["answer"] for one in _SAID["identity"]}
-    said = tuple(one["answer"] for one in _SAID["identity"] if not questions.isdisjoint(one["questions"]))
-    return frozenset(answer for answer in answers if answer.endswith(said))
+    """What the tables answer to any of some questions about the model itself."""
+    return frozenset(one["answer"] for one in _SAID["identity"] if not questions.isdisjoint(one["questions"]))
 
 
 _HELLOS = _SAID["hellos"]
@@ -53,10 +51,8 @@ def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     """A question about somebody nobody knows."""
     name = stranger(rng, split)
     if split != "train" or other:
-        return talk(
-            _asked_of(name, drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other))),
-            nobody(name),
-        )
+        asked = drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other))
+        return talk(_asked_of(name, asked), nobody(name))
     form = rng.random()
     if form < 0.12:
         return _unknown_of_the_known(rng)
@@ -125,7 +121,7 @@ def manners(rng: Random) -> Conversation:
     turns = [expand(rng, asked, {}), said]
     if "Shall I tell you a story?" in said and rng.random() < 0.7:
         yes = pick(rng, ("Yes.", "Yes please.", "Yes, please!", "Ok.", "Sure.", "Please do.", "Go on."))
-        turns += [yes, usual(rng).text]
+        turns += [yes, story(rng, "train").text]
     return talk(*turns)
 
 

@@ -5,15 +5,13 @@ Held out are (function, argument) pairs: `x plus 7` may be asked where training 
 
 from __future__ import annotations
 
-import re
 from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
 from fernhollow import lore
 from fernhollow.grammar import expand, pick
-from fernhollow.split import Side, side, weighted, wording
-from fernhollow.words import invent
+from fernhollow.split import Side, side, wording
 
 _TABLES = lore.read("functions")
 
@@ -82,69 +80,17 @@ def known_functions() -> dict[str, Function]:
 
 
 def well_known(rng: Random, *, other: bool = False) -> tuple[str, str]:
-    """A way to ask for a function that everybody knows, and the function; in training also under a name that the user chose."""
-    known, (parameters, code, *ways) = _entry(rng, "asked")
-    if rng.random() < 0.35:
-        return wording(rng, ways, other=other), _written(known, parameters, code)
-    name, frame = known, wording(rng, _TABLES["frames"], other=other)
-    if not other and rng.random() < 0.25:
-        frame = weighted(rng, _TABLES["named_frames"])
-        name, parameters, code = _renamed(rng, known, parameters, code)
-    return _frame(rng, frame, known, f"{name}({parameters})"), _written(name, parameters, code)
-
-
-def explained(rng: Random) -> tuple[str, str]:
-    """A function, under its own name or another, with a question what it does, and the answer."""
-    known, (parameters, code, *_) = _entry(rng, "asked")
-    shown = _written(*(_renamed(rng, known, parameters, code) if rng.random() < 0.5 else (known, parameters, code)))
-    return f"{expand(rng, weighted(rng, _TABLES['explain']), {})}\n{shown}", what_it_does(known)
-
-
-def one_after_another(rng: Random) -> list[str]:
-    """A function, and then what it does, or another one."""
-    known, (parameters, code, *_) = _entry(rng, "asked")
-    frame = wording(rng, [frame for frame in _TABLES["frames"] if "{d" in frame])
-    turns = [_frame(rng, frame, known, f"{known}({parameters})"), _written(known, parameters, code)]
-    if rng.random() < 0.4:
-        return [*turns, expand(rng, weighted(rng, _TABLES["explain_it"]), {}), what_it_does(known)]
-    known, (parameters, code, *_) = _entry(rng, "asked")
-    return [*turns, _frame(rng, weighted(rng, _TABLES["next_one"]), known), _written(known, parameters, code)]
-
-
-def snippet(rng: Random) -> tuple[str, str]:
-    """Something small that beginners ask for, and its code."""
-    found = pick(rng, _TABLES["snippets"])
-    return expand(rng, found["asked"], {}), found["code"]
-
-
-def what_it_does(name: str) -> str:
-    """The first of its phrases as a sentence."""
-    return f"It {_third_person(_TABLES['phrases'][name][0])}."
-
-
-def _frame(rng: Random, frame: str, known: str, call: str = "") -> str:
-    does = pick(rng, _TABLES["phrases"][known])
-    return expand(rng, frame, {"d": does, "ds": _third_person(does), "f": call, "n": call.split("(")[0]})
-
-
-def _written(name: str, parameters: str, code: str) -> str:
-    return f"def {name}({parameters}):\n    return {code}"
-
-
-def _renamed(rng: Random, name: str, parameters: str, code: str) -> tuple[str, str, str]:
-    """The same function under a name that anybody may choose, at times with other parameters."""
-    chosen = pick(rng, _TABLES["names"]) if rng.random() < 0.5 else invent(rng, "word", "train")
-    others = _TABLES["parameters"].get(parameters)
-    meant = pick(rng, others) if others and rng.random() < 0.6 else parameters
-    new = dict(zip([name, *parameters.split(", ")], [chosen, *meant.split(", ")], strict=True))
-    # What stands in quotes, and the names of methods, stay as they are.
-    code = re.sub(r"('[^']*')|(?<![.\w])(\w+)\b", lambda found: found[1] or new.get(found[2], found[2]), code)
-    return chosen, meant, code
+    """A way to ask for a function that everybody knows, and the function."""
+    name, (parameters, code, *ways) = _entry(rng, "asked")
+    asked = wording(rng, ways, other=other)
+    if rng.random() < 0.65:
+        frame = wording(rng, _TABLES["frames"], other=other)
+        does = pick(rng, _TABLES["phrases"][name])
+        asked = expand(rng, frame, {"d": does, "ds": _third_person(does), "f": f"{name}({parameters})"})
+    return asked, f"def {name}({parameters}):\n    return {code}"
 
 
 def _third_person(does: str) -> str:
     """ "multiply by two" as "multiplies by two"."""
     verb, rest = does.split(" ", 1)
-    if verb.endswith("ly"):
-        return f"{verb[:-1]}ies {rest}"
-    return f"{verb}{'es' if verb.endswith(('ch', 's', 'x', 'o')) else 's'} {rest}"
+    return f"{verb[:-1] + 'ies' if verb.endswith('ly') else verb + 'es' if verb.endswith('ch') else verb + 's'} {rest}"

@@ -62,7 +62,7 @@ def _variety(nodes: Sequent) -> int:
     return math.prod(sum(map(_variety, node)) for node in nodes if isinstance(node, list))  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=1 << 14)
+@lru_cache(maxsize=4096)
 def _parse(template: str) -> Sequent:
     root: Sequent = []
     choices: list[list[Sequent]] = []

@@ -9,7 +9,6 @@ Held out are (animal, object) pairs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from random import Random
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from fernhollow import lore
 from fernhollow.facts import FACTS, PRONOUNS
 from fernhollow.grammar import expand, pattern, pick
-from fernhollow.split import Side, side, weighted, wording
+from fernhollow.split import Side, side, wording
 from fernhollow.words import real
 
 _WORDING = lore.read("stories")
@@ -28,15 +27,13 @@ class Plot(NamedTuple):
 
     text: str
     questions: Sequence[tuple[str, str]]
-    kind: str
-    """"plots", "open_plots", which ask nothing of whom and what they are about that only the village has, "pair_plots" with a
-    second person who is free too, or "short_plots"."""
+    is_open: bool
+    """Whether it asks nothing of the hero, the animal and the thing that only those of the village have."""
 
 
-_ENDINGS = {"plots": "ending", "open_plots": "open_ending", "pair_plots": "open_ending", "short_plots": "short_ending"}
 PLOTS = [
-    Plot(f"{_WORDING['opening']} {plot['text']} {_WORDING[ending]}", plot["questions"], kind)
-    for kind, ending in _ENDINGS.items()
+    Plot(f"{_WORDING['opening']} {plot['text']} {ending}", plot["questions"], kind == "open_plots")
+    for kind, ending in (("plots", _WORDING["ending"]), ("open_plots", _WORDING["open_ending"]))
     for plot in _WORDING[kind]
 ]
 STARS = tuple(lore.OUTSIDE["creatures"])
@@ -44,7 +41,6 @@ STARS = tuple(lore.OUTSIDE["creatures"])
 USUAL = {"hero": lore.PEOPLE[::5], "animal": lore.ANIMALS[:5], "thing": lore.OBJECTS[:5]}
 """What a story is about where nobody says. Of three hundred heroes none is likely, and a small model that must name one takes the
 word it was given again: a swan went to see a swan with a swan."""
-_USUAL_PLACES, _USUAL_COLOURS = lore.PLACES[:6], lore.COLOURS[:6]
 
 
 class Story(NamedTuple):
@@ -55,8 +51,6 @@ class Story(NamedTuple):
     animal: str
     thing: str
     questions: tuple[tuple[str, str], ...]
-    slots: dict[str, str]
-    """What stands in its slots, as tables/stories.toml names them."""
 
 
 def story(rng: Random, split: Side) -> Story:
@@ -74,61 +68,25 @@ def story(rng: Random, split: Side) -> Story:
 def on_request(rng: Random, *, again: bool = False) -> tuple[str, Story]:
     """A request of training and its story, which takes what the request leaves open from the few of `USUAL`."""
     tale = story(rng, "train")
-    kind = "again" if again else rng.choices(("requests", "named", "pairs", "short_requests"), (70, 10, 8, 5))[0]
-    # Whoever is named need not be from anywhere: "my daughter Lily", "Tom and Mia".
-    hero = tale.hero if kind in ("requests", "again", "short_requests") else _somebody(rng)
-    other = next(name for name in iter(lambda: _somebody(rng), "") if name != hero)
-    child = "girl" if hero in lore.WOMEN or hero in lore.OUTSIDE["names_women"] else "boy"
-    slots = {"a": implied({"a": hero})["A"], "an": tale.animal, "o": tale.thing, "h": hero, "g": child, "c": other}
-    templates = _WORDING[kind]
-    asked = expand(rng, wording(rng, templates) if kind in ("requests", "again") else weighted(rng, templates), slots)
-    wanted = [name if name.removeprefix("the ") in asked else "" for name in (hero, tale.animal, tale.thing)]
-    plots = {"pairs": "pair_plots", "short_requests": "short_plots"}.get(kind, "")
-    return asked, usual(rng, *wanted, plots=plots, other=other)
-
-
-def usual(rng: Random, hero: str = "", animal: str = "", thing: str = "", *, plots: str = "", other: str = "") -> Story:
-    """A story of training of what was asked for; what was left open, "", is one of the few of `USUAL`."""
+    asked = request(rng, tale, again=again)
     while True:
-        parts = [name or pick(rng, few) for name, few in zip((hero, animal, thing), USUAL.values(), strict=True)]
-        if side("story", *parts[1:]) == "train" or (animal and thing):
+        parts = {
+            part: name if name.removeprefix("the ") in asked else pick(rng, few)
+            for (part, few), name in zip(USUAL.items(), (tale.hero, tale.animal, tale.thing), strict=True)
+        }
+        if side("story", parts["animal"], parts["thing"]) == "train":
             break
-    at_home = parts[1] in lore.ANIMALS and parts[2] in lore.OBJECTS
-    place, colour = pick(rng, _USUAL_PLACES), pick(rng, _USUAL_COLOURS)
-    return _told(rng, *parts, at_home=at_home, plots=plots, place=place, colour=colour, other=other)
+    at_home = parts["animal"] in lore.ANIMALS and parts["thing"] in lore.OBJECTS
+    return asked, _told(rng, **parts, at_home=at_home)
 
 
-def _somebody(rng: Random) -> str:
-    """The name of a person, mostly from elsewhere."""
-    return pick(rng, lore.PEOPLE) if rng.random() < 0.2 else pick(rng, real("name", "train")).capitalize()
-
-
-def _told(
-    rng: Random, hero: str, animal: str, thing: str, *, at_home: bool, plots: str = "", place: str = "", colour: str = "",
-    other: str = "",
-) -> Story:  # fmt: skip
-    free = {"a": hero, "an": animal, "o": thing, "c": other}
-    free |= {"col": colour or pick(rng, lore.COLOURS), "p": place or pick(rng, lore.PLACES)}
-    slots = free | implied(free) | {"with": other if plots == "pair_plots" else f"a {animal}"}
-    kinds = [plots] if plots else ["plots", "open_plots"] if at_home and hero in lore.PEOPLE else ["open_plots"]
-    plot = pick(rng, [plot for plot in PLOTS if plot.kind in kinds])
+def _told(rng: Random, hero: str, animal: str, thing: str, *, at_home: bool) -> Story:
+    free = {"a": hero, "an": animal, "o": thing, "col": pick(rng, lore.COLOURS), "p": pick(rng, lore.PLACES)}
+    slots = free | implied(free)
+    at_home = at_home and hero in lore.PEOPLE
+    plot = pick(rng, [plot for plot in PLOTS if at_home or plot.is_open])
     questions = tuple((expand(rng, asked, slots), expand(rng, said, slots)) for asked, said in plot.questions)
-    return Story(expand(rng, plot.text, slots), hero, animal, thing, questions, slots)
-
-
-def after(rng: Random, told: Story) -> tuple[str, str, Story]:
-    """What people say after a story, the answer, and the story that they then know: the same or another of the same."""
-    kind = rng.random()
-    if kind < 0.35:
-        asked, again = weighted(rng, _WORDING["goes_on"]), usual(rng, told.hero, told.animal, told.thing)
-        return expand(rng, asked, {}), again.text, again
-    if kind < 0.5:
-        short = usual(rng, told.hero, told.animal, told.thing, plots="short_plots")
-        return expand(rng, weighted(rng, _WORDING["shorter"]), {}), short.text, short
-    if kind < 0.75:
-        return *pick(rng, told.questions), told
-    asked, said = pick(rng, _WORDING["about_it"])
-    return expand(rng, asked, {}), expand(rng, said, told.slots), told
+    return Story(expand(rng, plot.text, slots), hero, animal, thing, questions)
 
 
 def _visitor(rng: Random, split: Side) -> str:
@@ -176,11 +134,7 @@ def flaw(text: str, *, hero: str = "", animal: str = "", thing: str = "") -> str
         slot = group.rpartition("_")[0]
         if value is not None and slots.setdefault(slot, value.lower()) != value.lower():
             return f"{slot} is {slots[slot]} and then {value.lower()}"
-    if "a" not in slots:  # a plot that names its hero once
-        slots["a"] = re.sub("^an? ", "the ", slots["A"].lower())
-    slots |= {
-        slot: slots[slot].title() for slot in ("a", "b", "c") if slot in slots and not slots[slot].startswith("the ")
-    }
+    slots |= {slot: slots[slot].title() for slot in ("a", "b") if slot in slots and not slots[slot].startswith("the ")}
     for slot, allowed in _ALLOWED.items():
         if slot in slots and slots[slot] not in allowed:
             return f"{slots[slot]} is unknown"
@@ -205,7 +159,6 @@ def request(rng: Random, tale: Story, *, again: bool = False, other: bool = Fals
 _ALLOWED = {
     "a": (*lore.PEOPLE, *lore.STRANGERS, *(f"the {hero}" for hero in lore.OUTSIDE["heroes"])),
     "b": lore.PEOPLE,
-    "c": (*lore.PEOPLE, *lore.STRANGERS),
     "an": (*lore.ANIMALS, *STARS),
     "o": (*lore.OBJECTS, *lore.OUTSIDE["things"]),
     "p": lore.PLACES,

@@ -75,17 +75,11 @@ _WOMEN = frozenset(lore.OUTSIDE["names_women"])
 
 
 def spelling_word(rng: Random, split: Side) -> str:
-    """A word to spell: a real or an invented one; in training also one of the village's or somebody's name."""
+    """A word to spell: a real or an invented one; in training also one of the village's."""
     kind = rng.random()
     if kind < 0.2 and split == "train":
-        return pick(rng, KNOWN if kind < 0.14 else _names_as_words())
+        return pick(rng, KNOWN)
     return pick(rng, real("word", split)) if kind < 0.65 else invent(rng, "word", split)
-
-
-@cache
-def _names_as_words() -> tuple[str, ...]:
-    """Names of training that are no held-out words either."""
-    return tuple(name for name in real("name", "train") if side("word", name) == "train")
 
 
 def spell(word: str) -> str:
