@@ -98,11 +98,11 @@ def test_what_nobody_booked_is_the_optimizers_and_the_head_is_part_of_the_forwar
 
 def test_nanochat_counts_the_whole_context_and_neither_embeddings_nor_its_padding() -> None:
     model = Transformer(
-        ModelConfig(vocab=512, layers=2, width=64, heads=2, kv_heads=2, context=100, value_embeddings=True)
+        ModelConfig(vocab=512, layers=2, width=64, heads=2, kv_heads=2, context=100, value_embeddings=True, pairs=99)
     )
-    weights = 2 * 12 * 64**2 + 512 * 64 + 2  # blocks, unembedding, and a scale per layer
+    weights = 2 * 12 * 64**2 + 512 * 64 + 4  # blocks, unembedding, and two scales per layer
     assert nanochat_flops_per_token(model) == 6 * weights + 12 * 2 * 64 * 100
-    assert model.flops_per_token() == pytest.approx(6 * (weights - 2) + 12 * 2 * 64 * 50.5)
+    assert model.flops_per_token() == pytest.approx(6 * (weights - 4) + 12 * 2 * 64 * 50.5)
 
 
 def test_a_peak_that_a_product_exceeds_is_another_cards() -> None:

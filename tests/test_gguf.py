@@ -115,9 +115,9 @@ def test_eight_bits_are_close_and_how_far_is_said(
 
 
 def test_what_llama_cpp_cannot_say_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    tiny_run(tmp_path / "a", smear=True, windows="SL")
+    tiny_run(tmp_path / "a", smear=True, pairs=64, windows="SL")
     with pytest.raises(
-        ValueError, match=r"has smear, windows SL, which llama.cpp does not know\. Train with --classic"
+        ValueError, match=r"has smear, pairs, windows SL, which llama.cpp does not know\. Train with --classic"
     ):
         export(tmp_path / "a", tmp_path / "x.gguf")
     tiny_run(tmp_path / "b", digits=2)

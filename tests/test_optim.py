@@ -165,6 +165,7 @@ def test_every_parameter_is_moved_by_the_rule_of_its_tag() -> None:
             key_filter=True,
             residual_scales=True,
             backout=True,
+            pairs=64,
         )
     ).init(seed=0)
     optimizer = build(model, OptimSettings(weight_decay=0.1))
@@ -172,6 +173,7 @@ def test_every_parameter_is_moved_by_the_rule_of_its_tag() -> None:
     assert rates["blocks.0.stream_scale"] == (0.005, (0.8, 0.95))
     assert rates["blocks.0.start_scale"] == (0.5, (0.96, 0.95))
     assert rates["backout_scale"] == (0.02, (0.8, 0.95))
+    assert rates["pair_embedding"][0] == pytest.approx(rates["embedding"][0] / 10)
     kinds = {name: group["kind"] for group in optimizer.param_groups for name in group["names"]}
     assert set(kinds) == {name for name, _ in model.named_parameters()}
     muon = {name for name, kind in kinds.items() if kind == "muon"}

@@ -59,7 +59,7 @@ def family(seed: int) -> list[Row]:
     "extras",
     [
         {},
-        {"smear": True, "value_embeddings": True, "residual_scales": True},
+        {"smear": True, "value_embeddings": True, "residual_scales": True, "pairs": 51},
         {"windows": "SL", "key_filter": True, "backout": True, "qk_scale": 1.2},
     ],
 )

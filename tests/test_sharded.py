@@ -22,6 +22,8 @@ WORDS = [
         "--model.key-filter",
         "--model.value-embeddings",
         "--model.residual-scales",
+        "--model.pairs",
+        "51",
         "--model.windows",
         "SL",
     ),

@@ -105,6 +105,11 @@ def test_two_seeds_of_the_baseline_come_first_and_then_seed_by_seed() -> None:
     assert [(point.config.model.heads, point.config.seed) for point in alone] == [(2, 7), (2, 8), (4, 7)]
 
 
+def test_what_is_no_switch_is_not_ablated() -> None:
+    with pytest.raises(ValueError, match=r"--ablate model\.pairs: allowed are settings that are on or off; .*--over"):
+        points_of(Sweep(out="out", ablate="smear,pairs"))
+
+
 def test_an_ablation_turns_one_off_of_all_and_one_on_of_none() -> None:
     three = points_of(Sweep(out="out", ablate="smear,key_filter,model.backout"))[1:]
     on = {point.variant: point.config.model for point in three}

@@ -127,7 +127,7 @@ class OptimSettings:
     adamw_matrix_rate: float = 1e-3
     """Rate of the matrices under AdamW, at width 768."""
     embedding_rate: float = 0.2
-    """Rate of the embedding, at width 768."""
+    """Rate of the embedding and, a tenth of it, of the table of pairs, at width 768."""
     unembedding_rate: float = 0.004
     """Rate of the unembedding, at width 768."""
     scalar_rate: float = 0.02
@@ -137,7 +137,7 @@ class OptimSettings:
     residual_rate: float = 0.005
     """Rate of what multiplies a layer's stream (residual_scales)."""
     start_rate: float = 0.5
-    """Rate of what multiplies the embedding that a layer adds (residual_scales). In small steps at high rates: a tenth."""
+    """Rate of what multiplies the embedding that a layer adds (residual_scales). Steps of few tokens want a tenth of it."""
     momentum: float = bounded(0.95, 0.0, 1.0)
     """Momentum of Muon."""
     beta1: float = bounded(0.8, 0.0, 1.0)

@@ -235,7 +235,8 @@ def nanochat_flops_per_token(model: Transformer) -> float:
     attention over the whole of a layer's window instead of its causal half."""
     config, counts = model.config, model.parameter_counts()
     seen = sum(min(config.window(layer) or config.context, config.context) for layer in range(config.layers))
-    return 6.0 * (counts["total"] - counts["embedding"]) + 12.0 * config.heads * config.channels * seen
+    multiplied = counts["total"] - counts["embedding"] - counts.get("pair", 0)
+    return 6.0 * multiplied + 12.0 * config.heads * config.channels * seen
 
 
 def believable(peak: float | None, product: float) -> float | None:

@@ -138,18 +138,19 @@ class FledgeForCausalLM(PreTrainedModel, GenerationMixin):
         x, pairs = norm(F.embedding(input_ids, self.embedding)), None
         seen, tokens = x, input_ids
         if self.looks_back and cache is not None:
-            # Two digits to the base of 256, which bfloat16 holds.
-            digits = torch.stack((tokens // 256, tokens % 256), -1).to(x.dtype)
+            # Digits to the base of 256, which bfloat16 holds.
+            base = torch.tensor([1 << 16, 1 << 8, 1], device=device)
+            digits = (tokens[..., None] // base % 256).to(x.dtype)
             seen, digits = (part[:, 0] for part in cache.update(x[:, None], digits[:, None], 0))
-            tokens = (digits.long() * torch.tensor([256, 1], device=device)).sum(-1)
+            tokens = (digits.long() * base).sum(-1)
         if self.shape["smear"]:
             gate = torch.sigmoid(F.linear(x[..., :24], self.smear_gate))
             x = x + self.smear_scale * gate * before(seen * real[..., None])[:, -new:]
         if self.shape["pairs"]:
-            # 0 before the first, so -1 is nothing.
+            # `before` fills up with 0, so all are moved up by one meanwhile: -1 is no token.
             previous = before(torch.where(real, tokens, -1)[..., None] + 1)[:, -new:, 0] - 1
-            rows = (36_313 * previous + 27_191 * input_ids) % self.shape["pairs"]
-            x = x + (pairs := F.embedding(rows, self.pair_embedding))
+            place = (36_313 * previous + 27_191 * input_ids) % self.shape["pairs"]
+            x = x + (pairs := F.embedding(place, self.pair_embedding))
         channels = self.shape["width"] // self.shape["heads"]
         exponent = torch.arange(0, channels, 2, device=device).float() / channels
         angles = places[:, None].float() * self.shape["rope_base"] ** -exponent

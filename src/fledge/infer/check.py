@@ -114,6 +114,7 @@ def small_twin(kind: type[Transformer], config: ModelConfig) -> Transformer:
         heads=heads,
         kv_heads=keys,
         context=CONTEXT,
+        pairs=min(config.pairs, 64),
     )
     with torch.random.fork_rng(devices=[]):
         return draw_weights(kind(small)).eval()

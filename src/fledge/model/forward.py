@@ -5,7 +5,8 @@
 
 A decoding step of a small model costs what it launches, not what it computes. Hence queries, keys and values come from one
 matrix, are rotated and normalised as one tensor, cosines are looked up, and what depends on a token alone (normalised
-embedding, smear gate, value embedding) is a table. `refresh` takes over changed weights (reinforcement learning).
+embedding, smear gate, value embedding) is a table, as what depends on two (pairs) is anyway. `refresh` takes over changed
+weights (reinforcement learning).
 
 Whoever changes the architecture changes it twice: in model/transformer.py and here. infer/check.py compares the two before
 the first answer, so that a change of one alone cannot go unseen.
@@ -65,7 +66,7 @@ class InferenceModel:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the weights of the model as they are now."""
+        """Take over the weights of the model as they are now."""
         model, dtype = self.model, self.dtype
         self.table = norm(model.embedding.detach().to(dtype))
         if model.config.smear:
@@ -78,10 +79,10 @@ class InferenceModel:
 
     @property
     def bytes(self) -> int:
-        """Memory of the weights, the original's included."""
+        """Memory of the weights, the original's included; what both share once."""
         mine = [self.table, self.unembedding, *(m for layer in self.layers for m in (layer.qkv, layer.up, layer.down))]
         mine += [] if self.pairs is None else [self.pairs]
-        return sum(part.nbytes for part in (*mine, *self.model.parameters()))
+        return sum({part.data_ptr(): part.nbytes for part in (*mine, *self.model.parameters())}.values())
 
     @torch.inference_mode()
     def extend(self, flat: Flat, past: Past) -> Float[Tensor, "R V"]:

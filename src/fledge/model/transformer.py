@@ -14,7 +14,7 @@ softly capped. Extras are fields that `classic` leaves off:
                        in one layer instead of two
     value_embeddings   each layer adds a learned vector of the token itself to its value (after Zhou et al. 2024,
                        arXiv:2410.17897): what a token is need not be carried through the stream to be handed on
-    pairs              a table with so many learned vectors of pairs of neighbouring tokens: what a token and the one before it find
+    pairs              a table of this many learned vectors of pairs of neighbouring tokens: what a token and the one before it find
                        there is added to the embedding and, by a number that each layer learns, to its values (after Huang et al.
                        2025, arXiv:2501.16975): room for words and turns of phrase that costs next to no time
     residual_scales    each layer reads a x + b x0, x0 the embedding and a, b two learned numbers of its own (after Jordan 2024,
@@ -130,7 +130,7 @@ def linear(x: Tensor, matrix: nn.Parameter) -> Tensor:
 
 
 def pair_rows(previous: Int[Tensor, "*N"], tokens: Int[Tensor, "*N"], rows: int) -> Int[Tensor, "*N"]:
-    """The row of each token and the one before it (-1: none) in a table of pairs. Those whose hashes are equal share it."""
+    """The row of each token and the one before it (-1: none; int64) in a table of pairs. Those of one hash share a row."""
     return (36_313 * previous + 27_191 * tokens) % rows
 
 

@@ -10,6 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -92,6 +93,11 @@ def _ablated(switches: str | None) -> Iterator[Variant]:
     if not switches:
         return
     names = switches.split(",")
+    for whole in map(_whole, names):
+        if not isinstance(reduce(getattr, whole.split("."), Pretrain()), bool):
+            raise ValueError(
+                f"--ablate {whole}: allowed are settings that are on or off; list values of others, as in --over {whole}=1,2"
+            )
     on, off = dict.fromkeys(names, "True"), dict.fromkeys(names, "False")
     found = [Variant("all", "all", on), *(Variant(f"no-{name}", "all", {**on, name: "False"}) for name in names)]
     found += [Variant("none", "all", off), *(Variant(f"only-{name}", "none", {**off, name: "True"}) for name in names)]

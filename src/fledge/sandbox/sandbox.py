@@ -241,7 +241,7 @@ class _Zygote:
     def work(
         self, jobs: list[dict[str, Any]], seconds: float, stop: threading.Event | None, *, isolation: str
     ) -> list[Result]:
-        """Let one child per job run; the last one ends the request, and so does `stop`.
+        """Let one child per job run; the request ends soon after the last one, and so does it by `stop`.
 
         Raises:
             _Died: the process is gone, or says nothing for a minute after time is up; or a child was killed from outside.

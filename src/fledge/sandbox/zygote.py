@@ -4,7 +4,7 @@
 
 The idea: a fork of an interpreter that has already imported the standard library costs a millisecond, where a new one
 costs fifty, and a child can be locked in completely because it has nothing left to load. The zygote runs no stranger's
-code itself. It hears one request at a time, starts its children, waits for the last of them and reports exit codes.
+code itself. It hears one request at a time, starts its children, waits for them and reports exit codes.
 
 A child has five files: 0 its job, 1 and 2 what it prints, 3 its result, 4 the other child of a check.
 """
@@ -37,8 +37,8 @@ from fledge.sandbox.jail import Jail
 from fledge.sandbox.wire import MODULE, send
 
 GRACE_SECONDS = 0.5
-"""A candidate ends when its tester hangs up. So long is one waited for that was about to end, by itself or killed from outside: a
-tester sees that its candidate is gone before anyone can see how it ended."""
+"""How long a candidate may take to end behind its tester, which hangs up. One that somebody killed is gone for its tester before
+anyone can see how it ended, and must not look as if it had been killed here."""
 EXIT_LOST = 70
 """Exit code of a child that could not write its result."""
 
@@ -153,7 +153,7 @@ def _wake_on_child_exit() -> int:
 
 
 def _wait(pids: list[int], *, deadline: float, control: socket.socket, wake: int) -> tuple[bool, list[int], list[bool]]:
-    """Until the last child ends and the other with it, time is up or the caller stops it; then kill whoever is left.
+    """Until the last child ends, and the other within GRACE_SECONDS of it, time is up or the caller stops it; then kill the rest.
 
     Returns whether it did not end by itself, the exit codes, and who was killed here.
     """

@@ -120,7 +120,8 @@ def fitting(
         raise DoesNotFit(
             f"depth {config.layers}, width {config.width}: weights, gradients and optimizer take {need.states / 1e9:.1f} GB, "
             f"{need.peak / 1e9:.1f} with a single row of {length} tokens (--recompute {policy}); {free_bytes / 1e9:.1f} GB "
-            f"are free, of which {FREE_SHARE:.0%} can be used. Lower --model.depth or --model.context, or take a larger "
+            f"are free, of which {FREE_SHARE:.0%} can be used. Lower "
+            f"{'--model.pairs, ' * bool(config.pairs)}--model.depth or --model.context, or take a larger "
             "device, or several with --shard"
         )
     return rows or most, policy
