@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,9 @@ from fernhollow import conversation
 from fledge.sandbox.sandbox import Sandbox
 from panel.judge import Rule, judge
 
-PANEL = [
-    json.loads(line) for line in (Path(__file__).parent / "panel/panel.jsonl").read_text(encoding="utf-8").splitlines()
+PANELS = [
+    [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for path in sorted((Path(__file__).parent / "panel").glob("*.jsonl"))
 ]
 CONVERSATIONS = 3_000
 """Of each stage: ten times as many said nothing that the panel asks when it was made."""
@@ -122,9 +124,10 @@ def test_the_judge_is_right_about_answers_made_for_it(
     assert (judge(rule, answer, turns, sandbox) is None) == acceptable
 
 
-def test_the_panel_has_two_hundred_prompts_and_eight_of_each_kind() -> None:
-    assert len({prompt["id"] for prompt in PANEL}) == len(PANEL) >= 200
-    assert min(Counter(prompt["category"] for prompt in PANEL).values()) >= 8
+@pytest.mark.parametrize("panel", PANELS)
+def test_a_panel_has_some_two_hundred_prompts_and_four_or_more_of_each_kind(panel: list[dict[str, Any]]) -> None:
+    assert len({prompt["id"] for prompt in panel}) == len(panel) > 190
+    assert min(Counter(prompt["category"] for prompt in panel).values()) >= 4
 
 
 def normalised(turn: str) -> str:
@@ -133,7 +136,7 @@ def normalised(turn: str) -> str:
 
 
 def test_training_never_says_what_the_panel_asks() -> None:
-    asked = {tuple(map(normalised, prompt["turns"])): prompt["id"] for prompt in PANEL}
+    asked = {tuple(map(normalised, prompt["turns"])): prompt["id"] for panel in PANELS for prompt in panel}
     longest = max(map(len, asked))
     found = set()
     for stage in ("midtrain", "sft"):

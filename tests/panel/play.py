@@ -2,6 +2,7 @@
 
     python tests/panel/play.py RUN                                      # greedy
     python tests/panel/play.py RUN --temperature 0.6 --seed 1,2,3       # sampled, with the mean over the seeds
+    python tests/panel/play.py RUN --prompts tests/panel/second.jsonl   # the second panel
 
 Prints the share of acceptable answers per category, of all prompts, and the mean of the categories. The transcripts of each
 setting lie in --out: NAME.txt to read, wrong answers first within a category, and NAME.jsonl.
@@ -131,13 +132,14 @@ def main() -> None:
     """Play, judge, write, print."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("run", type=Path)
+    ask.add_argument("--prompts", type=Path, default=PANEL)
     ask.add_argument("--temperature", type=float, default=0.0)
     ask.add_argument("--seed", default="0", help="one, or several with commas; greedy needs none")
     ask.add_argument("--out", type=Path, default=Path("panel_out"))
     ask.add_argument("--threads", type=int, default=1)
     given = ask.parse_args()
     device.threads(given.threads)
-    panel = [json.loads(line) for line in PANEL.read_text(encoding="utf-8").splitlines()]
+    panel = [json.loads(line) for line in given.prompts.read_text(encoding="utf-8").splitlines()]
     seeds = [int(seed) for seed in given.seed.split(",")] if given.temperature else [0]
     run, engine = given.run.resolve().name, open_engine(given.run)
     given.out.mkdir(parents=True, exist_ok=True)
