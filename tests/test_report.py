@@ -85,12 +85,15 @@ def test_report_json_holds_every_number_of_report_md(toy_run: Path) -> None:
     for line in shown:
         if line.startswith("- **time:**"):
             continue  # total_seconds in words
-        for word in re.findall(r"(?<![\w./-])[-+]?\d[\d,]*(?:\.\d+)?(?!\w)", line.replace(" of 1000 points", "")):
+        for word in re.findall(
+            r"(?<![\w./+-])[-+]?\d[\d,]*(?:\.\d+)?(?:e[+-]\d+)?(?!\w)", line.replace(" of 1000 points", "")
+        ):
             if word in words:
                 continue  # part of a name, a hash or a version
-            digits = len(word.partition(".")[2])
+            mantissa, _, power = word.partition("e")
+            digits = len(mantissa.partition(".")[2]) - int(power or 0)
             value = float(word.replace(",", ""))
-            assert any(abs(value - other) <= 0.51 * 10**-digits for other in known), f"{word} in: {line}"
+            assert any(abs(value - other) <= 0.51 * 10.0**-digits for other in known), f"{word} in: {line}"
 
 
 def test_a_report_without_scores_and_plots_has_no_headings_of_nothing(run: Path) -> None:

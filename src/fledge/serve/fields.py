@@ -193,6 +193,8 @@ def _are_ids(value: Any) -> bool:
 ID = "[0-9]{1,9}"
 _STOP = {"type": "string", "minLength": 1, "maxLength": STOP_CHARS}
 _ONE_TEXT = any_of(TEXT, a_list({"type": "integer"}, minItems=1))
+ONE_PROMPT = any_of(*_ONE_TEXT["anyOf"], a_list(_ONE_TEXT, minItems=1, maxItems=1))
+"""The prompt of /tokenize."""
 _BIAS = {"type": "number", "minimum": -100, "maximum": 100}
 _IS_PLAIN, _IS_SCHEMA, _SCHEMA = {"enum": ["text", "json_object"]}, {"const": "json_schema"}, {"type": "object"}
 COMMON = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from fledge import __version__
 from fledge.config import Sampling
-from fledge.serve.fields import Field, chat_fields, completion_fields, response_fields
+from fledge.serve.fields import ONE_PROMPT, Field, chat_fields, completion_fields, response_fields
 from fledge.serve.schema import COUNT, NUMBER, TEXT, Json, a_list, an_object, or_null
 
 STATUSES = {
@@ -33,6 +33,7 @@ def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") 
     """The description of the whole API, with the models and bounds of this server."""
     tables = chat_fields(sampling), completion_fields(sampling), response_fields(sampling)
     chat, completion, response = (_body(fields, models) for fields in tables)
+    text = completion | {"properties": completion["properties"] | {"prompt": or_null(ONE_PROMPT)}}
     model = {"name": "name", "in": "path", "required": True, "schema": {"enum": [*models]}}
     stream = "text/event-stream"
     return {
@@ -51,7 +52,7 @@ def document(sampling: Sampling, *, models: Sequence[str], root_path: str = "") 
             "/v1/responses": {"post": _says("Response", stream, body=response)},
             "/v1/models": {"get": _says("Models")},
             "/v1/models/{name}": {"get": _says("Model", parameters=[model])},
-            "/tokenize": {"post": _says("Tokens", body={"anyOf": [chat, completion]})},
+            "/tokenize": {"post": _says("Tokens", body={"anyOf": [chat, text]})},
             "/metrics": {"get": _says(None, "text/plain")},
             "/health": {"get": _says("Health", more={"503": _content("Stopping.", "Health")})},
             "/openapi.json": {"get": _says("Document")},
