@@ -18,8 +18,9 @@ from fledge.commands import Export, Import
 from fledge.config import Evaluate, Sft
 from fledge.export import back, out
 from fledge.export.back import RULES, read_tokenizer
-from fledge.export.hf import check_weights, names
+from fledge.export.hf import architecture, check_weights, names
 from fledge.export.out import checked
+from fledge.model.transformer import ModelConfig
 from fledge.runs import begun
 from fledge.stages import evaluate, sft
 from fledge.storage import read_json
@@ -86,6 +87,21 @@ def transformers() -> Any:
 def load(transformers: Any, folder: Path, name: str) -> Any:
     more = {"trust_remote_code": True} if name == "extras" else {}
     return transformers.AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, **more).eval()
+
+
+@torch.no_grad()
+def test_an_export_in_half_precision_remembers_the_last_token_of_a_large_vocabulary(transformers: Any) -> None:
+    from fledge.export.modeling_fledge import FledgeConfig, FledgeForCausalLM
+
+    config = ModelConfig(vocab=70_000, layers=1, width=32, heads=2, kv_heads=2, context=32, pairs=7)
+    model = FledgeForCausalLM(FledgeConfig(**architecture(config, remote_code=True))).bfloat16().eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight.copy_(torch.randn(weight.shape, generator=generator) * weight.size(-1) ** -0.5)
+    tokens = torch.randint(65_792, config.vocab, (2, 12), generator=generator)
+    whole, begun = model(tokens).logits, model(tokens[:, :7], use_cache=True)
+    rest = model(tokens[:, 7:], past_key_values=begun.past_key_values).logits
+    assert (rest - whole[:, 7:]).abs().max() < 0.1
 
 
 @pytest.mark.filterwarnings("ignore")

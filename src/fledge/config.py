@@ -137,7 +137,7 @@ class OptimSettings:
     residual_rate: float = 0.005
     """Rate of what multiplies a layer's stream (residual_scales)."""
     start_rate: float = 0.5
-    """Rate of what multiplies the embedding that a layer adds (residual_scales). Steps of few tokens want a tenth of it."""
+    """Rate of what multiplies the embedding that a layer adds (residual_scales). At full rates small steps want a tenth."""
     momentum: float = bounded(0.95, 0.0, 1.0)
     """Momentum of Muon."""
     beta1: float = bounded(0.8, 0.0, 1.0)

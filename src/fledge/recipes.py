@@ -87,14 +87,14 @@ def demo(ask: RunRecipe) -> list[Item]:
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
-        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 0.9),
+        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.7),
         (Evaluate(stage="pretrain"), 0.1),
-        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.8)), 4.5),
-        (Evaluate(stage="midtrain", limit=160), 0.3),
-        (replace(sft, optim=late), 0.2),
-        (Evaluate(stage="sft", limit=160), 0.3),
-        (replace(rl, optim=replace(late, rate_share=0.2)), 1.9),
-        (Evaluate(stage="rl"), 0.7),
+        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.8)), 10.1),
+        (Evaluate(stage="midtrain", limit=160), 0.6),
+        (replace(sft, optim=late), 0.5),
+        (Evaluate(stage="sft", limit=160), 0.6),
+        (replace(rl, optim=replace(late, rate_share=0.2)), 3.2),
+        (Evaluate(stage="rl"), 1.1),
         (Report(), 0.1),
     )
 
