@@ -24,6 +24,7 @@ from fledge.text.chat import Part
 
 Order = tuple[str, ...]
 SIGNS = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+_SAID = {"+": " plus ", "-": " minus ", "*": " times ", "/": " divided by "}
 _PAIRS: tuple[Order, ...] = tuple(product(SIGNS, repeat=2))
 NEW: tuple[Order, ...] = (("add", "mul"), ("div", "add"), ("mul", "sub"), ("sub", "div"))
 """Orders of two that no problem in training has, not even inside an order of three."""
@@ -90,19 +91,23 @@ def problem(rng: Random, grade: Grade, split: Side, *, other: bool = False) -> P
 
 
 class OneStep(NamedTuple):
-    """A question with one sum, how the answer begins, the sum, and its result."""
+    """A short question with its sum and the result."""
 
     question: str
-    said: str
     code: str
     result: str
     wording: str
     """That of the question, before names and numbers stand in it."""
 
+    @property
+    def said(self) -> str:
+        """How the answer begins. Beginnings of their own (`The tickets cost`) had to be invented for what training never asked."""
+        return re.sub("[-+*/]", lambda sign: _SAID[sign[0]], self.code) + " is"
+
 
 def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
     """A question with one sum whose numbers belong to the given side."""
-    asked, code, said = wording(rng, _WORDING["one_step"], other=other)
+    asked, code = wording(rng, _WORDING["one_step"], other=other)
     known = re.search(r"\d+$", code)  # {x}*7 are the days of {x} weeks
     while True:
         x, y, z = (2 + int(rng.random() * most) for most in (38, 18, 5))
@@ -112,7 +117,7 @@ def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
             break
     slots = _slots(rng, split) | {"x": str(x), "y": str(y), "z": str(min(z, x))}
     code = expand(rng, code, slots)
-    return OneStep(expand(rng, asked, slots), expand(rng, said, slots), code, calculate(code) or "", asked)
+    return OneStep(expand(rng, asked, slots), code, calculate(code) or "", asked)
 
 
 def step(operation: str, total: int, number: int) -> int:
