@@ -84,6 +84,7 @@ def test_one_speaker_s_messages_in_a_row_are_one_and_python_s_results_are_parts_
         ("python", "6*7"),
         ("python", '{"code": 7}'),
         ("python", {"code": "6*7"}),
+        ("python", "[" * 100_000),
     ):
         call = {"function": {"name": name, "arguments": arguments}}
         with pytest.raises(ValueError, match=f'here message 2: calls the tool "{name}"; allowed is python alone'):

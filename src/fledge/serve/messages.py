@@ -7,13 +7,13 @@ Calls of the one tool and what they gave come as parts of the answer, as this se
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from fledge.serve.schema import TEXT, Json, a_list, an_object, any_of
 from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, join_turns, parse_message
+from fledge.text.forms import code_of
 from fledge.text.records import shown
 
 MESSAGES = 500
@@ -144,11 +144,7 @@ def _calls(value: Any, where: str, results: dict[str, list[str]]) -> list[Part]:
                     raise ValueError(f"{where}: the tool {shown(tool)} is not known; allowed: python")
             case _:
                 raise ValueError(f"{where}: a call has an id, and a function with name and arguments")
-        try:
-            code = json.loads(arguments)["code"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            code = None
-        if not isinstance(code, str):
+        if (code := code_of(arguments)) is None:
             raise ValueError(f'{where}: arguments of python must be JSON as in {{"code": "6 * 7"}}')
         if not results.get(key):
             raise ValueError(f"{where}: no message by tool has the tool_call_id {shown(key)}")

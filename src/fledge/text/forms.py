@@ -47,9 +47,8 @@ def in_our_form(record: Mapping[str, Any], where: str) -> tuple[dict[str, Any], 
     if not isinstance(turns, list):
         return fields, ""
     if known != "messages":
-        turns = [
-            {"role": "system", "content": fields.pop(name)} for name in SYSTEM if fields.get(name) not in NOTHING
-        ] + turns
+        before = [name for name in SYSTEM if fields.get(name) not in NOTHING]
+        turns = [*({"role": "system", "content": fields.pop(name)} for name in before), *turns]
     meant = {name: fields[name] for name in MEANT if name in fields}
     return {"messages": [_turn(each, f"{where} message {place}") for place, each in enumerate(turns, 1)]} | meant, known
 
@@ -107,16 +106,21 @@ def _codes(calls: Any, where: str) -> list[str]:
     codes = []
     for call in calls if isinstance(calls, list) else [calls]:
         function = call.get("function", call) if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
-        try:
-            arguments = json.loads(function["arguments"]) if isinstance(function, Mapping) else None
-        except (KeyError, TypeError, ValueError):
-            arguments = None
-        code = arguments.get("code") if isinstance(arguments, Mapping) else None
-        if name != "python" or not isinstance(code, str):
+        function = function if isinstance(function, Mapping) else {}
+        name, code = function.get("name"), code_of(function.get("arguments"))
+        if name != "python" or code is None:
             raise ValueError(
                 f"{where}: calls the tool {shown(name)}; allowed is python alone, its arguments a text of JSON, "
                 '{"code": "..."}, which is all that the template can say. Take the conversation out'
             )
         codes.append(code)
     return codes
+
+
+def code_of(arguments: Any) -> str | None:
+    """The code in the arguments of a call of the tool python, a text of JSON; None: it is something else."""
+    try:
+        code = json.loads(arguments)["code"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return code if isinstance(code, str) else None
