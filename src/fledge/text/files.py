@@ -92,10 +92,8 @@ def find_files(path: Path, endings: Sequence[str]) -> Found:
     if not files:
         there = listed(sorted(left_out)) or "nothing"
         kinds = dict.fromkeys(kind_of(path / name) for name in left_out)
-        if hint := "; ".join(
-            FORMS[kind] for kind in kinds if kind in FORMS and (kind == ".json" or kind not in endings)
-        ):
-            there += f" ({hint})"
+        hints = [FORMS[kind] for kind in kinds if kind in FORMS and (kind == ".json" or kind not in endings)]
+        there += f" ({'; '.join(hints)})" if hints else ""
         raise ValueError(f"{path}: holds {there}, but no {_allowed(endings)}; put at least one such file there")
     return Found(path, sorted(files), sorted(left_out))
 

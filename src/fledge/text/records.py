@@ -31,6 +31,7 @@ TEXT_CHARACTERS = 2_000
 """A .txt without such marks is cut at the first blank line after so many characters."""
 TEXT_LIMIT = 100_000
 """And at a line's end after so many; a longer line is cut at a blank."""
+STRETCH = re.compile(rf"(?s).{{{TEXT_LIMIT}}}.*? |.+")
 UNITS = {".parquet": "row", ".csv": "row", ".tsv": "row", ".json": "entry"}
 """What is counted in files that are not read by lines."""
 PARQUET_ROWS = 256
@@ -124,23 +125,18 @@ def read_records(
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or a line is not a JSON object; the message names the file and the line.
     """
-    read = {
-        ".txt": _text_records,
-        ".md": _text_records,
-        ".csv": _table_records,
-        ".tsv": _table_records,
-        ".json": _array_records,
-    }
-    kind = kind_of(path)
-    if kind == ".parquet" and isinstance(path, Path):
-        return _parquet_records(path, columns, begin)
-    if kind in read:
-        return islice((Record(fields, path, number) for number, fields in enumerate(read[kind](path), 1)), begin, None)
-    return _json_records(path, begin, bad)
-
-
-def _text_records(path: Source) -> Iterator[dict[str, Any]]:
-    return ({"text": piece} for piece in read_text_pieces(path))
+    match kind_of(path):
+        case ".parquet" if isinstance(path, Path):
+            return _parquet_records(path, columns, begin)
+        case ".txt" | ".md":
+            found = ({"text": piece} for piece in read_text_pieces(path))
+        case ".csv" | ".tsv":
+            found = _table_records(path)
+        case ".json":
+            found = _array_records(path)
+        case _:
+            return _json_records(path, begin, bad)
+    return islice((Record(fields, path, number) for number, fields in enumerate(found, 1)), begin, None)
 
 
 def _array_records(path: Source) -> Iterator[dict[str, Any]]:
@@ -191,13 +187,11 @@ def _json_records(path: Source, begin: int, bad: Callable[[str], None] | None) -
         if number <= begin or line.isspace():
             continue
         try:
-            record = _json_record(decode, path, number, line)
+            yield _json_record(decode, path, number, line)
         except ValueError as error:
             if bad is None:
                 raise
             bad(str(error))
-        else:
-            yield record
 
 
 def _json_record(decode: Callable[[str], Any], path: Source, number: int, line: str) -> Record:
@@ -297,20 +291,13 @@ def read_text_pieces(path: Source) -> Iterator[str]:
             if place:  # a mark of end lies before it
                 yield "".join(piece)
                 piece, size = [], 0
-            for stretch in _stretches(part):
+            for stretch in STRETCH.findall(part):
                 if size >= (TEXT_CHARACTERS if not stretch.strip() else TEXT_LIMIT):
                     yield "".join(piece)
                     piece, size = [], 0
                 piece.append(stretch)
                 size += len(stretch)
     yield "".join(piece)
-
-
-def _stretches(part: str) -> list[str]:
-    """The part of a line whole, or cut behind a blank after every TEXT_LIMIT characters."""
-    if len(part) <= TEXT_LIMIT:
-        return [part] if part else []
-    return re.findall(rf"(?s).{{{TEXT_LIMIT}}}.*? |.+", part)
 
 
 def _parquet_records(path: Path, columns: list[str] | None, begin: int) -> Iterator[Record]:
