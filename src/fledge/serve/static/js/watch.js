@@ -42,7 +42,7 @@ const choice = (options, now, set) => html`<span class="choice">${Object.entries
 
 const bar = () => html`
   <header id="top">
-    <h1>${icon("feather")} ${state?.name ?? "fledge watch"}</h1>
+    <h1 class="brand">${icon("feather")} ${state?.name ?? "fledge watch"}</h1>
     ${state && html`<span class="quiet">${isOne() ? state.runs[0].rank : `${state.runs.length} runs`}</span>
     <span class="space"></span>
     ${view.range ? html`<button type="button" class="plain" @click=${() => zoom()}>Show all</button>` : nothing}
