@@ -66,10 +66,8 @@ def cost_of(scorer: Scorer, name: str, chats: Chats, *, learned: set[str], limit
         )
     unseen = [one for one in usable if first_question(one) not in learned]
     chosen = choose(unseen or usable, limit)
-    own = [
-        (index, encode_conversation(tokenizer, one, max_tokens=length + 1))
-        for index, one in ranks.share(list(chosen.items()))
-    ]
+    share = ranks.share(list(chosen.items()))
+    own = [(index, encode_conversation(tokenizer, one, max_tokens=length + 1)) for index, one in share]
     judged = likelihoods(model, (Row(one.ids, 1) for _, one in own), device_tokens=scorer.device_tokens)
     records = []
     for (index, one), likelihood in zip(own, judged, strict=True):

@@ -200,16 +200,10 @@ def conversation_rows(card: dict[str, Any]) -> Table:
 
 def suggestion_rows(card: dict[str, Any]) -> Table:
     """How often each conversation went right that a chat may propose."""
-    rows = [
-        [
-            s["skill"],
-            flat(" ... ".join(s["asked"])),
-            verdict(s["likeliest"]),
-            f"{s['right']} of {s['drawn']}",
-            verdict(s["proposed"]),
-        ]
-        for s in card["suggestions"]
-    ]
+    rows = []
+    for s in card["suggestions"]:
+        asked, drawn = flat(" ... ".join(s["asked"])), f"{s['right']} of {s['drawn']}"
+        rows.append([s["skill"], asked, verdict(s["likeliest"]), drawn, verdict(s["proposed"])])
     return ["skill", "asked", "likeliest answer right", "drawn ones right", "proposed"], rows
 
 

@@ -59,10 +59,8 @@ class Law:
     def at(self, flops: float) -> tuple[float, float, float]:
         """The value for a compute, and the ends of its interval."""
         away = math.log(flops / self.centre)
-        middle, half = (
-            self.level * math.exp(self.exponent * away),
-            self.t * math.hypot(self.level_error, self.exponent_error * away),
-        )
+        middle = self.level * math.exp(self.exponent * away)
+        half = self.t * math.hypot(self.level_error, self.exponent_error * away)
         return middle, middle * math.exp(-half), middle * math.exp(half)
 
 
@@ -112,10 +110,8 @@ class Parabola:
         """Of the logarithm of the best size, and of that of the bits there, for a noise of 1 (linear in the coefficients)."""
         a, b, _ = self.coefficients
         place = -b / (2 * a)
-        of_place, of_bits = (
-            np.array([-place / a, -1 / (2 * a), 0.0]),
-            np.array([place**2, place, 1.0]) / self(self.best),
-        )
+        of_place = np.array([-place / a, -1 / (2 * a), 0.0])
+        of_bits = np.array([place**2, place, 1.0]) / self(self.best)
         return float(of_place @ self.covariance @ of_place), float(of_bits @ self.covariance @ of_bits)
 
 
@@ -227,6 +223,5 @@ def outlook(sweep: Path, *, done: Mapping[str, Any], hourly_cost: float | None) 
             "ladder: what the next $100 buy follows from --hourly-cost and from the run's finished pretraining"
         )
     flops, seconds = done["tokens"] * done["flops_per_token"], done["total_seconds"]
-    return next_dollars(
-        {name: Law(**law) for name, law in laws.items()}, flops=flops, seconds=seconds, hourly_cost=hourly_cost
-    )
+    laws = {name: Law(**law) for name, law in laws.items()}
+    return next_dollars(laws, flops=flops, seconds=seconds, hourly_cost=hourly_cost)

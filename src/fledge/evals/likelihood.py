@@ -253,8 +253,7 @@ class TreeBatch:
         if trunk < q.size(1):
             mask = self.seen_GQT if window is None else self.seen_GQT & (self.distance_GQT < window)
             q, k, v = (x.transpose(1, 2) for x in (q[:, trunk:], k, v))
-            branches = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask[:, None], enable_gqa=q.size(1) != k.size(1)
-            )
+            is_grouped = q.size(1) != k.size(1)
+            branches = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None], enable_gqa=is_grouped)
             y = torch.cat((y, branches.transpose(1, 2)), 1)
         return y[self.place_GT >= 0]

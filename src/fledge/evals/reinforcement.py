@@ -77,19 +77,12 @@ def kind_lines(card: dict[str, Any]) -> list[str]:
     lost = [change for change in found if change.kind and (change.fell or change.difference < -change.standard_error)]
     lost.sort(key=lambda change: (not change.fell, change.difference / change.standard_error))
     lost = lost[: max(WORST, sum(change.fell for change in lost))]
-    rows = [
-        [
-            f"{change.task}: {literal(shorten(change.kind, KIND_LETTERS, placeholder=' ...'))}"
-            if change.kind
-            else change.task,
-            str(change.examples),
-            f"{change.before:.3f}",
-            f"{change.after:.3f}",
-            f"{change.difference:+.3f} ± {change.standard_error:.3f}",
-            "fell" * change.fell,
-        ]
-        for change in [*(change for change in found if not change.kind), *lost]
-    ]
+    rows = []
+    for change in [*(change for change in found if not change.kind), *lost]:
+        kind = f": {literal(shorten(change.kind, KIND_LETTERS, placeholder=' ...'))}" if change.kind else ""
+        difference = f"{change.difference:+.3f} ± {change.standard_error:.3f}"
+        numbers = [str(change.examples), f"{change.before:.3f}", f"{change.after:.3f}", difference]
+        rows.append([f"{change.task}{kind}", *numbers, "fell" * change.fell])
     columns = ["kind of problem", "problems", "before", "after", "difference", ""]
     kept, shown = done["kept_step"], done["shown_step"]
     remain = (

@@ -202,11 +202,8 @@ class Scorer:
                 "free answers need a model of fledge; others are scored by likelihood: core, arc-easy, mmlu ..."
             )
         turns, context = {index: turns_of(each.question) for index, each in examples.items()}, self.model.config.context
-        talks = [
-            (index, replace(way, seed=draw_seed(way.seed, index, n)))
-            for index in examples
-            for n, way in enumerate(ways)
-        ]
+        drawn = [(index, n, way) for index in examples for n, way in enumerate(ways)]
+        talks = [(index, replace(way, seed=draw_seed(way.seed, index, n))) for index, n, way in drawn]
         heard: list[Conversation] = [()] * len(talks)
         answered: dict[int, Request] = {}
         for turn in range(max(map(len, turns.values()), default=0)):  # of several ranks one may have none

@@ -135,10 +135,8 @@ def difference(values: Sequence[float], *, sign: int = -1) -> dict[str, Any]:
 def _at_equal(axis: str, pairs: Sequence[tuple[Trained, Trained]]) -> dict[str, Any]:
     """Differences where the first of each pair ends; early: the other had far to go, and is better than it looks there."""
     ends = [sorted(each.spent[axis][-1] for each in pair) for pair in pairs]
-    found = difference(
-        [two.at(axis, end) - one.at(axis, end) for (one, two), (end, _) in zip(pairs, ends, strict=True)]
-    )
-    return found | {"early": any(end < EQUAL * last for end, last in ends)}
+    found = [two.at(axis, end) - one.at(axis, end) for (one, two), (end, _) in zip(pairs, ends, strict=True)]
+    return difference(found) | {"early": any(end < EQUAL * last for end, last in ends)}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -161,12 +159,10 @@ def multiplier(pairs: Pairs) -> dict[str, Any]:
     seeds = sorted(set.intersection(*({*group.runs} for pair in pairs for group in pair)))
     logs, inside, rungs = [], 0, 0
     for seed in seeds:
-        (known, bits), (taken, reached) = (
-            frontier([group.runs[seed] for group in side]) for side in zip(*pairs, strict=True)
-        )
-        ratios = np.interp(-np.log(reached), -np.log(bits), np.log(known), left=math.nan, right=math.nan) - np.log(
-            taken
-        )
+        known, bits = frontier([base.runs[seed] for base, _ in pairs])
+        taken, reached = frontier([other.runs[seed] for _, other in pairs])
+        would_take = np.interp(-np.log(reached), -np.log(bits), np.log(known), left=math.nan, right=math.nan)
+        ratios = would_take - np.log(taken)
         inside, rungs = inside + int(np.isfinite(ratios).sum()), rungs + len(ratios)
         logs.append(float(np.nanmean(ratios)) if np.isfinite(ratios).any() else math.nan)
     found = difference(logs, sign=1) if logs else difference([math.nan])

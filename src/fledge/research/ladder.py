@@ -108,11 +108,8 @@ def plots(rungs: Sequence[Rung], laws: Mapping[str, Law]) -> dict[str, str]:
         f"{flops:g}": [(size, curve(size)) for size in np.exp(np.linspace(*curve.inside, 40)).tolist()]
         for flops, curve in parabolas(rungs, "parameters").items()
     }
-    drawn = {
-        "budgets": line_plot(
-            "bits per byte in each budget of FLOPs", curves, x="parameters", y="bits per byte", dots=dots, log="x"
-        )
-    }
+    title = "bits per byte in each budget of FLOPs"
+    drawn = {"budgets": line_plot(title, curves, x="parameters", y="bits per byte", dots=dots, log="x")}
     for name, law in laws.items():
         found = parabolas(rungs, "parameters" if name == ladder.BITS else name)
         best = [

@@ -75,10 +75,8 @@ def points_of(ask: Sweep) -> list[Point]:
 def _variants(ask: Sweep, over: Mapping[str, str]) -> Iterator[Variant]:
     """Those of the command line, in each cell of the grid; without any the cells themselves."""
     named = [*_ablated(ask.ablate), *([Variant(BASE, BASE, {})] if ask.variant else []), *_listed(ask.variant)]
-    cells = [
-        dict(zip(over, values, strict=True))
-        for values in itertools.product(*(each.split(",") for each in over.values()))
-    ]
+    values = itertools.product(*(each.split(",") for each in over.values()))
+    cells = [dict(zip(over, each, strict=True)) for each in values]
     labels = [",".join(f"{name}={value}" for name, value in cell.items()) for cell in cells]
     for label, cell in zip(labels, cells, strict=True):
         if not named:

@@ -128,25 +128,17 @@ class Watched:
             runs = self._stages()
             sweep = self._read(self.path / "sweep.json", SWEEP)
             told = [self._run(run, stages) for run, stages in runs.items()]
-            shown = {
-                name: None
-                for stages in runs.values()
-                for stage in stages
-                for name in self.lines[stage].columns
-                if KIND not in name
-            }
-            settings = [self._flat(stage) for stages in runs.values() for stage in stages[:1]]
+            settings = [self._flat(stages[0]) if stages else {} for stages in runs.values()]
             known = [each for each in settings if each]  # of a run that is unreadable nothing is
             differ = {name for each in known for name in each if any(each[name] != one.get(name) for one in known)}
-            for run, each in zip(told, settings, strict=False):
+            for path, run, each in zip(runs, told, settings, strict=True):
                 run["differs"] = {name: each.get(name) for name in sorted(differ)}
-            for path, run in zip(runs, told, strict=True):
                 run["unreadable"] = [why for place, why in self.wrong.items() if place.is_relative_to(path)]
             return {
                 "name": self.path.resolve().name,
                 "version": sum(lines.version for lines in self.lines.values()),
                 "runs": told,
-                "metrics": [*shown],
+                "metrics": [*dict.fromkeys(name for run in told for stage in run["stages"] for name in stage["last"])],
                 "unreadable": self.wrong.get(self.path / "sweep.json", ""),
                 "failed": [point for point in sweep.get("points") or () if point.get("state") == "failed"],
                 "sentences": [
@@ -162,10 +154,9 @@ class Watched:
         with self.lock:
             for run, stages in self._stages().items():
                 start = 0.0
+                share = max(10, min(points, MOST_POINTS // max(1, len(self.lines) * len(found))))
                 for lines in (self.lines[stage] for stage in stages):
-                    share = min(points, MOST_POINTS // max(1, len(self.lines) * len(found)))
-                    bounds = {"points": max(10, share), "low": low - start, "high": high - start}
-                    bounds["evenly"] = evenly
+                    bounds = {"points": share, "low": low - start, "high": high - start, "evenly": evenly}
                     for name in found:
                         if curve := name in lines.columns and lines.curve(name, axis, **bounds):
                             of = {"run": self._name(run), "stage": lines.path.parent.name, "start": start}
