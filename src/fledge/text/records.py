@@ -32,6 +32,7 @@ TEXT_CHARACTERS = 2_000
 TEXT_LIMIT = 100_000
 """And at a line's end after so many; a longer line is cut at a blank."""
 STRETCH = re.compile(rf"(?s).{{{TEXT_LIMIT}}}.*? |.+")
+"""A line, or so much of a longer one: to a blank behind TEXT_LIMIT characters."""
 UNITS = {".parquet": "row", ".csv": "row", ".tsv": "row", ".json": "entry"}
 """What is counted in files that are not read by lines."""
 PARQUET_ROWS = 256
