@@ -44,40 +44,35 @@ class Field:
 
 def chat_fields(sampling: Sampling) -> dict[str, Field]:
     """Of POST /v1/chat/completions; `sampling` bounds the length of answers."""
-    longest = _longest(sampling, least=1)
-    numbers = _numbers(sampling) | {"max_tokens": longest, "max_completion_tokens": longest}  # the newer name
-    return REFUSED | COMMON | CHAT | numbers
+    return REFUSED | COMMON | CHAT | _numbers(sampling, least=1)
 
 
 def completion_fields(sampling: Sampling) -> dict[str, Field]:
     """Of POST /v1/completions, where an answer may have no tokens."""
-    longest = _longest(sampling, least=0)
-    numbers = _numbers(sampling) | {"max_tokens": longest, "max_completion_tokens": longest}
-    return REFUSED | COMMON | COMPLETION | numbers
+    return REFUSED | COMMON | COMPLETION | _numbers(sampling, least=0)
 
 
 def response_fields(sampling: Sampling) -> dict[str, Field]:
     """Of POST /v1/responses."""
     shared = {name: field for name, field in (COMMON | CHAT).items() if name in SHARED}
-    others = {name: refused() for name in (COMMON | CHAT).keys() - SHARED - {"stream_options"}} | {"n": refused(1)}
-    numbers = _numbers(sampling) | {"max_tokens": refused(), "max_output_tokens": _longest(sampling, least=1)}
+    others = refused(" ".join((COMMON | CHAT).keys() - SHARED - {"stream_options"})) | refused("n", 1)
+    numbers = _numbers(sampling, least=1)
+    numbers |= {"max_output_tokens": numbers.pop("max_completion_tokens"), **refused("max_tokens")}
     return REFUSED | others | shared | RESPONSE | numbers
 
 
-def _numbers(sampling: Sampling) -> dict[str, Field]:
-    return {
-        row["name"]: number(row["name"], low=row["low"], high=row["high"], help=row["help"]) for row in sampling.table()
-    }
+def _numbers(sampling: Sampling, *, least: int) -> dict[str, Field]:
+    """Settings of sampling with their bounds; whoever wants more tokens than there can be gets the most, as with -1."""
 
-
-def _longest(sampling: Sampling, *, least: int) -> Field:
-    """Whoever wants more tokens than there can be gets the most, as with -1."""
-
-    def read(name: str, value: Any) -> int:
+    def longest(name: str, value: Any) -> int:
         most = sampling.max_tokens
         return most if value == -1 else min(most, within(name, value, low=least, high=math.inf))
 
-    return Field("max_tokens", read, {"anyOf": [{"const": -1}, {"type": "integer", "minimum": least}]})
+    tokens = Field("max_tokens", longest, any_of({"const": -1}, {"type": "integer", "minimum": least}))
+    found = {
+        row["name"]: number(row["name"], low=row["low"], high=row["high"], help=row["help"]) for row in sampling.table()
+    }
+    return found | {"max_tokens": tokens, "max_completion_tokens": tokens}  # the newer name
 
 
 def number(name: str, *, low: float, high: float, help: str = "") -> Field:
@@ -91,20 +86,16 @@ def flag(name: str) -> Field:
     return Field(name, partial(_typed, kind=bool, said="true or false"), {"type": "boolean"})
 
 
-def words(name: str) -> Field:
-    """Any text."""
-    return Field(name, _text, TEXT)
-
-
-def refused(*harmless: Any) -> Field:
-    """What would change an answer and is not done, with the values that change nothing."""
+def refused(names: str, *harmless: Any) -> dict[str, Field]:
+    """Fields that would change an answer and are not done, with the values that change nothing."""
 
     def read(name: str, value: Any) -> None:
         if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
             allowed = " or ".join(map(shown, harmless)) or "null"
             raise ValueError(f"{name} is {shown(value)}, which is not done here; allowed: {allowed}, or leave it out")
 
-    return Field(None, read, {"enum": [*harmless]} if harmless else {"type": "null"})
+    field = Field(None, read, {"enum": [*harmless]} if harmless else {"type": "null"})
+    return dict.fromkeys(names.split(), field)
 
 
 def _typed(name: str, value: Any, *, kind: type[Any], said: str) -> Any:
@@ -196,25 +187,18 @@ _ONE_TEXT = any_of(TEXT, a_list({"type": "integer"}, minItems=1))
 ONE_PROMPT = any_of(*_ONE_TEXT["anyOf"], a_list(_ONE_TEXT, minItems=1, maxItems=1))
 """The prompt of /tokenize."""
 _BIAS = {"type": "number", "minimum": -100, "maximum": 100}
+_BIASES = {"type": "object", "propertyNames": {"pattern": f"^{ID}$"}, "additionalProperties": _BIAS}
 _IS_PLAIN, _IS_SCHEMA, _SCHEMA = {"enum": ["text", "json_object"]}, {"const": "json_schema"}, {"type": "object"}
+_FORMAT = any_of(an_object(type=_IS_PLAIN), an_object(type=_IS_SCHEMA, json_schema=an_object(schema=_SCHEMA)))
+_STREAM_OPTIONS = an_object({"include_usage": {"type": ["boolean", "null"]}})
 COMMON = {
-    "model": words("model"),
+    "model": Field("model", _text, TEXT),
     "n": number("n", low=1, high=CHOICES),
     "stop": Field("stop", _stops, any_of(_STOP, a_list(_STOP, maxItems=STOPS))),
-    "logit_bias": Field(
-        "logit_bias",
-        _biases,
-        {"type": "object", "propertyNames": {"pattern": f"^{ID}$"}, "additionalProperties": _BIAS},
-    ),
-    "response_format": Field(
-        "schema",
-        _format,
-        any_of(an_object(type=_IS_PLAIN), an_object(type=_IS_SCHEMA, json_schema=an_object(schema=_SCHEMA))),
-    ),
+    "logit_bias": Field("logit_bias", _biases, _BIASES),
+    "response_format": Field("schema", _format, _FORMAT),
     "stream": flag("stream"),
-    "stream_options": Field(
-        "include_usage", _include_usage, an_object({"include_usage": {"type": ["boolean", "null"]}})
-    ),
+    "stream_options": Field("include_usage", _include_usage, _STREAM_OPTIONS),
 }
 CHAT = {
     "messages": Field("prompts", read_conversation, messages.SCHEMA, required=True),
@@ -232,42 +216,31 @@ COMPLETION = {
 SHARED = {"model", "stream", "tools", "tool_choice"}
 """What /v1/responses means as the chat does."""
 _TEXT_FORMAT = any_of(an_object(type=_IS_PLAIN), an_object(type=_IS_SCHEMA, schema=_SCHEMA))
+_TEXT_FIELD = an_object({"format": _TEXT_FORMAT, "verbosity": {"enum": ["medium", None]}})
 RESPONSE = {
     "input": Field("items", read_items, messages.ITEMS, required=True),
-    "instructions": words("instructions"),
-    "text": Field(
-        "schema", _response_format, an_object({"format": _TEXT_FORMAT, "verbosity": {"enum": ["medium", None]}})
-    ),
+    "instructions": Field("instructions", _text, TEXT),
+    "text": Field("schema", _response_format, _TEXT_FIELD),
     "metadata": Field("metadata", _an_object, {"type": "object"}),
     # Nothing is kept here, and nothing runs on when nobody listens.
-    "store": refused(False),
-    "background": refused(False),
-    "previous_response_id": refused(),
-    "conversation": refused(),
-    "prompt": refused(),
-    "include": refused([]),
-    "reasoning": refused({}),
-    "truncation": refused("auto"),
-    "max_tool_calls": refused(),
+    **refused("store background", False),
+    **refused("previous_response_id conversation prompt max_tool_calls"),
+    **refused("include", []),
+    **refused("reasoning", {}),
+    **refused("truncation", "auto"),
 }
 REFUSED = {
-    "tools": refused([]),
-    "tool_choice": refused("auto", "none"),
-    "functions": refused([]),
-    "function_call": refused("auto", "none"),
-    "reasoning_effort": refused("none"),
-    "verbosity": refused("medium"),
-    "suffix": refused(""),
-    "modalities": refused(["text"]),
-    "min_tokens": refused(0),
-    "ignore_eos": refused(False),
-    "stop_token_ids": refused([]),
-    **{name: refused(1) for name in ("repetition_penalty", "repeat_penalty", "length_penalty", "typical_p", "best_of")},
-    **{
-        name: refused() for name in ("audio", "web_search_options", "prompt_logprobs", "bad_words", "allowed_token_ids")
-    },
+    **refused("tools functions stop_token_ids", []),
+    **refused("tool_choice function_call", "auto", "none"),
+    **refused("reasoning_effort", "none"),
+    **refused("verbosity", "medium"),
+    **refused("suffix", ""),
+    **refused("modalities", ["text"]),
+    **refused("min_tokens", 0),
+    **refused("ignore_eos", False),
+    **refused("repetition_penalty repeat_penalty length_penalty typical_p best_of", 1),
+    **refused("audio web_search_options prompt_logprobs bad_words allowed_token_ids"),
     # Other names for `response_format`.
-    **{name: refused() for name in ("structured_outputs", "grammar", "json_schema")},
-    **{f"guided_{form}": refused() for form in ("json", "regex", "choice", "grammar")},
+    **refused("structured_outputs grammar json_schema guided_json guided_regex guided_choice guided_grammar"),
 }
 """Of OpenAI's and of other servers'."""

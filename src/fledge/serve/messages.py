@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from fledge.serve.schema import TEXT, Json, a_list, an_object, any_of
-from fledge.text.chat import KINDS, Conversation, Kind, Message, Part, join_turns, parse_message
+from fledge.text.chat import KINDS, Conversation, Message, Part, join_turns, parse_message
 from fledge.text.forms import code_of
 from fledge.text.records import shown
 
@@ -20,20 +20,19 @@ MESSAGES = 500
 _CALL = an_object(id=TEXT, function=an_object(name={"const": "python"}, arguments=TEXT))
 
 
-def _message_schema(roles: list[str], *kinds: Kind, optional: bool = False, **further: Any) -> Json:
-    """A message by one of `roles`, whose content is a text or parts of `kinds`."""
-    content = any_of(TEXT, a_list(an_object(type={"enum": [*kinds]}, text=TEXT)), *[{"type": "null"}] * optional)
-    if optional:
-        return an_object({"content": content, **further}, role={"enum": roles})
-    return an_object(further, role={"enum": roles}, content=content)
+def _content(*kinds: str) -> Json:
+    """A text, or parts of such kinds."""
+    return any_of(TEXT, a_list(an_object(type={"enum": [*kinds]}, text=TEXT)))
 
 
 _BOUNDS = {"minItems": 1, "maxItems": MESSAGES, "contains": an_object(role={"const": "user"})}
+_SAID = any_of(*_content(*KINDS)["anyOf"], {"type": "null"})
+_CALLS = {"type": ["array", "null"], "items": _CALL}
 SCHEMA = a_list(
     any_of(
-        _message_schema(["system", "developer", "user"], "text"),
-        _message_schema(["assistant"], *KINDS, optional=True, tool_calls={"type": ["array", "null"], "items": _CALL}),
-        _message_schema(["tool"], "text", tool_call_id=TEXT),
+        an_object(role={"enum": ["system", "developer", "user"]}, content=_content("text")),
+        an_object({"content": _SAID, "tool_calls": _CALLS}, role={"enum": ["assistant"]}),
+        an_object({"tool_call_id": TEXT}, role={"enum": ["tool"]}, content=_content("text")),
     ),
     **_BOUNDS,
 )
@@ -41,7 +40,7 @@ SCHEMA = a_list(
 _ITEM = an_object(
     {"type": {"const": "message"}},
     role={"enum": ["system", "developer", "user", "assistant"]},
-    content=any_of(TEXT, a_list(an_object(type={"enum": ["input_text", "output_text", "text"]}, text=TEXT))),
+    content=_content("input_text", "output_text", "text"),
 )
 _CALL_ITEM = an_object(type={"const": "function_call"}, call_id=TEXT, name={"const": "python"}, arguments=TEXT)
 _RESULT_ITEM = an_object(type={"const": "function_call_output"}, call_id=TEXT, output=TEXT)

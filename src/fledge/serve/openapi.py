@@ -105,18 +105,10 @@ _TEXT_LOGPROBS = _object(
     text_offset=a_list(COUNT),
 )
 _SETTING = _object(
-    name=TEXT,
-    type={"enum": ["integer", "number"]},
-    default=or_null(NUMBER),
-    low=NUMBER,
-    high=NUMBER,
-    help=TEXT,
+    name=TEXT, type={"enum": ["integer", "number"]}, default=or_null(NUMBER), low=NUMBER, high=NUMBER, help=TEXT
 )
 _ABOUT_MODEL = an_object(
-    context_tokens=COUNT,
-    default={"type": "boolean"},
-    suggestions=a_list(a_list(TEXT)),
-    sampling=a_list(_SETTING),
+    context_tokens=COUNT, default={"type": "boolean"}, suggestions=a_list(a_list(TEXT)), sampling=a_list(_SETTING)
 )
 _MODEL = _object(id=TEXT, object="model", created=COUNT, owned_by="fledge", fledge=_ABOUT_MODEL)
 

@@ -101,9 +101,8 @@ class Api:
 
     async def models(self, _: Request) -> Response:
         """The last stage first: many clients take the first."""
-        return JSONResponse(
-            {"object": "list", "data": [self._describe(entry) for entry in reversed(self.pool.entries)]}
-        )
+        found = [self._describe(entry) for entry in reversed(self.pool.entries)]
+        return JSONResponse({"object": "list", "data": found})
 
     async def model(self, request: Request) -> Response:
         return JSONResponse(self._describe(self.pool.entry(request.path_params["name"])))

@@ -50,10 +50,8 @@ def site(
         access.check_origin(scope["method"], Request(scope).headers)
         await router(scope, receive, send)
 
-    cors = Middleware(
-        CORSMiddleware, allow_origins=[*access.origins], allow_methods=["GET", "POST"], allow_headers=["*"]
-    )
-    middleware = [cors] if access.origins else []
+    allowed: Any = {"allow_origins": [*access.origins], "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    middleware = [Middleware(CORSMiddleware, **allowed)] if access.origins else []
     app = Starlette(routes=[Mount("/", entrance)], exception_handlers=ERRORS, middleware=middleware)
     app.router.redirect_slashes = False
     return app

@@ -134,38 +134,34 @@ class Dispatcher:
                     param="logit_bias",
                 )
             fitted = [self._fit(ask, prompt, model) for prompt in ask.prompts]
-            grammar = (
-                None if ask.schema is None else await asyncio.to_thread(self._grammar, ask.schema, ask.schema_field)
-            )
-            requests = [
-                Request(
-                    prompt=fit.ids,
-                    sampling=ask.sampling.nth(copy),
-                    stop=ask.stop,
-                    logit_bias=ask.logit_bias,
-                    grammar=grammar and grammar.copy(),
-                    tools=ask.tools and not model.entry.raw,
-                    client=client,
-                    top_logprobs=ask.top_logprobs,
-                    echo=ask.echo and ask.top_logprobs is not None,
-                )
-                for fit in fitted
-                for copy in range(ask.n)
-            ]
-            # A bos that was put before the prompt is not repeated, one that the client gave is.
+            grammar = await self._grammar(ask)
             bos = (self.pool.tokenizer.special["<|bos|>"],)
-            echoes = [int(prompt[:1] != bos) if ask.echo else None for prompt in ask.prompts for _ in range(ask.n)]
-            choices = [
-                Choice(index, request, self.pool.tokenizer, plain=ask.plain, echo=echo)
-                for index, (request, echo) in enumerate(zip(requests, echoes, strict=True))
-            ]
+            choices: list[Choice] = []
+            for prompt, fit in zip(ask.prompts, fitted, strict=True):
+                # A bos that was put before the prompt is not repeated, one that the client gave is.
+                echo = int(prompt[:1] != bos) if ask.echo else None
+                for copy in range(ask.n):
+                    request = Request(
+                        prompt=fit.ids,
+                        sampling=ask.sampling.nth(copy),
+                        stop=ask.stop,
+                        logit_bias=ask.logit_bias,
+                        grammar=grammar and grammar.copy(),
+                        tools=ask.tools and not model.entry.raw,
+                        client=client,
+                        top_logprobs=ask.top_logprobs,
+                        echo=ask.echo and ask.top_logprobs is not None,
+                    )
+                    choices.append(Choice(len(choices), request, self.pool.tokenizer, plain=ask.plain, echo=echo))
             yield Generation(self, model, fitted, choices)
 
-    def _grammar(self, schema: Json, field: str) -> Grammar:
+    async def _grammar(self, ask: Ask) -> Grammar | None:
+        if ask.schema is None:
+            return None
         try:
-            return compile_schema(schema, self.pool.tokenizer)
+            return await asyncio.to_thread(compile_schema, ask.schema, self.pool.tokenizer)
         except ValueError as problem:
-            raise ApiError(f"{field}: {problem}", param=field) from problem
+            raise ApiError(f"{ask.schema_field}: {problem}", param=ask.schema_field) from problem
 
     def _fit(self, ask: Ask, prompt: Any, model: LoadedModel) -> Fitted:
         tokenizer, context, code = self.pool.tokenizer, model.entry.context, "context_length_exceeded"

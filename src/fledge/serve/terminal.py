@@ -197,10 +197,8 @@ class Terminal:
 
     def help(self, _: str = "") -> None:
         table = Table.grid(padding=(0, 2))
-        for name, text in [
-            *COMMANDS.items(),
-            (QUOTES, "begins and ends a question of several lines, or one with a slash"),
-        ]:
+        about = {QUOTES: "begins and ends a question of several lines, or one with a slash"}
+        for name, text in (COMMANDS | about).items():
             table.add_row(Text(name, style="bold", no_wrap=True), text)
         self.console.print(table)
 

@@ -172,9 +172,8 @@ class CompletionFormat(Choices):
         """What `ChatFormat` sends as a list of tokens, here as a list of each thing that is known of them."""
         entries = update.logprobs
         tokens = [entry["token"] for entry in entries]
-        lengths = (
-            len(entry["token"]) if entry["bytes"] else 0 for entry in entries
-        )  # special tokens stand for no text
+        # Special tokens stand for no text.
+        lengths = (len(entry["token"]) if entry["bytes"] else 0 for entry in entries)
         places = [*accumulate(lengths, initial=self.written[update.index])]
         self.written[update.index] = places.pop()
         return {
