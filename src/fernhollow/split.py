@@ -67,15 +67,16 @@ def _weights(*templates: Any) -> list[float]:
 
 @cache
 def _ranked(*templates: Any) -> list[Any]:
-    return [*sorted(templates[1:], key=lambda template: _rank(template, templates)), *templates[:1]]
+    free = {each: each.rstrip(_MARKS) for each in map(_text, templates) if variety(each) > 1}
 
+    def place(template: Any) -> tuple[bool, int]:
+        """What has choices, or can be said by one that has, is learned: else training might say by chance what is held out."""
+        text = _text(template)
+        said = re.sub(r"{\w+}", "x", text).rstrip(_MARKS)
+        is_free = text in free or any(pattern(says).fullmatch(said) for says in free.values())
+        return is_free, rank("wording", template)
 
-def _rank(template: Any, templates: Sequence[Any]) -> tuple[bool, int]:
-    """What has choices, or can be said by one that has, is learned: else training might say by chance what is held out."""
-    text, free = _text(template), [each for each in map(_text, templates) if variety(each) > 1]
-    said = re.sub(r"{\w+}", "x", text).rstrip(_MARKS)
-    is_free = text in free or any(pattern(each.rstrip(_MARKS)).fullmatch(said) for each in free)
-    return is_free, rank("wording", template)
+    return [*sorted(templates[1:], key=place), *templates[:1]]
 
 
 def _text(template: Any) -> str:
