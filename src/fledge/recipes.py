@@ -132,7 +132,7 @@ def toy(ask: RunRecipe) -> list[Item]:
     extras = not ask.classic
     model = ModelSettings(depth=2, width=32, head_channels=16, context=128)
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
-    few = {"eval_examples": 2, "eval_each": 0}
+    few = {"eval_examples": 2, "eval_each": 0, "beside": "world/choice,world/facts"}  # of 17 tasks
     smaller: dict[str, dict[str, Any]] = {
         "tokenizer": {"vocab": 512, "max_chars": 100_000},
         "pretrain": {"model": model, "tokens": 20_480, "eval_tokens": 2048, **steps},
