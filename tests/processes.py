@@ -50,10 +50,19 @@ class Processes:
         cwd: Path | None = None,
         limits: Mapping[str, int] | None = None,
         environment: Mapping[str, str] | None = None,
+        terminal: str | None = None,
+        before: str = "",
     ) -> Child:
-        """Begin `fledge WORDS`; its output goes to `log`. `limits` as in {"FSIZE": 1000}, a full disk."""
+        """Begin `fledge WORDS`; its output goes to `log`.
+
+        Args:
+            limits: as in {"FSIZE": 1000}, a full disk.
+            terminal: the device to which it speaks instead, and which it hears.
+            before: Python that it executes first.
+        """
         log.touch()
         request = {"words": words, "log": str(log), "cwd": str(cwd or log.parent), "limits": limits or {}}
+        request |= {"terminal": terminal, "before": before}
         return Child(self, self.ask(request | {"environment": environment or {}}), log)
 
     def start_ranks(
@@ -165,11 +174,14 @@ def letters(example: Any, answer: str) -> float:
 
 
 def prepare() -> None:
-    """Import what any stage needs, and add the recipe and the task of the tests."""
+    """Import what any stage needs, add the recipe and the task of the tests, and draw what every run asks."""
     from dataclasses import replace
 
+    import numpy.random
     import tyro
 
+    import fledge.cli
+    import fledge.evals.score
     import fledge.pipeline
     import fledge.stages.evaluate
     import fledge.stages.midtrain
@@ -178,30 +190,41 @@ def prepare() -> None:
     import fledge.stages.rl
     import fledge.stages.sft
     import fledge.stages.tokenizer
+    import fledge.train.rollouts
     import fledge.train.session
     from fernhollow.asked import TASKS
     from fledge import recipes
+    from fledge.commands import RunRecipe
     from fledge.infer import engine
 
     assert engine
     assert fledge.stages
+    assert numpy.random
     assert tyro
     recipes.RECIPES |= {"small": small, "compiled": compiled}
     TASKS["world/vowels"] = replace(TASKS["world/spelling"], name="world/vowels", grade=letters, max_tokens=24)
+    items = recipes.toy(RunRecipe())
+    for item in (*items, *small(RunRecipe())):  # kept by the processes that are forked here: drawing takes seconds too
+        fledge.pipeline.ready(item, {one.name for one in items})
 
 
 def be_child(request: dict[str, Any]) -> int:
     from fledge.cli import run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    handle = os.open(request["log"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # not the requests
+    if terminal := request["terminal"]:
+        os.setsid()  # or it would not become the terminal of this process
+    handle = os.open(terminal or request["log"], os.O_CREAT | os.O_RDWR | os.O_APPEND)
+    os.dup2(handle if terminal else os.open(os.devnull, os.O_RDONLY), 0)  # not the requests
     for stream in (1, 2):
         os.dup2(handle, stream)
+    if terminal:  # line by line
+        sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(request["cwd"])
     os.environ.update(request["environment"])
     for name, most in request["limits"].items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
+    exec(request["before"])
     return run(request["words"])
 
 

@@ -26,6 +26,7 @@ from fledge.config import Sampling
 from fledge.serve.client import LocalModel, RemoteServer
 from fledge.serve.terminal import COMMANDS, Terminal, complete
 from fledge.text.chat import Part, say
+from processes import Processes
 from test_server import pool, serving, until
 from tiny_engine import BYTES, endless_model, tiny_model
 
@@ -217,22 +218,19 @@ BEGUN = b"\x1b[?2004l\r\r\n"
 class Typist:
     """Somebody at a terminal in which `fledge chat` runs."""
 
-    def __init__(self, run_folder: Path, *options: str, before: str = "") -> None:
+    def __init__(self, processes: Processes, run_folder: Path, *options: str, before: str = "") -> None:
         self.screen, there = pty.openpty()
         options = options or ("--max-tokens", "100000", "--temperature", "0", "--top-k", "0")
-        code = f"{before}from fledge.cli import main; main()"
-        program = [sys.executable, "-c", code, "chat", str(run_folder), *options]
-        self.process = subprocess.Popen(
-            program,
-            stdin=there,
-            stdout=there,
-            stderr=there,
-            start_new_session=True,
-            env=os.environ | {"COLUMNS": "200", "TERM": "xterm", "XDG_STATE_HOME": str(run_folder.parent / "state")},
+        self.process = processes.start(
+            *("chat", str(run_folder), *options),
+            log=run_folder / "chat.log",
+            environment={"TERM": "xterm", "XDG_STATE_HOME": str(run_folder.parent / "state")},
+            terminal=os.ttyname(there),
+            before=before,
         )
-        os.close(there)
         self.seen = b""
         self.read_until(b"> ")
+        os.close(there)  # which the process has opened
 
     def type(self, line: bytes) -> int:
         """Type a line; where on the screen it begins."""
@@ -259,31 +257,32 @@ class Typist:
                     self.seen += (part := os.read(self.screen, 65536))
                     if not part:
                         break
-        self.process.wait(30)
+        self.process.wait(seconds=30)
         return self.seen
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         os.close(self.screen)
 
 
-def test_ctrl_c_stops_the_answer_and_not_the_chat(run_folder: Path) -> None:
-    with Typist(run_folder) as typist:
+def test_ctrl_c_stops_the_answer_and_not_the_chat(processes: Processes, run_folder: Path) -> None:
+    with Typist(processes, run_folder) as typist:
         place = 0
         while b"stopped" not in typist.seen[place:]:  # an answer may be quicker than the signal
             place = typist.type(b"Hello")
             typist.read_until(BEGUN, place)
-            typist.process.send_signal(signal.SIGINT)
+            os.kill(typist.process.pid, signal.SIGINT)
             typist.read_until(b"> ", typist.read_until(b"\x1b[0m", place))
         place = typist.type(b"/help")
         typist.read_until(b"/retry", place)
         typist.type(b"/exit")
         typist.read_all()
-        assert typist.process.returncode == 0
+        assert typist.process.code == 0
 
 
 EDITLINE = "import readline as r; r.__doc__ = 'libedit'; r.parse_and_bind = r.read_history_file = r.write_history_file = print; "
@@ -291,12 +290,14 @@ EDITLINE = "import readline as r; r.__doc__ = 'libedit'; r.parse_and_bind = r.re
 
 
 @pytest.mark.parametrize("before", ["", EDITLINE, "import sys; sys.modules['readline'] = None; "])
-def test_what_is_pasted_is_one_question_and_lines_are_remembered(run_folder: Path, tmp_path: Path, before: str) -> None:
+def test_what_is_pasted_is_one_question_and_lines_are_remembered(
+    processes: Processes, run_folder: Path, tmp_path: Path, before: str
+) -> None:
     lines, saved = b"Lumi had a hammer.\nWho has it?", tmp_path / "talk.jsonl"
     history = run_folder.parent / "state" / "fledge" / "chat_history"
     history.unlink(missing_ok=True)
     marks = (b"", b"") if before else (b"\x1b[200~", b"\x1b[201~")
-    with Typist(run_folder, "--max-tokens", "4", before=before) as typist:
+    with Typist(processes, run_folder, "--max-tokens", "4", before=before) as typist:
         os.write(typist.screen, lines.join(marks))
         typist.read_until(b"> ", typist.type(b""))
         # One at a time: without readline, lines that come together are one question.
@@ -308,7 +309,7 @@ def test_what_is_pasted_is_one_question_and_lines_are_remembered(run_folder: Pat
     if "None" not in before:
         assert history.read_text().splitlines() == [*lines.decode().splitlines(), f"/save {saved}", "/exit"]
         assert history.stat().st_mode & 0o777 == 0o600
-        with Typist(run_folder, "--max-tokens", "4") as typist:
+        with Typist(processes, run_folder, "--max-tokens", "4") as typist:
             os.write(typist.screen, b"\x1b[A\x1b[A")
             typist.read_until(f"save {saved}".encode())  # the slash may stand there already
 
@@ -325,13 +326,13 @@ def test_another_stage_goes_on_with_the_conversation(chat: Terminal) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_chat(run_folder: Path, number: int) -> None:
-    with Typist(run_folder) as typist:
+def test_a_signal_ends_the_chat(processes: Processes, run_folder: Path, number: int) -> None:
+    with Typist(processes, run_folder) as typist:
         place = typist.type(b"Hello")
         typist.read_until(BEGUN, place)
-        typist.process.send_signal(number)
+        os.kill(typist.process.pid, number)
         assert b"Traceback" not in typist.read_all()
-        assert typist.process.returncode == 128 + number
+        assert typist.process.code == 128 + number
 
 
 def test_what_cannot_go_on_promises_nothing_when_it_is_interrupted(

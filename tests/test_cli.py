@@ -203,7 +203,9 @@ def test_a_damaged_checkpoint_is_named_with_what_to_do(processes: Processes, toy
     shutil.copytree(toy_run, damaged)
     for path in damaged.glob("sft/checkpoints/*/model.safetensors"):
         path.write_bytes(path.read_bytes()[:-8] + b"\0\0\0\1\0\0\0\1")
-    for words in (["rl", str(damaged), "--fresh"], ["evaluate", str(damaged), "--stage", "sft"]):
+    few = "world/choice"  # not all that are usual: they are drawn first
+    rl, evaluate = ("rl", str(damaged), "--fresh", "--beside", few), ("evaluate", str(damaged), "--stage", "sft")
+    for words in (rl, (*evaluate, "--tasks", few)):
         code, output = processes.run(*words, log=tmp_path / "log")
         assert code == 2, output
         assert (
