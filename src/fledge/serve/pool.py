@@ -154,8 +154,7 @@ class ModelPool:
             async with self.lock:  # one model is loaded at a time; those in memory do not wait for it
                 if entry.name not in self.loaded:
                     self.loaded[entry.name] = await self._load(entry)
-        model = self.loaded.pop(entry.name)
-        self.loaded[entry.name] = model
+        model = self.loaded[entry.name] = self.loaded.pop(entry.name)  # the last one used
         model.users += 1
         try:
             yield model

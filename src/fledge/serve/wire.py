@@ -36,9 +36,9 @@ class WireFormat(ABC):
         self.ask, self.generation = ask, generation
         self.id, self.created = f"{self.prefix}-{uuid.uuid4().hex}", int(time.time())
 
-    @abstractmethod
     def begin(self) -> list[Json]:
         """Events that a stream begins with."""
+        return []
 
     @abstractmethod
     def events(self, update: Update) -> list[Json]:
@@ -63,21 +63,13 @@ class Choices(WireFormat):
     names: tuple[str, str]
     """What a chunk and what a whole answer is called."""
 
-    def __init__(self, ask: Ask, generation: Generation) -> None:
-        super().__init__(ask, generation)
-        self.left = len(generation.choices)
-
     def _body(self, choices: list[Json], *, whole: bool = False) -> Json:
         about = {"id": self.id, "object": self.names[whole], "created": self.created}
         return about | {"model": self.generation.model.entry.name, "choices": choices}
 
-    def begin(self) -> list[Json]:
-        return []
-
     def events(self, update: Update) -> list[Json]:
-        self.left -= bool(update.finish)
         events = [self._body([choice]) for choice in self.chunks(update)]
-        if not self.left:
+        if all(choice.done for choice in self.generation.choices):
             events[-1] |= self.generation.dropped()
         return events
 
@@ -106,7 +98,7 @@ class ChatFormat(Choices):
 
     def begin(self) -> list[Json]:
         said = {"role": "assistant", "content": ""}
-        return [self._body([_choice(index, "delta", said)]) for index in range(self.left)]
+        return [self._body([_choice(index, "delta", said)]) for index in range(len(self.generation.choices))]
 
     def __init__(self, ask: Ask, generation: Generation) -> None:
         super().__init__(ask, generation)
