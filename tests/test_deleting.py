@@ -53,7 +53,7 @@ def toy(toy_run: Path, tmp_path: Path) -> Path:
         "sft --run {} --fresh --replay 1",
         "sft --run {} --fresh --keep 0",
         "rl --run {} --fresh --task dance",
-        "rl --run {} --fresh --device cuda:7",
+        "rl --run {} --fresh --beside world/choice --device cuda:7",
         "chat {} --fresh",
         "serve {} --fresh",
     ],
