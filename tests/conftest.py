@@ -14,6 +14,12 @@ from processes import Processes
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker per core is enough; torch reads it when it is imported
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with processes or a browser come first: they take longest, and one that is begun last is waited for by all cores."""
+    slow = {item.path for item in items if {"processes", "browser"} & set(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Processes]:
     """Runs command lines in processes of their own that need not import torch again."""
