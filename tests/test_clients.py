@@ -100,7 +100,7 @@ def test_llm(url: str) -> None:
     from llm.default_plugins.openai_models import Chat
 
     model = Chat(model_id="pip", model_name="sft", api_base=url, supports_schema=True)
-    settings = {"max_tokens": 100, "key": "none"}
+    settings: Any = {"max_tokens": 100, "seed": 5, "key": "none"}
     talk = model.conversation()
     assert talk.prompt("Hello", stream=False, **settings).text()
     assert "".join(talk.prompt("And?", stream=True, **settings))
