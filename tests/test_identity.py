@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fledge.commands import RunRecipe
-from fledge.config import Evaluate, Midtrain, Pretrain, Sft, Tokenizer, with_identity
+from fledge.config import Evaluate, Midtrain, Pretrain, Sft, Tokenizer
 from fledge.origin import broken_links, data_of
 from fledge.recipes import RECIPES, choose
 from fledge.runs import summary
@@ -19,7 +19,7 @@ from fledge.stages.evaluate import default_tasks
 from fledge.storage import sealed, write_atomic
 from fledge.tasks import find_task, tasks_of
 from fledge.tasks.base import Example, Task
-from fledge.tasks.identity import asked_of, identity_of, read_identity, speaker
+from fledge.tasks.identity import asked_of, identity_of, read_identity, speaker, with_identity
 from fledge.tasks.mixture import are_own, open_chats
 from fledge.text.chat import talk, to_json
 from fledge.text.split import Split

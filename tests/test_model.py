@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fledge.config import ModelSettings
 from fledge.model.attention import attend, window_mask
 from fledge.model.device import find_device, find_dtype, keep_freed_memory, product_flops
-from fledge.model.transformer import ModelConfig, Transformer, mean_visible
+from fledge.model.transformer import ModelConfig, Transformer, kept, mean_visible
 from tiny_engine import EXTRAS
 
 SHAPE: dict[str, Any] = {"vocab": 50, "layers": 3, "width": 32, "heads": 4, "kv_heads": 4, "context": 16}
@@ -47,6 +47,25 @@ def random_model(**extras: Any) -> Transformer:
 
 def tokens(rows: int = 2, length: int = 16, *, seed: int = 0) -> torch.Tensor:
     return torch.randint(50, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def test_training_leaves_out_pairs_by_place_and_row_alone() -> None:
+    model, rows = random_model(pairs=40), tokens(40)
+    with torch.no_grad():
+        all_read = model(rows)
+        model.pair_dropout = 0.3
+        assert torch.equal(model.eval()(rows), all_read)  # nobody who asks it
+        left_out = model.train()(rows)
+        assert torch.equal(model(rows[7:9]), left_out[7:9])  # whoever else is in the batch
+        changed = (left_out - all_read).abs().amax(-1) > 0
+        first = changed.int().argmax(-1)[changed.any(-1)]  # what comes later sees it
+        assert len(first.unique()) > 4
+        model.pair_dropout = 1.0
+        bare = model(rows)
+        model.pair_embedding.zero_()
+        assert torch.equal(model.eval()(rows), bare)
+    shares = [kept(torch.randint(40, (500, 200)), share).float().mean().item() for share in (0.0, 0.2, 1.0)]
+    assert shares == [1.0, pytest.approx(0.8, abs=0.01), 0.0]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -48,6 +48,7 @@ TINY = ModelSettings(
     smear=True,
     key_filter=True,
     value_embeddings=True,
+    pairs=64,
     residual_scales=True,
     backout=True,
     windows="SL",

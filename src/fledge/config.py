@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal, Self
 
-from fledge.settings import bounded, check_bounds, check_multiple, help_of, shares_of
+from fledge.settings import bounded, check_bounds, check_multiple, help_of
 from fledge.trackers import check_tracker
 
-IDENTITY_SHARE = 0.08
-"""Conversations about who the assistant is, for each other one."""
 BATCH_TOKENS = 16_384
 """Of an optimizer step on conversations where nothing else is asked."""
 Compile = Literal["auto", "yes", "no"]
@@ -311,6 +308,8 @@ class Midtrain(RowStage):
     """Learn every token, or only the assistant's."""
     replay: float = 0.25
     """Share of the rows that are text as in pretraining, so that what the model knew is not forgotten."""
+    pair_dropout: float = bounded(0.2, 0.0, 1.0)
+    """Of a model with a table of pairs: share of the places where it is not read, so that new wordings surprise less."""
     eval_every: int | None = None
     """Steps between measurements of held-out own conversations; the best weights remain. None: about ten; 0: only at the end."""
     context: int | None = bounded(None, 1)
@@ -415,22 +414,6 @@ class AnswerStage(Sampling, Machine, Stage):
     """What the model may run."""
     unsafe_exec: bool = False
     """--tools python without a working sandbox. Never do this with a model you do not trust."""
-
-
-def with_identity(config: Midtrain) -> Midtrain:
-    """The settings with the identity file among the data, with its share of what all others have together.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it has another ending.
-    """
-    if config.identity is None:
-        return config
-    if not config.identity.endswith(".txt"):
-        raise ValueError(f"identity {config.identity!r}: allowed is a text file, as in me.txt")
-    if not Path(config.identity).is_file():
-        raise FileNotFoundError(f"identity {config.identity!r}: no such file; write one with a line `name = Pip`")
-    share = IDENTITY_SHARE * sum(shares_of(config.data).values())
-    return replace(config, data=f"{config.data},{config.identity}:{share:g}", identity=None)
 
 
 def check(config: Any) -> None:

@@ -134,6 +134,15 @@ def pair_rows(previous: Int[Tensor, "*N"], tokens: Int[Tensor, "*N"], rows: int)
     return (36_313 * previous + 27_191 * tokens) % rows
 
 
+def kept(rows_BT: Int[Tensor, "B T"], share: float) -> Tensor:
+    """Which places keep their pair when `share` of them lose it: by a hash of the place and of all pairs of its row.
+
+    A hash, not a draw: it needs no state in checkpoints, and is the same whatever the number of ranks.
+    """
+    places = torch.arange(rows_BT.size(1), device=rows_BT.device) + rows_BT.sum(-1, keepdim=True)
+    return pair_rows(places, rows_BT, 1_000) >= 1_000 * share
+
+
 def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> Angles:
     """Cosines and sines for `positions` (Su et al. 2021, arXiv:2104.09864): two tensors (*T, 1, C/2), float32."""
     exponent = torch.arange(0, config.channels, 2, device=positions.device).float() / config.channels
@@ -268,6 +277,8 @@ class Transformer(nn.Module):
         """Type of the activations; weights are float32 until `infer` makes its copy."""
         self.whole: list[nn.Parameter] = []
         """Of a model in shards (train/sharded.py) its parameters as the optimizer knows them; else nothing."""
+        self.pair_dropout = 0.0
+        """Share of the places whose pair training does not look up."""
         self.recompute: Recompute = "no"
         """What training computes twice to save memory: nothing, every MLP, or every block. Results agree up to rounding."""
 
@@ -324,7 +335,10 @@ class Transformer(nn.Module):
         pairs = None
         if self.config.pairs:
             rows = pair_rows(F.pad(tokens_BT, (1, 0), value=-1)[:, :-1], tokens_BT, self.config.pairs)
-            x = x + (pairs := F.embedding(rows, self.pair_embedding).to(x.dtype))
+            pairs = F.embedding(rows, self.pair_embedding).to(x.dtype)
+            if self.training and self.pair_dropout:
+                pairs = pairs * kept(rows, self.pair_dropout)[..., None].to(x.dtype)
+            x = x + pairs
         start = middle = x
         for layer, block in enumerate(self.blocks):
             if layer == self.config.layers // 2:

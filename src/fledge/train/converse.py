@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fledge import console
-from fledge.config import BATCH_TOKENS, Midtrain, Sft, check, with_identity
+from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.folder import open_stage
 from fledge.origin import hash_of_draws, origin_of, text_of
 from fledge.settings import shares_of
-from fledge.tasks.identity import is_identity
+from fledge.tasks.identity import is_identity, with_identity
 from fledge.tasks.mixture import Conversations, Mixed, are_own, open_chats
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
@@ -73,6 +73,7 @@ def main(config: Midtrain) -> None:
     if callable(conversations) and not isinstance(conversations, Mixed):  # of which the files are compared
         known = {"data": {config.data: hash_of_draws(conversations)}}
     origin = origin_of(config, known=known)
+    model.pair_dropout = config.pair_dropout
     with open_stage(config, origin) as stage:
         session = Session(stage, config, model)
         shape = session.tried(shape)
