@@ -55,12 +55,17 @@ def describe(drawn: Sequence[Group], learned: Sequence[Group]) -> dict[str, floa
         "not_judged": sum(answer.reward is None for answer in answers),
         "answer_tokens": statistics.fmean(sum(answer.mask) for answer in answers),
         # Nothing is drawn where no prompt of the step leaves room.
-        "entropy_nats": -statistics.fmean(sampled) if sampled else 0.0,
+        "entropy_nats": _to_digits(-statistics.fmean(sampled)) if sampled else 0.0,
         "cut_share": statistics.fmean(answer.finish == "length" for answer in answers),
         "invented_share": statistics.fmean(answer.finish == "tool_error" for answer in answers),
         "tool_calls": statistics.fmean(sum(a > b for a, b in pairwise(answer.mask)) for answer in answers),
-        **({"mismatch_nats": statistics.fmean(apart)} if apart else {}),
+        **({"mismatch_nats": _to_digits(statistics.fmean(apart))} if apart else {}),
     }
+
+
+def _to_digits(nats: float) -> float:
+    """Without the last bits of what the engine says, which depend on when a tool answered: a resumed run logs the same."""
+    return round(nats, 5)
 
 
 class Rollouts:
