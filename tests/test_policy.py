@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from fledge.model.transformer import Transformer
 from fledge.tasks.base import Example
 from fledge.train.loop import Plan, train
 from fledge.train.optim import build
-from fledge.train.policy import advantages, clipped, importance, token_weights, weigh
-from fledge.train.rollouts import Rollouts
+from fledge.train.policy import Answer, Group, advantages, clipped, importance, token_weights, weigh
+from fledge.train.rollouts import Rollouts, describe
 from test_rl import answer, by_length, config_of, rollouts
 
 LOGARITHM = st.floats(-8, 0)
@@ -75,6 +76,13 @@ def test_on_policy_every_importance_is_1() -> None:
     assert {importance(*pair) for pair in told} == {1.0}
     assert 0 < max(abs(now - then) for now, then in told) < 1e-5
     assert made.numbers["mismatch_nats"] == 0.0  # last bits are not logged
+
+
+def test_what_is_logged_of_an_engine_that_differs_is_by_how_much() -> None:
+    one = Answer(prompt=[1], ids=[2, 3, 4], mask=[1, 0, 1], drawn=[-1.0, 0.0, -3.0], finish="stop", reward=1.0)
+    groups = [Group(0, [replace(one, policy=[-1.1, -9.0, -2.7]), replace(one, reward=0.0, policy=[-1.1, -9.0, -2.7])])]
+    found = describe(groups, groups)
+    assert (found["mismatch_nats"], found["entropy_nats"]) == (0.2, 2.0)  # of sampled tokens
 
 
 @given(policy=LOGARITHM, drawn=LOGARITHM)

@@ -200,6 +200,20 @@ def test_guessing_one_of_v_bytes_scores_log2_v_bits_and_special_tokens_do_not_co
         measured(torch.zeros_like(ids))
 
 
+def test_held_out_text_is_measured_with_all_pairs_read() -> None:
+    config = ModelConfig(vocab=50, layers=1, width=32, heads=2, kv_heads=2, context=16, pairs=40)
+    model, ids = (
+        Transformer(config).init(seed=0),
+        torch.randint(50, (3, 17), generator=torch.Generator().manual_seed(1)),
+    )
+    with torch.no_grad():
+        model.pair_embedding.normal_(generator=torch.Generator().manual_seed(2))
+        model.unembedding.normal_(generator=torch.Generator().manual_seed(3))
+    model.pair_dropout = 0.5
+    one = Batch(inputs_BT=ids[:, :-1], targets_BT=ids[:, 1:], weights_BT=torch.ones(3, 16), tokens=0, cursor={})
+    assert validation_bits_per_byte(model.train(), [one]) == validation_bits_per_byte(model.eval(), [one])
+
+
 def batch(rows: int, width: int = 8) -> Batch:
     generator = torch.Generator().manual_seed(rows)
     ids = torch.randint(TOKENIZER.vocab, (rows, width + 1), generator=generator)

@@ -76,10 +76,10 @@ def demo(ask: RunRecipe) -> list[Item]:
     data, extras = ask.data or "world", not ask.classic
     model = ModelSettings(depth=3, width=128, head_channels=64, context=256, pairs=16_384 * extras)
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
-    # One shape for the three stages that learn from rows: it is compiled once.
+    # One shape for the three stages that learn from rows, compiled once with all pairs read and once without some.
     shape: dict[str, Any] = {"device_tokens": 2048, "batch_tokens": 2048}
     pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, eval_tokens=32_768)
-    # The rates fall in one line through both stages. At this one's end they are at .44; the last quarter belongs to fine-tuning.
+    # From midtraining's middle on the rates fall in one line to 0. At its end they are at .44, where fine-tuning goes on.
     midtrain = Midtrain(**shape, tokens=7_200_000, learn="answers", replay=0.2)
     sft = Sft(**shape, tokens=2_800_000, replay=0.1)
     # Of 40 questions two in five are flat at first, and replaced.

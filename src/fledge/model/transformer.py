@@ -134,13 +134,15 @@ def pair_rows(previous: Int[Tensor, "*N"], tokens: Int[Tensor, "*N"], rows: int)
     return (36_313 * previous + 27_191 * tokens) % rows
 
 
-def kept(rows_BT: Int[Tensor, "B T"], share: float) -> Tensor:
-    """Which places keep their pair when `share` of them lose it: by a hash of the place and of all pairs of its row.
+def kept(pairs_BT: Int[Tensor, "B T"], share: float) -> Tensor:
+    """At which places pairs are read when `share` of them are not: by a hash of the place and of all pairs of its sequence.
 
-    A hash, not a draw: it needs no state in checkpoints, and is the same whatever the number of ranks.
+    A hash, not a draw: it needs no state in checkpoints, and is the same whatever the number of ranks. Squared, because sums
+    alone would tie the fates of two places to their distance.
     """
-    places = torch.arange(rows_BT.size(1), device=rows_BT.device) + rows_BT.sum(-1, keepdim=True)
-    return pair_rows(places, rows_BT, 1_000) >= 1_000 * share
+    places = torch.arange(pairs_BT.size(1), device=pairs_BT.device) + pairs_BT.sum(-1, keepdim=True)
+    mixed = (36_313 * places + 27_191 * pairs_BT) % 65_537
+    return mixed * mixed % 65_537 % 1_000 >= 1_000 * share
 
 
 def rotary_table(config: ModelConfig, positions: Int[Tensor, "*T"]) -> Angles:
@@ -278,7 +280,7 @@ class Transformer(nn.Module):
         self.whole: list[nn.Parameter] = []
         """Of a model in shards (train/sharded.py) its parameters as the optimizer knows them; else nothing."""
         self.pair_dropout = 0.0
-        """Share of the places whose pair training does not look up."""
+        """Share of the places where training does not read the table of pairs."""
         self.recompute: Recompute = "no"
         """What training computes twice to save memory: nothing, every MLP, or every block. Results agree up to rounding."""
 

@@ -43,7 +43,8 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
 
     Source: bits per UTF-8 byte as in Gao et al. 2020, arXiv:2101.00027.
     """
-    nats, count = 0.0, 0
+    was, nats, count = model.training, 0.0, 0
+    model.eval()  # training leaves out some pairs
     # Of a model in shards all ranks compute each batch together.
     first, step = (0, 1) if model.whole else (ranks.number(), ranks.count())
     for batch in itertools.islice(batches, first, None, step):
@@ -54,6 +55,7 @@ def validation_bits_per_byte(model: Transformer, batches: Iterable[Batch]) -> fl
             nll = F.cross_entropy(model(inputs_BT)[kept], targets_BT[kept], reduction="none")
             nats += float(nll.double().sum())
         count += int(batch.weights_BT.double().sum())
+    model.train(was)
     nats, count = ranks.sum_of([nats, count])
     if count == 0:
         raise ValueError(

@@ -64,7 +64,8 @@ def describe(drawn: Sequence[Group], learned: Sequence[Group]) -> dict[str, floa
 
 
 def _to_digits(nats: float) -> float:
-    """Without the last bits of what the engine says, which depend on when a tool answered: a resumed run logs the same."""
+    """Without the last bits of what the engine says, which depend on when a tool answered: a resumed run logs the same, but for
+    one number in thousands that lies where rounding turns."""
     return round(nats, 5)
 
 
