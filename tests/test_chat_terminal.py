@@ -245,6 +245,8 @@ class Typist:
             assert time.monotonic() < deadline, self.seen
             if select.select([self.screen], [], [], 0.1)[0]:
                 self.seen += os.read(self.screen, 65536)
+            else:
+                assert self.process.poll() is None, self.seen
         return self.seen.index(word, after) + len(word)
 
     def read_all(self) -> bytes:
@@ -333,6 +335,31 @@ def test_a_signal_ends_the_chat(processes: Processes, run_folder: Path, number: 
         os.kill(typist.process.pid, number)
         assert b"Traceback" not in typist.read_all()
         assert typist.process.code == 128 + number
+
+
+def test_a_signal_ends_the_program_that_users_start(run_folder: Path) -> None:
+    """The others run in a process that was forked: here Python's own end comes too."""
+    screen, there = pty.openpty()
+    code, options = "from fledge.cli import main; main()", ("--max-tokens", "100000", "--temperature", "0")
+    program = [sys.executable, "-c", code, "chat", str(run_folder), *options]
+    process = subprocess.Popen(program, stdin=there, stdout=there, stderr=there, start_new_session=True)
+    os.close(there)
+    seen = b""
+    try:
+        for word, line in ((b"> ", b"Hello\n"), (BEGUN, b"")):
+            while word not in seen:
+                seen += os.read(screen, 65536)
+            os.write(screen, line)
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while part := os.read(screen, 65536):
+                seen += part
+        assert process.wait(30) == 128 + signal.SIGTERM
+        assert b"Traceback" not in seen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
 
 
 def test_what_cannot_go_on_promises_nothing_when_it_is_interrupted(

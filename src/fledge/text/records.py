@@ -188,11 +188,13 @@ def _json_records(path: Source, begin: int, bad: Callable[[str], None] | None) -
         if number <= begin or line.isspace():
             continue
         try:
-            yield _json_record(decode, path, number, line)
+            record = _json_record(decode, path, number, line)
         except ValueError as error:
             if bad is None:
                 raise
             bad(str(error))
+        else:
+            yield record
 
 
 def _json_record(decode: Callable[[str], Any], path: Source, number: int, line: str) -> Record:
