@@ -88,14 +88,14 @@ def demo(ask: RunRecipe) -> list[Item]:
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
-        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.7),
+        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.1),
         (Evaluate(stage="pretrain"), 0.1),
-        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 7.6),
-        (Evaluate(stage="midtrain", limit=160), 0.6),
-        (replace(sft, optim=falling), 3.0),
-        (Evaluate(stage="sft", limit=160), 0.6),
-        (replace(rl, optim=falling), 3.2),
-        (Evaluate(stage="rl"), 1.1),
+        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 6.7),
+        (Evaluate(stage="midtrain", limit=160), 0.5),
+        (replace(sft, optim=falling), 2.5),
+        (Evaluate(stage="sft", limit=160), 0.4),
+        (replace(rl, optim=falling), 2.6),
+        (Evaluate(stage="rl"), 0.8),
         (Report(), 0.1),
     )
 
