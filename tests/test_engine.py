@@ -113,6 +113,21 @@ def test_rollouts_of_one_question_compute_its_prompt_once() -> None:
     assert len({tuple(request.answer) for request in requests}) > 8
 
 
+def test_whoever_counts_an_engines_requests_misses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while one is given its slot, and one has to wait for another's prompt."""
+    engine, counted = tiny_engine(slots=8, budget=4), []
+    acquire = engine.cache.acquire
+
+    def counting(*prompt: Any, **how: Any) -> tuple[int, int] | None:
+        counted.append(len(engine.running) + len(engine.waiting))
+        return acquire(*prompt, **how)
+
+    monkeypatch.setattr(engine.cache, "acquire", counting)
+    same = prompts(1, longest=30)[0] * 2
+    engine.generate([asking(prompt=prompt, max_tokens=6) for prompt in [same, same, *prompts(3, longest=9)]])
+    assert counted[:5] == [5] * 5
+
+
 def test_forgetting_takes_over_changed_weights() -> None:
     model, other = tiny_model(), tiny_model(seed=1)
     engine = tiny_engine(model)

@@ -178,17 +178,19 @@ class Engine:
                 self._take_result(request, request.tool)
 
     def _admit(self) -> None:
-        """Give slots to waiting requests. One whose prefix another is just computing waits for it; the next may pass."""
-        held: list[Request] = []
-        while self.waiting:
-            request = self.waiting.popleft()
+        """Give slots to waiting requests. One whose prefix another is just computing waits for it; the next may pass.
+
+        Each is always in one of the two lists: other threads count them, to choose the engine with the least to do.
+        """
+        place = 0
+        while place < len(self.waiting):
+            request = self.waiting[place]
             if len(request.prompt) >= self.context or (request.sampling.max_tokens < 1 and not request.echo):
                 self._end(request, "length")
             elif not self.cache.slots.free:
-                self.waiting.appendleft(request)
                 break
             elif (found := self.cache.acquire(request.prompt, reuse=not request.echo)) is None:
-                held.append(request)
+                place += 1
             else:
                 request.slot, request.computed = found
                 request.cached = request.computed
@@ -196,7 +198,7 @@ class Engine:
                 self.counts["prompt_tokens"] += len(request.prompt)
                 self.counts["cached_tokens"] += request.cached
                 self.running.append(request)
-        self.waiting.extendleft(reversed(held))
+                self.waiting.remove(request)
 
     def _plan(self) -> list[tuple[Request, int]]:
         """Who computes how many tokens: every decoding request its one, prompts and results share the budget in order."""
