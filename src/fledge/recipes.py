@@ -90,12 +90,12 @@ def demo(ask: RunRecipe) -> list[Item]:
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
         (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.1),
         (Evaluate(stage="pretrain"), 0.1),
-        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 6.7),
-        (Evaluate(stage="midtrain", limit=160), 0.5),
-        (replace(sft, optim=falling), 2.5),
-        (Evaluate(stage="sft", limit=160), 0.4),
-        (replace(rl, optim=falling), 2.6),
-        (Evaluate(stage="rl"), 0.8),
+        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 6.6),
+        (Evaluate(stage="midtrain", limit=160), 0.4),
+        (replace(sft, optim=falling), 2.4),
+        (Evaluate(stage="sft", limit=160), 0.3),
+        (replace(rl, optim=falling), 2.5),
+        (Evaluate(stage="rl"), 0.6),
         (Report(), 0.1),
     )
 

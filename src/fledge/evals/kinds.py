@@ -76,8 +76,10 @@ class Checks:
         for task, examples in self.chosen:
             greedy = Sampling(temperature=0.0, top_k=0, max_tokens=task.max_tokens, seed=0)
             records = self.scorer.ask(task, examples, [greedy])
-            found |= {(task.name, index): one["correct"] for index, one in records.items()}
-        return {key: grade for key, grade in found.items() if grade is not None}
+            found |= {
+                (task.name, index): one["correct"] for index, one in records.items() if one["correct"] is not None
+            }
+        return found
 
     def pass_at(self, way: Sampling, *, examples: int) -> dict[str, float]:
         """pass@1, 2, 4 and 8 of the first task, by k: of so many of its examples, answered in that way."""

@@ -69,7 +69,7 @@ class Choices(WireFormat):
 
     def events(self, update: Update) -> list[Json]:
         events = [self._body([choice]) for choice in self.chunks(update)]
-        if all(choice.done for choice in self.generation.choices):
+        if all(choice.done for choice in self.generation.choices):  # updates are told one by one, as they come
             events[-1] |= self.generation.dropped()
         return events
 
