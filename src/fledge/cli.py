@@ -193,15 +193,11 @@ def dispatch(command: str, words: list[str]) -> int:
         return 0
     if isinstance(config, Ranked) and config.ranks > 1 and ranks.count() == 1:
         return ranks.launch([command, *words, *["--debug"] * flags.debug, *["--json"] * flags.json], config.ranks)
-    if ranks.count() > 1:
-        if not isinstance(config, Ranked | TrainBench):
-            raise ValueError(
-                f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
-            )
-        ranks.join(config.device)  # pyright: ignore[reportAttributeAccessIssue]
-    found = importlib.import_module(module_of(command)).main(config)
-    if ranks.count() > 1:
-        ranks.leave()
+    several = ranks.count() > 1
+    if several and not isinstance(config, Ranked | TrainBench):
+        raise ValueError(f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun")
+    with ranks.joined(config.device) if several else contextlib.nullcontext():  # pyright: ignore[reportAttributeAccessIssue]
+        found = importlib.import_module(module_of(command)).main(config)
     if flags.json and ranks.is_first():
         run = vars(config).get("run", "")
         print(json.dumps({"command": command, "exit_code": 0, "run": run} | (found or summary_of(Path(run) / command))))

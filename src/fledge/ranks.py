@@ -69,8 +69,13 @@ def share(items: Sequence[T]) -> Sequence[T]:
 # What ranks say to each other
 
 
-def join(device: str) -> None:
-    """Meet the other ranks, which must run the same code; ValueError where they do not, or torch cannot talk between GPUs."""
+@contextlib.contextmanager
+def joined(device: str) -> Iterator[None]:
+    """Within, the ranks can talk; they part when all have come to its end, or this one has failed.
+
+    Raises:
+        ValueError: they do not run the same code, or torch cannot talk between GPUs.
+    """
     import torch
     import torch.distributed as dist
 
@@ -84,15 +89,14 @@ def join(device: str) -> None:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     from fledge.provenance import code_hash, commit
 
-    check_alike({"commit": commit(), "code": code_hash(), "torch": torch.__version__})
-
-
-def leave() -> None:
-    """Part from the others, after all have come so far."""
-    import torch.distributed as dist
-
-    meet()
-    dist.destroy_process_group()
+    try:
+        check_alike({"commit": commit(), "code": code_hash(), "torch": torch.__version__})
+        yield
+        meet()
+    finally:
+        # gloo's threads let go of Python objects, and one that does so while Python ends aborts the process.
+        with contextlib.suppress(RuntimeError):  # what went wrong before is what is told
+            dist.destroy_process_group()
 
 
 @contextlib.contextmanager
