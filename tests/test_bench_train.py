@@ -60,6 +60,18 @@ def test_every_number_of_ranks_has_its_row(tmp_path: Path, processes: Processes)
     assert [row["passes"] for row in rows] == [4, 2]
 
 
+def test_a_model_in_shards_has_the_same_parts_and_needs_less_by_the_law(tmp_path: Path, processes: Processes) -> None:
+    laws = []
+    for words in ([], ["--shard"]):
+        code, output = processes.run(*WORDS, "--ranks", "2", *words, log=tmp_path / f"log{words}")
+        assert code == 0, output
+        found = json.loads(next(line for line in output.splitlines() if line.startswith("{")))
+        check_row(found["rows"][0], ranks=2)
+        assert found["rows"][0]["shards"] == 1 + len(words)
+        laws.append(found["rows"][0]["law_bytes"])
+    assert laws[1] < laws[0]
+
+
 def test_a_mistake_within_ranks_is_said_once_and_ends_the_command(tmp_path: Path, processes: Processes) -> None:
     code, output = processes.run(*WORDS, "--ranks", "1,2", "--device", "tpu", log=tmp_path / "log")
     assert code == 2
@@ -114,7 +126,7 @@ def test_a_peak_that_a_product_exceeds_is_another_cards() -> None:
 @pytest.mark.parametrize("peak", [None, 1e15])
 def test_only_a_known_card_has_an_mfu(peak: float | None, capsys: pytest.CaptureFixture[str]) -> None:
     share = 0.4 if peak else None
-    row = {figure: 1.0 for figure, _, _ in CELLS.values()} | {"ranks": 1, "passes": 1, "rows": 1}
+    row = {figure: 1.0 for figure, _, _ in CELLS.values()} | {"ranks": 1, "shards": 1, "passes": 1, "rows": 1}
     row |= {"parts": dict.fromkeys(PARTS, 0.1), "peak_flops": peak, "mfu_share": share, "nanochat_mfu_share": share}
     model = ModelConfig.of(MODEL, vocab=320)
     step = {"tokens": 1, "dtype": "float32", "compile": "no", "recompute": "no"}

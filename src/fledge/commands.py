@@ -216,6 +216,8 @@ class TrainBench(Machine):
     """Tokens per forward pass on one device, at least a row. None: the most that fits."""
     recompute: Literal["auto", Recompute] = "auto"
     """What is computed twice to save memory: no, mlp, block. auto: the least with which four rows fit."""
+    shard: bool = False
+    """Of several ranks each keeps a part of the weights alone (FSDP2), as in training."""
     steps: int = bounded(5, 1)
     """Steps to measure, after a first that also compiles."""
     dtype: Dtype = "auto"

@@ -8,7 +8,7 @@ Speed is also given as a share of what products of matrices reach in the same pr
 the table of model/cards.py, of its data sheet (MFU): by our count of FLOPs, which has attention's causal half, and by nanochat's,
 which has the whole context. The loss head's share of the forward pass is timed apart. `data` is making and moving
 tensors, not reading text; a checkpoint is written to the folder for temporary files. With several numbers of ranks each
-has processes of its own, which its peak of memory needs.
+has processes of its own, which its peak of memory needs. With --shard each rank keeps a part of the weights.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from fledge.train.batches import Row, batched
 from fledge.train.loop import Loss, Plan, Step, train
 from fledge.train.memory import Memory
 from fledge.train.optim import MuonAdamW, build
-from fledge.train.resolve import Shape, resolved
-from fledge.train.session import compiled_loss
+from fledge.train.resolve import Shape, resolved, shards_of
+from fledge.train.session import loss_of
 
 PARTS = ("data", "forward", "loss head", "backward", "optimizer", "communication")
 """Of a step."""
@@ -85,14 +85,15 @@ def rank_counts(config: TrainBench) -> list[int]:
 
 def report(config: TrainBench) -> dict[str, Any]:
     """What was measured by the ranks that are here, as JSON: model, machine, step, and a row."""
-    alike = ("model", "optim", "batch_tokens", "device_tokens", "recompute", "dtype", "compile", "device", "threads")
+    how = ("recompute", "shard", "dtype", "compile", "device", "threads")
+    alike = ("model", "optim", "batch_tokens", "device_tokens", *how)
     wanted = Pretrain(run="", tokens=config.batch_tokens, **{name: getattr(config, name) for name in alike})
     check(wanted)
     settings = resolved(wanted, vocab=config.vocab)
     shape = Shape.of(settings, length=settings.model.context)
     device = torch.device(settings.device)
     before = machine.peak_memory_bytes(device)
-    model = Transformer(ModelConfig.of(settings.model, vocab=config.vocab)).init(seed=0).to(device)
+    model = Transformer(ModelConfig.of(settings.model, vocab=config.vocab)).init(seed=0)
     return {
         "model": asdict(model.config),
         "machine": machine.describe_machine(device),
@@ -108,12 +109,13 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
 
     Trains for `steps` and one before, then times what cannot be seen from there. `before`: bytes held without the model.
     """
-    device = model.embedding.device
+    device, shards = torch.device(settings.device), shards_of(settings)
+    model = model if shards > 1 else model.to(device)
     model.compute_dtype = machine.find_dtype(settings.dtype, device)
     model.recompute = "no" if settings.recompute == "auto" else settings.recompute
     optimizer = Waited(build(model, settings.optim).param_groups)
     began = time.perf_counter()
-    loss = compiled_loss(device, settings.compile)
+    loss = loss_of(model, device, settings.compile, shards=shards)
     preparing = time.perf_counter() - began
     first, *later = timed_steps(model, optimizer, shape, Plan(steps=1 + steps, micro=shape.micro), loss)
     held = machine.peak_memory_bytes(device)
@@ -124,9 +126,17 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     speed, peak = shape.tokens / step.seconds, peak * ranks.count() if peak else None
     ours, theirs = speed * model.flops_per_token(), speed * nanochat_flops_per_token(model)
     is_compiled = settings.compile == "yes"
-    law = Memory.of(model.config, length=shape.length, rows=shape.rows, recompute=model.recompute, compiled=is_compiled)
+    law = Memory.of(
+        model.config,
+        length=shape.length,
+        rows=shape.rows,
+        recompute=model.recompute,
+        compiled=is_compiled,
+        shards=shards,
+    )
     return {
         "ranks": ranks.count(),
+        "shards": shards,  # of the weights, of which a rank keeps one
         "passes": shape.micro,  # of a step on one rank
         "rows": shape.rows,  # of a pass
         "tokens_per_second": speed,
@@ -193,15 +203,18 @@ def head_share(loss: Loss, model: Transformer, shape: Shape, settings: Pretrain)
 
     A ratio of best times, each from turns with the other, since what else the machine does would slow one and not the other.
     """
-    config, device = model.config, model.embedding.device
+    config, device = model.config, torch.device(settings.device)
     ids_BT = torch.randint(config.vocab, (shape.rows, shape.length), device=device)
     weights_BT = torch.ones(ids_BT.shape, device=device)
     x_ND = torch.randn(ids_BT.numel(), config.width, device=device, dtype=model.compute_dtype, requires_grad=True)
+    unembedding = torch.randn(
+        model.unembedding.shape, device=device, requires_grad=True
+    )  # the model's may be in shards
     nll_part = machine.compiled(head.nll_part, device, wanted=settings.compile)
 
     def part() -> None:
         rows = ids_BT.flatten(), weights_BT.flatten()
-        head.nll_sum(x_ND, model.unembedding, *rows, vocab=config.vocab, softcap=config.softcap, part=nll_part)
+        head.nll_sum(x_ND, unembedding, *rows, vocab=config.vocab, softcap=config.softcap, part=nll_part)
 
     def whole() -> None:
         loss(model, ids_BT, ids_BT, weights_BT)
@@ -245,6 +258,7 @@ def believable(peak: float | None, product: float) -> float | None:
 
 
 CELLS = {
+    "shards of the weights": ("shards", 1, ".0f"),
     "tokens/s": ("tokens_per_second", 1, ",.0f"),
     "TFLOP/s": ("flops_per_second", 1e12, ".3g"),
     "products of matrices reach": ("product_flops", 1e12, ".3g"),

@@ -69,8 +69,15 @@ def that_fits(shape: Shape, attempt: Callable[[Shape], None]) -> Shape:
     )
 
 
-def compiled_loss(device: torch.device, wanted: Compile) -> Loss:
-    """`Transformer.nll_sum`, compiled where that is wanted. On a CPU the head apart, as it takes no more rows than count."""
+def loss_of(model: Transformer, device: torch.device, wanted: Compile, *, shards: int) -> Loss:
+    """`Transformer.nll_sum`, compiled where that is wanted. On a CPU the head apart, as it takes no more rows than count.
+
+    A model of which each rank keeps one of several shards is divided here, after its optimizer was built.
+    """
+    if shards > 1:
+        from fledge.train.sharded import shard
+
+        return shard(model, device, compile=wanted)
     if device.type != "cpu":
         return machine.compiled(Transformer.nll_sum, device, wanted=wanted)
     hidden = machine.compiled(Transformer.hidden, device, wanted=wanted)
@@ -99,12 +106,9 @@ class Session:
         # Batches of rollouts differ in shape, and a shape is not worth compiling for one step.
         self.compile: Compile = config.compile if isinstance(config, RowStage) else "no"
         self.model.recompute = "no" if config.recompute == "auto" else config.recompute
-        self.loss = compiled_loss(self.device, self.compile)
         self.optimizer = build(self.model, config.optim)
+        self.loss = loss_of(self.model, self.device, self.compile, shards=shards)
         if shards > 1:
-            from fledge.train.sharded import shard
-
-            self.loss = shard(self.model, self.device, compile=self.compile)
             console.say(
                 f"{stage.name}: each rank keeps one of {shards} shards of the weights; no samples are drawn from such"
             )
