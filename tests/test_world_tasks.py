@@ -8,13 +8,12 @@ from random import Random
 import pytest
 
 from fernhollow.asked import EXAMPLES, TASKS
-from fernhollow.company import OUTSIDE
 from fledge.tasks.base import Example, Split, Task
 
 JUDGED = "world/functions"
 SPLITS: tuple[Split, ...] = ("validation", "test")
 CHATS = [task for task in TASKS.values() if task.name not in ("world/choice", JUDGED, f"{JUDGED}_reworded")]
-ALIKE = ("world/outside", "world/outside_reworded", "world/rhymes")
+ALIKE = ("world/outside", "world/outside_reworded", "world/rhymes", "world/unknown", "world/unknown_reworded")
 """Tasks to which many questions have the same answer, or many answers are right."""
 
 
@@ -64,13 +63,6 @@ def test_a_number_counts_only_behind_the_mark_and_whole() -> None:
         for text in ("#### 12", "so #### 12\n", "12", "#### 123", "#### 1", "#### 12 #### 3")
     }
     assert [text for text, grade in graded.items() if grade] == ["#### 12", "so #### 12\n"]
-
-
-def test_who_is_not_known_may_be_declined_by_name_or_by_what_is_asked_and_not_by_another_name() -> None:
-    task = TASKS["world/unknown"]
-    example = Example(answer="I do not know anyone called Sara in Fernhollow.")
-    others = ("I do not know anyone called Sarah in Fernhollow.", "Sara lives in the mill.", "I do not know.")
-    assert [task.grade(example, text) for text in (str(example.answer), OUTSIDE, *others)] == [1, 1, 0, 0, 0]
 
 
 def test_a_letter_counts_only_behind_its_choice() -> None:

@@ -22,7 +22,7 @@ from random import Random
 from typing import Literal
 
 from fernhollow import lore
-from fernhollow.chats import ChatStage, chat
+from fernhollow.chats import chat
 from fernhollow.documents import write
 from fernhollow.split import side
 from fledge.tasks.base import Task
@@ -47,13 +47,13 @@ def documents(seed: int, *, split: DocumentSplit = "train", start: int = 0) -> I
     return (document(seed, index, split=split) for index in count(start))
 
 
-def conversation(seed: int, index: int, *, stage: ChatStage, without: frozenset[str] = frozenset()) -> Conversation:
-    """The conversation at a place of the endless stream of a stage.
+def conversation(seed: int, index: int, *, stage: str, without: frozenset[str] = frozenset()) -> Conversation:
+    """The conversation at a place of an endless stream, of which every stage has its own.
 
     Args:
         without: questions about the model that somebody else answers, and with them those that have the same answer here.
     """
-    return chat(Random(f"conversation {stage} {seed} {index}"), stage, without=without)
+    return chat(Random(f"conversation {stage} {seed} {index}"), without=without)
 
 
 def tasks(*, named: bool = True) -> Mapping[str, Task]:
@@ -64,4 +64,4 @@ def tasks(*, named: bool = True) -> Mapping[str, Task]:
     return {name: task for name, task in found.items() if named or "/identity" not in name}
 
 
-__all__ = ["NAME", "PROMPTS", "ChatStage", "conversation", "document", "documents", "tasks"]
+__all__ = ["NAME", "PROMPTS", "conversation", "document", "documents", "tasks"]

@@ -119,11 +119,6 @@ def same_text(example: Example, answer: str) -> float:
     return float(answer.strip() == str(example.answer).strip())
 
 
-def declines(example: Example, answer: str) -> float:
-    """Whether it says that it knows nobody of that name, or not that; whatever names another name is an invention."""
-    return float(answer.strip() in (str(example.answer).strip(), company.OUTSIDE))
-
-
 def same_choice(example: Example, answer: str) -> float:
     """Whether the answer ends in the right choice followed by its letter."""
     return float(answer.strip().endswith(" " + example.facts["choice"]))
@@ -210,7 +205,7 @@ _TASKS = (
     # Always saying 1 is right half the time.
     *reworded("world/counting", first_exchange(chats.counting), grade=strict, chance=0.5, max_tokens=96),
     *reworded("world/identity", first_exchange(company.identity), has_keys=False, grade=same_text, max_tokens=64),
-    *reworded("world/unknown", first_exchange(company.unknown), grade=declines, max_tokens=48),
+    *reworded("world/unknown", first_exchange(company.unknown), grade=same_text, max_tokens=48),
     *reworded("world/outside", first_exchange(company.outside), has_keys=False, grade=same_text, max_tokens=48),
     *reworded("world/recall", recall, grade=same_text, max_tokens=48),
     *reworded("world/reading", first_exchange(chats.reading), grade=same_text, max_tokens=48),

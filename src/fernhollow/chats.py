@@ -1,6 +1,6 @@
-"""Conversations: one generator for every kind, and the mixes of midtraining and SFT.
+"""Conversations: one generator for every kind, and how often each comes up.
 
-    chat(rng, "sft")       # (Message user 'where does the turtle live', Message assistant 'The turtle lives in the shell.')
+    chat(rng)              # (Message user 'where does the turtle live', Message assistant 'The turtle lives in the shell.')
 
 Every kind takes the side of its keys, so that the tasks ask with the same words about what training left out; with `other` it
 asks in words that training never uses. What users say in training is written as people type (typed.py).
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Literal
 
 from fernhollow import lore
 from fernhollow.company import about_the_user, answers_to, identity, manners, outside, unknown
@@ -44,33 +43,32 @@ from fernhollow.words import spell, spelling_word, stranger
 from fledge.sandbox.tools import calculate
 from fledge.text.chat import Conversation, Message, Part, say, talk
 
-ChatStage = Literal["midtrain", "sft"]
 _SAID = lore.read("chats")
 FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
-EXACT = frozenset({"unknown", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
+EXACT = frozenset({"spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
-def chat(rng: Random, stage: ChatStage, *, without: frozenset[str] = frozenset()) -> Conversation:
-    """A conversation of any kind of a stage's mix, now and then followed by another: people change the subject.
+def chat(rng: Random, *, without: frozenset[str] = frozenset()) -> Conversation:
+    """A conversation of any kind, now and then followed by another: people change the subject.
 
     Args:
         without: questions about the model itself whose answers here are left out.
     """
     left_out = answers_to(without)
-    said = _of_one_kind(rng, stage, left_out)
-    return said + _of_one_kind(rng, stage, left_out) if len(said) == 2 and rng.random() < 0.25 else said
+    said = _of_one_kind(rng, left_out)
+    return said + _of_one_kind(rng, left_out) if len(said) == 2 and rng.random() < 0.25 else said
 
 
-def _of_one_kind(rng: Random, stage: ChatStage, left_out: frozenset[str]) -> Conversation:
+def _of_one_kind(rng: Random, left_out: frozenset[str]) -> Conversation:
     """Its questions as people type them."""
-    kind = rng.choices(_KINDS, weights=MIXES[stage])[0]
+    kind = rng.choices(_KINDS, weights=_SHARES)[0]
     exact = kind.__name__ in EXACT
     meant = kind(rng)
     if kind is identity and meant[-1].text in left_out:
-        return _of_one_kind(rng, stage, left_out)
+        return _of_one_kind(rng, left_out)
     as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
-    return _echoed(meant, as_typed) if kind in (unknown, small_talk) else as_typed
+    return _echoed(meant, as_typed) if kind is small_talk else as_typed
 
 
 def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
@@ -220,9 +218,14 @@ def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[
     if split == "train" and rng.random() < 0.2:
         shown = word.capitalize()
     return [
-        _quoted(rng, expand(rng, weighted(rng, templates), {"w": shown})),
+        _quoted(rng, expand(rng, weighted(rng, templates), {"w": _named(rng, shown)})),
         f"The word {shown} is spelled {spell(word)}.",
     ]
+
+
+def _named(rng: Random, word: str) -> str:
+    """A word that is spoken of, often in quotes: as other tokens than behind a blank."""
+    return f'"{word}"' if rng.random() < 0.25 else word
 
 
 def _quoted(rng: Random, asked: str) -> str:
@@ -238,7 +241,7 @@ def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
     letter = _letter_to_count(rng, word)
     is_check = split == "train" and rng.random() < 0.15
     templates = wordings(_SAID["has_letter" if is_check else "counting"], other=other)
-    asked = _quoted(rng, expand(rng, weighted(rng, templates), {"c": letter, "w": word}))
+    asked = _quoted(rng, expand(rng, weighted(rng, templates), {"c": letter, "w": _named(rng, word)}))
     # With a blank before it, the word is the same tokens as in the sentence, and has only to be copied.
     code, count = f"' {word}'.count('{letter}')", str(word.count(letter))
     parts = (f"The number of {letter}'s in {word} is ", Part("python", code), Part("output", count))
@@ -254,7 +257,7 @@ def _length(rng: Random, word: str) -> Conversation:
         asked, sign = wording(rng, _SAID["longer"])
         end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
     parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
-    asked = _quoted(rng, expand(rng, asked, {"w": word, "k": str(limit)}))
+    asked = _quoted(rng, expand(rng, asked, {"w": _named(rng, word), "k": str(limit)}))
     return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
 
 
@@ -391,7 +394,4 @@ _KINDS: tuple[Callable[[Random], Conversation], ...] = (
     facts, about, letters, word_problem, arithmetic, spelling, counting, identity, unknown, small_talk, story_telling, reading,
     programming, riddles, manners, outside, poem,
 )  # fmt: skip
-MIXES: dict[ChatStage, list[int]] = {
-    stage: [mix[kind.__name__] for kind in _KINDS] for stage, mix in _SAID["mixes"].items()
-}
-"""How often each kind comes up in a stage."""
+_SHARES = [_SAID["mix"][kind.__name__] for kind in _KINDS]

@@ -1,6 +1,6 @@
 """Who is speaking, who and what is asked after, and what people say besides: conversations that teach no lesson.
 
-unknown(rng)           # (Message user 'Where does Lotte live?', Message assistant 'I do not know anyone called Lotte ...')
+unknown(rng)           # (Message user 'Where does Lotte live?', Message assistant 'I do not know that. ...')
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from fernhollow.words import pronouns, real, spelling_word, stranger
 from fledge.text.chat import Conversation, talk
 
 _SAID = lore.read("chats")
-OUTSIDE: str = _SAID["outside"]["answer"]
-"""The answer to questions about the rest of the world."""
+UNKNOWN: str = _SAID["outside"]["answer"]
+"""The answer to questions about the rest of the world and about somebody nobody knows. A small model would tell the name wrong, and
+of two such answers give the other one."""
 
 
 def identity(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
@@ -52,26 +53,24 @@ def unknown(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     name = stranger(rng, split)
     if split != "train" or other:
         asked = drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions, other=other))
-        return talk(_asked_of(name, asked), nobody(name))
+        return talk(_asked_of(name, asked), UNKNOWN)
     form = rng.random()
     if form < 0.12:
         return _unknown_of_the_known(rng)
     if form < 0.27:
         return _known_and_unknown(rng, name)
     if form < 0.57:
-        return talk(_asked_of(name, drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions))), nobody(name))
+        return talk(_asked_of(name, drawn(rng, wording(rng, RELATIONS[pick(rng, _PERSONAL)].questions))), UNKNOWN)
     told = _SAID["unknown"]
     if form < 0.63:
-        other_name = stranger(rng, split)
-        asked = expand(rng, weighted(rng, told["two"]), {"e": name, "y": other_name})
-        return talk(asked, nobody(f"{name} or {other_name}"))
+        return talk(expand(rng, weighted(rng, told["two"]), {"e": name, "y": stranger(rng, split)}), UNKNOWN)
     if form < 0.7:
         name = f"{name} {stranger(rng, split)}"
     he, his, him = pronouns(name.split()[0])
     slots = {"e": name, "s": name + "'s", "he": he, "his": his, "him": him, "kin": pick(rng, told["kin"][he])}
-    turns = [expand(rng, weighted(rng, [*told["asked"], *RELATIONS["job"].any]), slots), nobody(name)]
+    turns = [expand(rng, weighted(rng, [*told["asked"], *RELATIONS["job"].any]), slots), UNKNOWN]
     if rng.random() < 0.15:
-        turns += [_asked_of(name, drawn(rng, pick(rng, RELATIONS[pick(rng, _PERSONAL)].follow)), slots), nobody(name)]
+        turns += [_asked_of(name, drawn(rng, pick(rng, RELATIONS[pick(rng, _PERSONAL)].follow)), slots), UNKNOWN]
     return talk(*turns)
 
 
@@ -84,9 +83,9 @@ def _known_and_unknown(rng: Random, name: str) -> Conversation:
     key = _personal_key(rng)
     short = [drawn(rng, weighted(rng, RELATIONS[key[1]].short)) for _ in range(2)]
     if rng.random() < 0.5:
-        return talk(ask(rng, key), answer(key), _asked_of(name, short[0]), nobody(name))
+        return talk(ask(rng, key), answer(key), _asked_of(name, short[0]), UNKNOWN)
     asked = drawn(rng, wording(rng, RELATIONS[key[1]].questions))
-    return talk(_asked_of(name, asked), nobody(name), word(short[1], key), answer(key))
+    return talk(_asked_of(name, asked), UNKNOWN, word(short[1], key), answer(key))
 
 
 def _personal_key(rng: Random) -> Key:
@@ -102,11 +101,6 @@ def _unknown_of_the_known(rng: Random) -> Conversation:
     called = _SAID["subjects"][kind].format(subject)
     asked = expand(rng, weighted(rng, _SAID["untold"][kind]), {"e": called, "s": called + "'s"})
     return talk(asked, f"I do not know that about {called}.")
-
-
-def nobody(name: str) -> str:
-    """The answer to questions about somebody nobody knows."""
-    return f"I do not know anyone called {name} in {lore.VILLAGE}."
 
 
 _PERSONAL = tuple(relation for relation, wording in RELATIONS.items() if wording.kind == "person")
@@ -132,9 +126,9 @@ def outside(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     """A question about the rest of the world."""
     told = _SAID["outside"]
     if rng.random() < 0.2 and split == "train":
-        return talk(expand(rng, weighted(rng, told["fixed"]), {}), OUTSIDE)
+        return talk(expand(rng, weighted(rng, told["fixed"]), {}), UNKNOWN)
     topics = {slot: pick(rng, _topics(name, None if other else split)) for slot, name in _TOPICS.items()}
-    return talk(expand(rng, wording(rng, told["questions"], other=other), topics), OUTSIDE)
+    return talk(expand(rng, wording(rng, told["questions"], other=other), topics), UNKNOWN)
 
 
 _TOPICS = {"p": "topics_places", "h": "topics_people", "x": "topics_things"}

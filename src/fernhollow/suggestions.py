@@ -92,8 +92,8 @@ _REFERENCES: dict[str, Callable[[Entry], tuple[str, Entry]]] = {
     "counting": lambda entry: (f"#### {entry['word'].count(entry['letter'])}", {}),
     "riddles": lambda entry: (polish(f"You are a {entry['animal']}!"), {}),
     "identity": lambda entry: (company.about_itself(entry["asked"][-1]), {}),
-    "unknown": lambda entry: (company.nobody(entry["name"]), {}),
-    "outside": lambda entry: (company.OUTSIDE, {}),
+    "unknown": lambda entry: (company.UNKNOWN, {}),
+    "outside": lambda entry: (company.UNKNOWN, {}),
     "recall": lambda entry: (entry["answer"], {}),
     "reading": lambda entry: (entry["answer"], {}),
 }

@@ -88,13 +88,13 @@ def demo(ask: RunRecipe) -> list[Item]:
     return chain(
         ask,
         (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
-        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.1),
+        (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.0),
         (Evaluate(stage="pretrain"), 0.1),
-        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 6.6),
+        (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 5.6),
         (Evaluate(stage="midtrain", limit=160), 0.4),
-        (replace(sft, optim=falling), 2.4),
+        (replace(sft, optim=falling), 2.1),
         (Evaluate(stage="sft", limit=160), 0.3),
-        (replace(rl, optim=falling), 2.5),
+        (replace(rl, optim=replace(falling, rate_share=0.08)), 2.3),
         (Evaluate(stage="rl"), 0.6),
         (Report(), 0.1),
     )
@@ -131,7 +131,7 @@ def toy(ask: RunRecipe) -> list[Item]:
     """The demo's pipeline in a minute, too small to learn much: for tests and for trying a change."""
     steps: dict[str, Any] = {"batch_tokens": 1024, "device_tokens": None, "compile": "no"}
     extras = not ask.classic
-    model = ModelSettings(depth=2, width=32, head_channels=16, context=128)
+    model = ModelSettings(depth=2, width=32, head_channels=16, context=128, pairs=128 * extras)
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
     few = {"eval_examples": 2, "eval_each": 0, "beside": "world/choice,world/facts"}  # of 17 tasks
     smaller: dict[str, dict[str, Any]] = {
