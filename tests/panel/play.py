@@ -2,7 +2,7 @@
 
     python tests/panel/play.py RUN                                      # greedy
     python tests/panel/play.py RUN --temperature 0.6 --seed 1,2,3       # sampled, with the mean over the seeds
-    python tests/panel/play.py RUN --prompts tests/panel/second.jsonl   # the second panel
+    python tests/panel/play.py RUN --prompts tests/panel/third.jsonl    # the third panel
 
 Prints the share of acceptable answers per category, of all prompts, and the mean of the categories. The transcripts of each
 setting lie in --out: NAME.txt to read, wrong answers first within a category, and NAME.jsonl.
