@@ -125,7 +125,9 @@ def test_the_judge_is_right_about_answers_made_for_it(
 
 
 @pytest.mark.parametrize("panel", PANELS)
-def test_a_panel_has_some_hundred_and_fifty_prompts_or_more_and_three_or_more_of_each_kind(panel: list[dict[str, Any]]) -> None:
+def test_a_panel_has_some_hundred_and_fifty_prompts_or_more_and_three_or_more_of_each_kind(
+    panel: list[dict[str, Any]],
+) -> None:
     assert len({prompt["id"] for prompt in panel}) == len(panel) > 145
     assert min(Counter(prompt["category"] for prompt in panel).values()) >= 3
 

@@ -80,6 +80,10 @@ def main() -> None:
         sys.stdout.flush()
     except OSError:  # Python would try again at its very end, and say so
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if ranks.is_joined():
+        # A rank that failed ends at once. While Python ends gloo's threads let go of its objects, by which one process in fifteen
+        # was aborted, which the launcher takes for a crash; and NCCL would wait for the others.
+        os._exit(code)
     sys.exit(code)
 
 
@@ -193,11 +197,15 @@ def dispatch(command: str, words: list[str]) -> int:
         return 0
     if isinstance(config, Ranked) and config.ranks > 1 and ranks.count() == 1:
         return ranks.launch([command, *words, *["--debug"] * flags.debug, *["--json"] * flags.json], config.ranks)
-    several = ranks.count() > 1
-    if several and not isinstance(config, Ranked | TrainBench):
-        raise ValueError(f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun")
-    with ranks.joined(config.device) if several else contextlib.nullcontext():  # pyright: ignore[reportAttributeAccessIssue]
-        found = importlib.import_module(module_of(command)).main(config)
+    if ranks.count() > 1:
+        if not isinstance(config, Ranked | TrainBench):
+            raise ValueError(
+                f"fledge {command} is for one process; there are {ranks.count()}: start it without torchrun"
+            )
+        ranks.join(config.device)  # pyright: ignore[reportAttributeAccessIssue]
+    found = importlib.import_module(module_of(command)).main(config)
+    if ranks.count() > 1:
+        ranks.leave()
     if flags.json and ranks.is_first():
         run = vars(config).get("run", "")
         print(json.dumps({"command": command, "exit_code": 0, "run": run} | (found or summary_of(Path(run) / command))))

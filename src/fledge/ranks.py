@@ -69,13 +69,8 @@ def share(items: Sequence[T]) -> Sequence[T]:
 # What ranks say to each other
 
 
-@contextlib.contextmanager
-def joined(device: str) -> Iterator[None]:
-    """Within, the ranks can talk; they part when all have come to its end, or this one has failed.
-
-    Raises:
-        ValueError: they do not run the same code, or torch cannot talk between GPUs.
-    """
+def join(device: str) -> None:
+    """Meet the other ranks, which must run the same code; ValueError where they do not, or torch cannot talk between GPUs."""
     import torch
     import torch.distributed as dist
 
@@ -89,14 +84,21 @@ def joined(device: str) -> Iterator[None]:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
     from fledge.provenance import code_hash, commit
 
-    try:
-        check_alike({"commit": commit(), "code": code_hash(), "torch": torch.__version__})
-        yield
-        meet()
-    finally:
-        # gloo's threads let go of Python objects, and one that does so while Python ends aborts the process.
-        with contextlib.suppress(RuntimeError):  # what went wrong before is what is told
-            dist.destroy_process_group()
+    check_alike({"commit": commit(), "code": code_hash(), "torch": torch.__version__})
+
+
+def leave() -> None:
+    """Part from the others, after all have come so far."""
+    import torch.distributed as dist
+
+    meet()
+    dist.destroy_process_group()
+
+
+def is_joined() -> bool:
+    """Whether this process has met the others and not left them."""
+    dist = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_initialized()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ Speed is also given as a share of what products of matrices reach in the same pr
 the table of model/cards.py, of its data sheet (MFU): by our count of FLOPs, which has attention's causal half, and by nanochat's,
 which has the whole context. The loss head's share of the forward pass is timed apart. `data` is making and moving
 tensors, not reading text; a checkpoint is written to the folder for temporary files. With several numbers of ranks each
-has processes of its own, which its peak of memory needs. With --shard each rank keeps a part of the weights.
+has processes of its own, which its peak of memory needs. With --shard each of several ranks keeps a part of the weights.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
     optimizer = Waited(build(model, settings.optim).param_groups)
     began = time.perf_counter()
     loss = loss_of(model, device, settings.compile, shards=shards)
-    preparing = time.perf_counter() - began
+    preparing = 0.0 if shards > 1 else time.perf_counter() - began  # dividing is no compiling
     first, *later = timed_steps(model, optimizer, shape, Plan(steps=1 + steps, micro=shape.micro), loss)
     held = machine.peak_memory_bytes(device)
     step = sorted(later, key=lambda one: one.seconds)[(len(later) - 1) // 2]
@@ -153,7 +153,7 @@ def measure(model: Transformer, settings: Pretrain, shape: Shape, *, steps: int,
         "nanochat_mfu_share": theirs / peak if peak else None,
         "peak_memory_bytes": max(ranks.gather(held)),  # the most that a rank held; on a CPU all of its process
         "before_bytes": max(ranks.gather(before)),  # of it, before there was a model: Python and torch
-        "law_bytes": law.peak,  # what train/memory.py says that a rank needs, its whole optimizer included
+        "law_bytes": law.peak,  # what train/memory.py says that a rank needs: all of the optimizer, or its shard
     }
 
 
