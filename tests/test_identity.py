@@ -204,6 +204,7 @@ def test_beside_a_village_nobody_but_the_file_says_who_it_is(me: Path) -> None:
         None,
         "",
     )
+    assert speaker(str(me), texts=True) is None  # a book that ends in .txt, which a base model learned from
 
 
 def test_beside_public_sets_it_takes_the_place_of_the_usual_one(me: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,11 @@ def test_a_model_is_never_joined_with_a_tokenizer_that_it_was_not_trained_with(h
     assert is_done(home / "run" / "sft")
 
 
+def test_a_model_of_one_text_file_can_be_opened_whose_name_ends_like_that_of_an_identity(home: Path) -> None:
+    do(replace(PRETRAIN, data="texts/a.txt", fresh=True))
+    assert open_run(home / "run", stage="pretrain").name == "run"
+
+
 def test_a_run_that_does_not_say_its_tokenizer_is_held_to_the_size_of_the_vocabulary(home: Path) -> None:
     for stage in ("pretrain", "sft"):  # as fledge wrote them before it kept origins
         old = home / "run" / stage

@@ -77,7 +77,7 @@ def open_run(path: Path, *, stage: str | None = None) -> Run:
     # A model speaks as the data did that it learned to converse from, where that says who speaks.
     for folder in (path / name for name in ("sft", "midtrain", "pretrain") if (path / name / "config.json").exists()):
         with suppress(FileNotFoundError):
-            if (name := speaker(data_of(folder))) is not None:
+            if (name := speaker(data_of(folder), texts=folder.name == "pretrain")) is not None:
                 return Run(tokenizer, entries, name or path.name)
     return Run(tokenizer, entries, path.name)
 

@@ -224,9 +224,12 @@ def asked_of(identity: Identity) -> frozenset[str]:
     return frozenset(question for subject in identity.subjects for question in subject.questions)
 
 
-def speaker(data: str) -> str | None:
-    """What the models of a `--data` call themselves; empty where a file should say it and does not, None where nothing would."""
-    for path in identities(data):
+def speaker(data: str, *, texts: bool = False) -> str | None:
+    """What the models of a `--data` call themselves; empty where a file should say it and does not, None where nothing would.
+
+    texts: the data are not conversations but texts, of which a .txt file is one and nobody's identity.
+    """
+    for path in [] if texts else identities(data):
         return identity_of(path).values.get("name", "") if path.is_file() else ""
     return next((source.NAME for name in shares_of(data) if (source := find_generated(name))), None)
 
