@@ -77,48 +77,32 @@ def collect(parameters: Iterable[nn.Parameter]) -> None:
     """Bring each parameter and its gradient together at its owner; the others have no gradient of it."""
     for parameter in parameters:
         for name, part in (("data", parameter.part), ("grad", parameter.part.grad)):
-            if (found := _gather(part, owner(parameter))) is not None:
-                setattr(parameter, name, found)
+            whole = _whole(part)
+            if owner(parameter) == ranks.number():
+                setattr(parameter, name, whole)
 
 
 @torch.no_grad()
 def deal_out(parameters: Iterable[nn.Parameter]) -> None:
     """Give every rank its shard of what the owners have moved, who keep nothing."""
     for parameter in parameters:
-        _scatter(parameter.data, parameter.part, owner(parameter))
-        parameter.data, parameter.grad = _nothing(parameter.part), None
+        part, mine = parameter.part, owner(parameter) == ranks.number()
+        whole = parameter.data if mine else torch.empty(part.shape, device=part.device)
+        with ranks.together():
+            dist.broadcast(whole, owner(parameter))
+        _take(part, whole)
+        parameter.data, parameter.grad = _nothing(part), None
 
 
-def _gather(part: DTensor, to: int) -> Tensor | None:
-    group = part.device_mesh.get_group("card")
-    if to not in dist.get_process_group_ranks(group):
-        return None
-    mine = _padded(part.to_local(), part, 1)
-    heard = [torch.empty_like(mine) for _ in range(group.size())] if to == ranks.number() else None
+def _whole(part: DTensor) -> Tensor:
     with ranks.together():
-        dist.gather(mine, heard, dst=to, group=group)
-    return torch.cat(heard)[: len(part)] if heard else None
+        return part.full_tensor()
 
 
-def _scatter(whole: Tensor, part: DTensor, source: int) -> None:
+def _take(part: DTensor, whole: Tensor) -> None:
+    """Fill this rank's shard of a parameter: as many rows as the others have, but at the end."""
     group, local = part.device_mesh.get_group("card"), part.to_local()
-    mine = _padded(local, part, 1)
-    with ranks.together():
-        if source in dist.get_process_group_ranks(group):
-            pieces = _padded(whole, part, group.size()).chunk(group.size()) if source == ranks.number() else None
-            dist.scatter(mine, list(pieces) if pieces else None, src=source, group=group)
-        if part.device_mesh.ndim > 1:
-            there = source - source % group.size() + group.rank()
-            dist.broadcast(mine, there, group=part.device_mesh.get_group("machine"))
-    local.copy_(mine[: len(local)])
-
-
-def _padded(values: Tensor, part: DTensor, shards: int) -> Tensor:
-    """With rows of 0 at the end, up to those of so many shards, of which the last is short where the rows do not divide."""
-    each = -(-len(part) // part.device_mesh.get_group("card").size())
-    found = values.new_zeros(shards * each, *part.shape[1:])
-    found[: len(values)] = values
-    return found
+    local.copy_(whole[-(-len(part) // group.size()) * group.rank() :][: len(local)])
 
 
 @torch.no_grad()
@@ -126,9 +110,9 @@ def whole_weights(model: Transformer) -> dict[str, Tensor]:
     """As `state_dict`, whole and on the CPU, on the first rank; the others get nothing. Called by all together."""
     found = {}
     for name, part in model.named_parameters():
-        values = part.full_tensor().cpu()
+        whole = _whole(part)
         if ranks.is_first():
-            found[name] = values
+            found[name] = whole.cpu()
     return found
 
 
@@ -136,5 +120,4 @@ def whole_weights(model: Transformer) -> dict[str, Tensor]:
 def load(model: Transformer, weights: dict[str, Tensor]) -> None:
     """The inverse of `whole_weights`, on every rank."""
     for name, part in model.named_parameters():
-        group, local = part.device_mesh.get_group("card"), part.to_local()
-        local.copy_(_padded(weights[name], part, group.size()).chunk(group.size())[group.rank()][: len(local)])
+        _take(part, weights[name])
