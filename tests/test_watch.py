@@ -19,7 +19,7 @@ from fledge.console import duration
 from fledge.research.curves import Lines, mean, thin
 from fledge.research.watch import Watched, make_app
 from fledge.runs import metrics
-from fledge.storage import read_json
+from fledge.storage import read_record, sealed
 from test_server import serving
 from test_web import Tab, browser, expect, settle  # noqa: F401  # browser is a fixture
 from test_web import pytestmark as needs_chromium
@@ -41,9 +41,7 @@ def line(step: int, *, samples: bool = False, **more: float) -> str:
 def begin(stage: Path, *lines: str, settings: dict[str, Any] | None = None) -> Path:
     """The folder of a stage as training leaves it in its midst."""
     stage.mkdir(parents=True)
-    (stage / "config.json").write_text(
-        json.dumps({"settings": {"tokens": 3200, "batch_tokens": 16, **(settings or {})}})
-    )
+    (stage / "config.json").write_text(sealed({"settings": {"tokens": 3200, "batch_tokens": 16, **(settings or {})}}))
     (stage / "metrics.jsonl").write_text("".join(f"{each}\n" for each in lines))
     return stage
 
@@ -53,7 +51,7 @@ def demo(tmp_path: Path) -> Path:
     """A run whose second stage is at step 40 of 200."""
     first = begin(tmp_path / "demo" / "pretrain", *(line(step, samples=step % 25 == 0) for step in range(1, 101)))
     (first / "done.json").write_text(
-        json.dumps({"samples": [{"prompt": "Now", "text": " the end."}], "peak_memory_bytes": 5e9})
+        sealed({"samples": [{"prompt": "Now", "text": " the end."}], "peak_memory_bytes": 5e9})
     )
     begin(
         tmp_path / "demo" / "sft",
@@ -62,7 +60,7 @@ def demo(tmp_path: Path) -> Path:
     )
     (tmp_path / "demo" / "eval").mkdir()
     scores = {"scores": {"world/facts": {"accuracy": 0.84, "standard_error": 0.03, "examples": 160}}}
-    (tmp_path / "demo" / "eval" / "pretrain.json").write_text(json.dumps(scores))
+    (tmp_path / "demo" / "eval" / "pretrain.json").write_text(sealed(scores))
     return tmp_path / "demo"
 
 
@@ -80,7 +78,7 @@ def sweep(tmp_path: Path) -> Path:
             )
     failed = {"variant": "heads=3", "seed": 0, "state": "failed", "error": "3 heads do not divide 128"}
     told = {"sentence": "heads=4 is better by .2000 ± .0010 bits per byte than heads=2", "at": "tokens"}
-    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"points": [failed], "comparisons": [told]}))
+    (tmp_path / "sweep" / "sweep.json").write_text(sealed({"points": [failed], "comparisons": [told]}))
     return tmp_path / "sweep"
 
 
@@ -221,14 +219,15 @@ def test_whatever_stands_in_the_files_of_one_run_is_said_of_it_and_the_others_st
         run / "pretrain/metrics.jsonl": json.loads(line(1, samples=True)),
         run / "eval/pretrain.json": {"scores": {"gsm8k": score}},
         run / "report.json": {"rank": {"title": "Owl", "points": 7}},
-        sweep / "sweep.json": read_json(sweep / "sweep.json"),
+        sweep / "sweep.json": read_record(sweep / "sweep.json", advice=""),
     }
     (run / "eval").mkdir()
     good, draw = Watched(sweep).state(), random.Random(0)
     with serving(app=make_app(Watched(sweep))) as url, httpx.Client(base_url=url, timeout=60) as client:
         for path, right in [pair for pair in files.items() for _ in range(12)]:
             for each, content in files.items():
-                each.write_text(json.dumps(mangled(right, draw) if each == path else content) + "\n")
+                write = json.dumps if each.suffix == ".jsonl" or each == path else sealed
+                each.write_text(write(mangled(right, draw) if each == path else content) + "\n")
             told = client.get("/watch/state").json()
             for one, other in zip(told["runs"][1:], good["runs"][1:], strict=True):
                 assert one | {"differs": {}} == other | {"differs": {}}, path.read_text()
@@ -247,11 +246,11 @@ def test_what_differs_is_not_what_one_run_does_not_say(sweep: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "why"),
     [
-        ("sft/config.json", "[]", "it is a list, not an object"),
-        ("sft/config.json", '{"settings": {"steps": "40"}}', "settings.steps is text, not a number"),
-        ("pretrain/config.json", '{"settings": {"data": "a,a"}}', "expected are different names"),
-        ("sft/done.json", "null", "it is null, not an object"),
-        ("sft/done.json", '{"samples": [3]}', "samples[0] is a number, not an object"),
+        ("sft/config.json", "[]", "list found, but one object {...} was written"),
+        ("sft/config.json", '{"settings": {"steps": "40"}}', "damaged or edited"),
+        ("pretrain/config.json", '{"settings": {"data": "a,a"}}', "damaged or edited"),
+        ("sft/done.json", "null", "NoneType found, but one object {...} was written"),
+        ("sft/done.json", '{"samples": [3]', "not JSON"),
         ("sft/metrics.jsonl", '{"step": "1"}\n[1]\n', "lines left out that are not numbers with a step: 2"),
         ("sft/metrics.jsonl", '{"step": 1, "seconds": NaN}\n', "lines left out that are not numbers with a step: 1"),
     ],

@@ -86,8 +86,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: not JSON ({error})") from error
 
 
-def read_record(path: Path, *, advice: str) -> dict[str, Any]:
-    """The JSON object in a file that `sealed` wrote, or fledge before there were seals; else ValueError with the `advice`."""
+def read_record(path: Path, *, advice: str, always_sealed: bool = False) -> dict[str, Any]:
+    """The JSON object in a file that `sealed` wrote; else ValueError with the `advice`.
+
+    always_sealed: one without a hash is refused too; else it may be of fledge before there were seals.
+    """
     try:
         found = read_json(path)
     except (ValueError, OSError) as error:
@@ -96,6 +99,6 @@ def read_record(path: Path, *, advice: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {type(found).__name__} found, but one object {{...}} was written. {advice}")
     seal = found.pop("seal", None)
-    if seal not in (None, json_hash(found)):
+    if seal != json_hash(found) and (seal is not None or always_sealed):
         raise ValueError(f"{path}: damaged or edited, what it says does not give the hash in it. {advice}")
     return found

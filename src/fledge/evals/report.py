@@ -31,7 +31,7 @@ from fledge.folder import REPORT, check_ours
 from fledge.origin import broken_links
 from fledge.runs import begun, checkpoints, metrics, summary
 from fledge.settings import shares_of
-from fledge.storage import read_json, write_atomic
+from fledge.storage import read_json, sealed, write_atomic
 from fledge.text.datasets import MODULES
 from fledge.weights import weights_hash
 
@@ -220,7 +220,7 @@ def plots(card: dict[str, Any]) -> dict[str, str]:
 def write(card: dict[str, Any], run: Path) -> None:
     """report.json, report.md, report.html and the plots, each whole or not at all."""
     drawn = plots(card)
-    write_atomic(run / "report.json", json.dumps(card, indent=1))
+    write_atomic(run / "report.json", sealed(card))
     title, text = f"Report card: {card['run']}", markdown(card, list(drawn))
     publish(run / "report", title=title, text=text, drawn=drawn, badges=badges(card))
 

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fledge.research.shapes import MOST, SAMPLES, misfit
 from fledge.runs import measured
 
 AXES = ("step", "tokens", "seconds")
 """What a curve goes along; tokens and seconds are summed up."""
-MOST_SPENT = 1e18
-"""A step that took more of anything is none."""
+MOST, MOST_SPENT = 1e300, 1e18
+"""What is beyond the first cannot be summed or sent; a step that took more than the second of anything is none."""
 WINDOW = 50
 """The mean is that of a fiftieth of what is shown."""
 KNOWN_BYTES = 256
@@ -79,7 +78,7 @@ class Lines:
     def _add(self, text: bytes) -> None:
         line = measured(text)
         samples = line.pop("samples", []) if line else []
-        if line is None or misfit(samples, SAMPLES) or not all(abs(line.get(name, 0)) < MOST_SPENT for name in AXES):
+        if line is None or not are_texts(samples) or not all(abs(line.get(name, 0)) < MOST_SPENT for name in AXES):
             self.strange += 1
             return
         for name, values in self.axes.items():
@@ -121,6 +120,14 @@ class Lines:
         kept = np.unique(np.linspace(0, len(y) - 1, points).astype(int)) if evenly else thin(y, points)
         smooth = mean(y, len(y) // WINDOW)[kept].tolist() if len(y) > 2 * WINDOW else []
         return {"x": x[kept].tolist(), "y": y[kept].tolist(), "mean": smooth}
+
+
+def are_texts(samples: Any) -> bool:
+    """Whether it is a list of what a model wrote, which may have a prompt and a text."""
+    return isinstance(samples, list) and all(
+        isinstance(each, dict) and isinstance(each.get("prompt", ""), str) and isinstance(each.get("text", ""), str)
+        for each in samples
+    )
 
 
 def thin(values: Numbers, points: int) -> npt.NDArray[np.int64]:

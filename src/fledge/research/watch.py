@@ -25,7 +25,6 @@ from fledge import console
 from fledge.commands import TRAINED, Watch
 from fledge.config import check
 from fledge.research.curves import AXES, Lines
-from fledge.research.shapes import CONFIG, DONE, REPORT, SCORE, SCORES, SWEEP, misfit
 from fledge.runs import flat, is_done
 from fledge.serve.access import Access
 from fledge.serve.api import ApiError
@@ -33,7 +32,7 @@ from fledge.serve.connections import Server
 from fledge.serve.fields import Json
 from fledge.serve.site import site
 from fledge.settings import nearest, within
-from fledge.storage import read_json
+from fledge.storage import read_record
 
 KIND = ": "
 """In the name of a metric that is of one kind of problem: there are hundreds, and the report shows them."""
@@ -41,6 +40,8 @@ LIVE_SECONDS = 120.0
 """A stage whose process is not of this machine trains as long as its metrics are not older than that."""
 MOST_POINTS, MOST_SAMPLES = 40_000, 100
 """Of all curves of an answer together; of the samples of a run."""
+SCORE = ("accuracy", "standard_error", "examples")
+"""What the page shows of a grade."""
 HERE = "open it as http://127.0.0.1 with its port, from elsewhere through the `ssh -L` that it said at its start"
 
 
@@ -126,9 +127,9 @@ class Watched:
         with self.lock:
             self.wrong.clear()
             runs = self._stages()
-            sweep = self._read(self.path / "sweep.json", SWEEP)
+            sweep = self._read(self.path / "sweep.json")
             told = [self._run(run, stages) for run, stages in runs.items()]
-            settings = [self._flat(stages[0]) if stages else {} for stages in runs.values()]
+            settings = [dict(flat(self._settings(stages[0]))) if stages else {} for stages in runs.values()]
             known = [each for each in settings if each]  # of a run that is unreadable nothing is
             differ = {name for each in known for name in each if any(each[name] != one.get(name) for one in known)}
             for path, run, each in zip(runs, told, settings, strict=True):
@@ -140,10 +141,8 @@ class Watched:
                 "runs": told,
                 "metrics": [*dict.fromkeys(name for run in told for stage in run["stages"] for name in stage["last"])],
                 "unreadable": self.wrong.get(self.path / "sweep.json", ""),
-                "failed": [point for point in sweep.get("points") or () if point.get("state") == "failed"],
-                "sentences": [
-                    f"{one.get('sentence')} at equal {one.get('at')}" for one in sweep.get("comparisons") or ()
-                ],
+                "failed": [point for point in sweep.get("points", ()) if point["state"] == "failed"],
+                "sentences": [f"{one['sentence']} at equal {one['at']}" for one in sweep.get("comparisons", ())],
             }
 
     def curves(
@@ -170,56 +169,42 @@ class Watched:
         with self.lock:
             stages = next((stages for path, stages in self._stages().items() if self._name(path) == run), [])
             for stage in stages:
-                lines, last = self.lines[stage], self._read(stage / "done.json", DONE).get("samples")
+                lines, last = self.lines[stage], self._read(stage / "done.json").get("samples")
                 written = [*lines.samples, *([(int(lines.axes["step"][-1]), last)] if last and len(lines) else [])]
                 found += [{"stage": stage.name, "step": step, "texts": texts} for step, texts in written]
         return found[-MOST_SAMPLES:]
 
     def _settings(self, stage: Path) -> Json:
-        return self._read(stage / "config.json", CONFIG).get("settings") or {}
+        return self._read(stage / "config.json").get("settings", {})
 
-    def _flat(self, stage: Path) -> Json:
+    def _read(self, path: Path) -> Json:
+        """A file with its hash in it; empty where there is none, or it is not as it was written, which is told."""
         try:
-            return dict(flat(self._settings(stage)))
-        except ValueError as error:  # shares of data that are none
-            self.wrong[stage / "config.json"] = f"{stage.name}/config.json: {error}"
-            return {}
-
-    def _read(self, path: Path, shape: Json) -> Json:
-        """A file of JSON; empty where there is none, or it is not as it was written, which is told."""
-        try:
-            found = read_json(path)
-            if why := misfit(found, shape):
-                raise ValueError(f"{path}: {why}")
-        except FileNotFoundError:
-            return {}
-        except (ValueError, OSError) as error:
+            return read_record(path, advice="It is not shown.", always_sealed=True) if path.exists() else {}
+        except ValueError as error:
             self.wrong[path] = str(error).replace(f"{self.path}/", "")
             return {}
-        return found
 
     def _name(self, run: Path) -> str:
         return run.name if run == self.path else str(run.relative_to(self.path))
 
     def _run(self, run: Path, stages: list[Path]) -> Json:
-        scores = {name: self._read(run / "eval" / f"{name}.json", SCORES).get("scores") for name in TRAINED}
-        rank = self._read(run / "report.json", REPORT).get("rank")
+        scores = {name: self._read(run / "eval" / f"{name}.json").get("scores") for name in TRAINED}
+        rank = self._read(run / "report.json").get("rank")
         return {
             "name": self._name(run),
             "stages": [self._stage(stage) for stage in stages],
             "grades": {
-                stage: {
-                    task: {name: score.get(name) or 0.0 for name in SCORE} for task, score in found.items() if score
-                }
+                stage: {task: {name: score[name] for name in SCORE} for task, score in found.items()}
                 for stage, found in scores.items()
                 if found
             },
-            "rank": f"{rank.get('title')}, {rank.get('points')} of 1000 points" if rank else "",
+            "rank": f"{rank['title']}, {rank['points']} of 1000 points" if rank else "",
         }
 
     def _stage(self, stage: Path) -> Json:
         lines, settings = self.lines[stage], self._settings(stage)
-        done = self._read(stage / "done.json", DONE)
+        done = self._read(stage / "done.json")
         if lines.strange:
             told = f"lines left out that are not numbers with a step: {lines.strange}"
             self.wrong[lines.path] = f"{lines.path}: {told}".replace(f"{self.path}/", "")
