@@ -205,15 +205,7 @@ def mixed(
 
     Args:
         chats, texts: what begins each stream at a cursor of its own; one that is not needed is not begun.
-
-    Raises:
-        ValueError: the cursor is of a version that mixed whole batches.
     """
-    if cursor and "rows" not in cursor:
-        raise ValueError(
-            "the checkpoint was left by an earlier version, which mixed text and conversations by batches, not by rows; "
-            "allowed are checkpoints of this version. Start the stage again with --fresh."
-        )
     count, places = (cursor["rows"], cursor) if cursor else (0, {"chats": None, "texts": None})
     begin, streams = {"chats": chats, "texts": texts}, {}
     while True:
