@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -16,16 +17,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fledge.checkpoint import load_pair
 from fledge.cli import run
-from fledge.config import ModelSettings, Pretrain, check
+from fledge.config import ModelSettings, OptimSettings, Pretrain, check
 from fledge.folder import StageFolder
 from fledge.model import head
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, metrics, summary
 from fledge.stages import pretrain
 from fledge.storage import file_hash
+from fledge.text.documents import validation_documents
 from fledge.train.batches import Row, batched
 from fledge.train.budget import CLOCKS, Budget, TimePlan
+from fledge.train.held_out import validation_batches, validation_bits_per_byte
 from fledge.train.loop import Plan, train
 from fledge.train.resolve import Shape, resolved
 from fledge.train.session import Session
@@ -161,3 +165,30 @@ def test_two_ends_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tokens=100, minutes=1.0: each says when to end; give one"):
         check(Pretrain(tokens=100, minutes=1.0))
     assert run(["pretrain", "runs/x", "--flops", "1e9", "--minutes", "1"]) == 2
+
+
+def test_an_own_text_that_comes_round_is_foretold_and_the_weights_remain_at_which_held_out_text_costs_least(
+    tiny_run: Pretrain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("\n\n".join(f"The owl of house {each} sees mouse {each * 7}." for each in range(60)))
+    loud = OptimSettings(batch_scale=1.0)  # else so short a training learns nothing by heart
+    config = replace(tiny_run, data=str(book), minutes=None, tokens=64 * 60, eval_every=6, optim=loud)
+    pretrain.main(config)
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    epochs = re.search(r"documents, [\d.e-]+M tokens: ([\d,.]+) epochs; about", said)
+    assert epochs, said
+    assert float(epochs[1]) > 8
+    assert "4 epochs learn a text by heart; 4 are" in said
+    stage = Path(config.run) / "pretrain"
+    measured = {line["step"]: line["val_bits_per_byte"] for line in metrics(stage) if "val_bits_per_byte" in line}
+    found, best = summary(stage), min(measured, key=measured.__getitem__)
+    assert (found["kept_step"], found["val_bits_per_byte"]) == (best, measured[best])
+    assert best < 60 == found["steps"], measured  # else nothing was seen of what remains
+    pinned = validation_documents(str(book), seed=0, bytes_wanted=600)
+    model, tokenizer = load_pair(Path(config.run), "pretrain")
+    batches = validation_batches(pinned.documents, tokenizer, rows=2, length=32)
+    assert validation_bits_per_byte(model, batches) == pytest.approx(measured[best], rel=1e-5)
+    pretrain.main(replace(config, fresh=True, tokens=None, minutes=0.002))
+    said = re.sub(r"\s+", " ", capsys.readouterr().out)
+    assert re.search(r"epochs; 0s of steps, about [\d.e-]+M tokens, if \d+% of", said), said

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fledge.cli import run
 from fledge.commands import PlanAhead
@@ -13,7 +16,7 @@ from fledge.model.cards import CARDS, find_card
 from fledge.plan import plan
 from fledge.recipes import RECIPES, WHERE
 from fledge.settings import DoesNotFit
-from fledge.train.estimate import measure
+from fledge.train.estimate import Site, measure
 
 
 def test_the_plan_of_depth_20_is_the_one_computed_by_hand() -> None:
@@ -64,6 +67,15 @@ def test_the_plan_is_printed_and_given_as_json(capsys: pytest.CaptureFixture[str
 def test_an_unknown_card_is_refused_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--card", "H1000"]) == 2
     assert "card 'H1000' is not one of GB200, B200, GH200" in capsys.readouterr().err
+
+
+@given(seconds=st.floats(1.0, 1e6), cost=st.floats(1e6, 1e12), ranks=st.integers(1, 8))
+def test_a_time_reaches_as_far_as_it_takes(seconds: float, cost: float, ranks: int) -> None:
+    site = Site(name="this cpu", flops=1e15, share=0.2, ranks=ranks)
+    tokens, told = site.reach(seconds, cost)
+    assert abs((site.seconds(tokens * cost) or 0.0) - seconds) <= (site.seconds(cost) or 0.0)
+    assert f"about {tokens / 1e6:,.3g}M tokens, if 20% of 1e+03 TFLOP/s are used, as is assumed" in told
+    assert replace(site, flops=None).reach(seconds, cost) == (0, told.partition(", about")[0])
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ from fledge.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from fledge.train.loop import Batch
 
+EPOCHS = 4
+"""Of a text, which teach about as much as if it were new each time (Muennighoff et al. 2023, arXiv:2305.16264)."""
 TEXT_PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time", "The planets are")
 
 
@@ -37,7 +39,7 @@ def main(config: Pretrain) -> None:
     from fledge.train.estimate import measure_all
     from fledge.train.held_out import validation_batches, validation_bits_per_byte
     from fledge.train.resolve import Shape, resolved
-    from fledge.train.session import Session
+    from fledge.train.session import Best, Session
 
     tokenizer = Tokenizer.load(Path(config.run) / "tokenizer")
     config = resolved(config)
@@ -54,8 +56,16 @@ def main(config: Pretrain) -> None:
             f"pretrain: {model.parameter_counts()['total'] / 1e6:.2f}M parameters (depth {model.config.layers}, width "
             f"{model.config.width}), {shape} from {description}; {dtype}, held-out set {pinned.hash}"
         )
-        texts, tokens = measure_all(config.data, tokenizer, column=config.column), shape.steps * shape.tokens
-        session.foretell(tokens, "".join(f"{text.told(tokens)}; " for text in texts if tokens))
+        texts = measure_all(config.data, tokenizer, column=config.column)
+        tokens = session.foretell(shape.steps * shape.tokens, texts)
+        again = [text for text in texts if config.minutes or text.epochs(tokens) > 1]
+        best = Best(session, "val_bits_per_byte") if again else None
+        for text in again:
+            if text.epochs(tokens) > 2 * EPOCHS:
+                console.say(
+                    f"pretrain: more than about {EPOCHS} epochs learn a text by heart; {EPOCHS} are "
+                    f"{EPOCHS * text.tokens / text.share:,.0f} --tokens"
+                )
 
         def batches(cursor: dict[str, Any] | None) -> Iterator[Batch]:
             documents = open_documents(**read, cursor=cursor["documents"] if cursor else None)
@@ -83,11 +93,15 @@ def main(config: Pretrain) -> None:
 
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if session.due(done, config.eval_every):
-                session.log(done, **bits_per_byte(done))
+                if best:
+                    best.judge(done, bits_per_byte(done))
+                else:
+                    session.log(done, **bits_per_byte(done))
             if config.sample_every and session.due(done, config.sample_every):
                 stage.log(step=done, samples=write())
+        measured = best.summary("held-out text") if best else bits_per_byte(session.done)
         session.finish(
-            **bits_per_byte(session.done),
+            **measured,
             held_out=pinned.hash,
             held_out_bytes=pinned.bytes,
             tokenizer_hash=tokenizer.hash,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +25,6 @@ from fledge.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from fledge.train.batches import Cursor, Row
     from fledge.train.loop import Batch
-    from fledge.train.resolve import Shape
-    from fledge.train.session import Session
 
 
 EPOCHS = 3
@@ -55,8 +52,9 @@ def main(config: Midtrain) -> None:
     conversations = prepare(config)
     from fledge.checkpoint import load_pair
     from fledge.train.batches import batched, conversation_rows, document_rows, mixed
+    from fledge.train.held_out import answer_batches, validation_bits_per_byte
     from fledge.train.resolve import Shape, resolved
-    from fledge.train.session import Session
+    from fledge.train.session import Best, Session
 
     run = Path(config.run)
     model, tokenizer = load_pair(run, config.start)
@@ -101,11 +99,13 @@ def main(config: Midtrain) -> None:
             return batched(rows, rows=shape.rows, step_rows=shape.total, device=session.device)
 
         held_out = [one for each in own for one in each.held_out]
-        best = Best(session, held_out, tokenizer, shape) if held_out else None
+        cut = {"rows": shape.rows, "length": shape.length, "device": session.device}
+        measure = [*answer_batches(held_out, tokenizer, **cut)] if held_out else []
+        best = Best(session, "val_answer_bits_per_byte") if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if best and session.due(done, config.eval_every):
-                best.measure(done)
-        measured = best.summary() if best else {}
+                best.judge(done, {best.name: validation_bits_per_byte(model, measure)})
+        measured = best.summary("what answers a held-out question") if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
@@ -128,40 +128,6 @@ def tell_parts(
             + (f"are {epochs:,.1f} epochs of its {sizes[name].count:,}" if name in sizes else "are about who it is")
             + f": more than about {EPOCHS} learn it by heart; lower its share or --tokens" * (epochs > MANY_EPOCHS)
         )
-
-
-class Best:
-    """Which weights remain: those with which held-out answers cost the fewest bits. Checkpoints carry them through a resume."""
-
-    def __init__(
-        self, session: Session, conversations: Sequence[Conversation], tokenizer: Tokenizer, shape: Shape
-    ) -> None:
-        from fledge.train.held_out import answer_batches
-
-        self.session = session
-        cut = {"rows": shape.rows, "length": shape.length, "device": session.device}
-        self.batches = [*answer_batches(conversations, tokenizer, **cut)]
-        session.keep_these()
-
-    def measure(self, done: int) -> None:
-        """Measure the weights of this moment, log them, and keep them if they are the best so far."""
-        from fledge.train.held_out import validation_bits_per_byte
-
-        bits = validation_bits_per_byte(self.session.model, self.batches)
-        self.session.log(done, val_answer_bits_per_byte=bits)
-        if bits < self.session.notes.get("best", {}).get("val_answer_bits_per_byte", math.inf):
-            self.session.notes["best"] = {"kept_step": done, "val_answer_bits_per_byte": bits}
-            self.session.keep_these()
-
-    def summary(self) -> dict[str, Any]:
-        """For done.json; says in a line which weights remain."""
-        best = self.session.notes["best"]
-        self.session.save(self.session.done)  # with what the last measurement led to
-        console.say(
-            f"{self.session.stage.name}: the weights of step {best['kept_step']} of {self.session.done} remain, at which held-out "
-            f"answers cost {best['val_answer_bits_per_byte']:.3f} bits per byte, the fewest"
-        )
-        return best
 
 
 class Fitting(Sequence[Conversation]):

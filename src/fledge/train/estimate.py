@@ -60,9 +60,19 @@ class Site:
         seconds = self.seconds(flops)
         if seconds is None or not self.flops:
             return f"how long on {self.name} is not known; the first steps will tell"
-        return (
-            f"about {duration(seconds)}, if {self.share:.0%} of {self.flops / 1e12:.3g} TFLOP/s are used, as is assumed"
-        )
+        return f"about {duration(seconds)}, {self._assumed}"
+
+    def reach(self, seconds: float, cost: float) -> tuple[int, str]:
+        """About how many tokens of so many FLOPs each one comes to in that time, and that in words; 0 where nobody knows."""
+        spent = f"{duration(seconds)} of steps"
+        if not self.flops:
+            return 0, spent
+        tokens = round(self.flops * self.share * self.ranks * seconds / cost)
+        return tokens, f"{spent}, about {tokens / 1e6:,.3g}M tokens, {self._assumed}"
+
+    @property
+    def _assumed(self) -> str:
+        return f"if {self.share:.0%} of {(self.flops or 0) / 1e12:.3g} TFLOP/s are used, as is assumed"
 
 
 def here(device: torch.device, dtype: torch.dtype, *, ranks: int = 1, share: float | None = None) -> Site:

@@ -18,7 +18,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import fields, replace
 from functools import partial
@@ -36,7 +36,7 @@ from fledge.model.transformer import Transformer
 from fledge.runs import metrics
 from fledge.settings import DoesNotFit
 from fledge.train.budget import CLOCKS, Budget, TimePlan
-from fledge.train.estimate import here
+from fledge.train.estimate import Text, here
 from fledge.train.loop import REMEDY, Batch, Loss, Plan, Step, due, train
 from fledge.train.memory import Memory
 from fledge.train.optim import build
@@ -129,13 +129,21 @@ class Session:
         self.saved = self.waited = 0.0
         """When the last one was made, and how many seconds training waited for it."""
 
-    def foretell(self, tokens: int, known: str = "") -> None:
-        """Say about how long so many tokens will take, behind what else is known."""
+    def foretell(self, tokens: int, texts: Sequence[Text] = ()) -> int:
+        """Say about how long so many tokens will take, or how far a budget of time reaches, and how often that comes round texts.
+
+        Returns:
+            the tokens; 0 where nobody knows.
+        """
+        site, cost = here(self.device, self.model.compute_dtype, ranks=ranks.count()), self.model.flops_per_token()
         if self.budget:
-            console.say(f"{self.stage.name}: {known}{console.duration(self.budget.seconds)} of steps")
-            return
-        site = here(self.device, self.model.compute_dtype, ranks=ranks.count())
-        console.say(f"{self.stage.name}: {known}{site.told(tokens * self.model.flops_per_token())}")
+            threads = torch.get_num_threads() if self.clock is time.process_time else 1
+            tokens, told = site.reach(self.budget.seconds / threads, cost)
+        else:
+            told = site.told(tokens * cost)
+        known = "".join(f"{text.told(tokens)}; " for text in texts if tokens)
+        console.say(f"{self.stage.name}: {known}{told}")
+        return tokens
 
     def tried(self, shape: Shape) -> Shape:
         """The shape once a pass of it was seen to fit on the GPU, or one of half the rows; what is compiled is compiled by it.
@@ -342,3 +350,31 @@ class Session:
         names = ("loss_nats", "gradient_norm", "rate_share", "tokens", "seconds")
         found = {"tokens_per_second": speed, "peak_memory_bytes": machine.peak_memory_bytes(self.device)}
         return {name: getattr(step, name) for name in names} | found | mfu
+
+
+class Best:
+    """Which weights remain: those at which what is held out costs the fewest bits. Checkpoints carry them through a resume."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        """name: of the measurement that decides, in bits per byte."""
+        self.session, self.name = session, name
+        session.keep_these()
+
+    def judge(self, done: int, values: dict[str, float]) -> None:
+        """Log what was measured of the weights of this moment, and keep them if they are the best so far."""
+        self.session.log(done, **values)
+        if values[self.name] < self.session.notes.get("best", {}).get(self.name, math.inf):
+            self.session.notes["best"] = {"kept_step": done, **values}
+            self.session.keep_these()
+
+    def summary(self, what: str) -> dict[str, Any]:
+        """What was measured of the weights that remain, for done.json; says in a line which these are. The model has them now."""
+        best, session = self.session.notes["best"], self.session
+        session.save(session.done)  # with what the last measurement led to
+        console.say(
+            f"{session.stage.name}: the weights of step {best['kept_step']} of {session.done} remain, at which {what} "
+            f"costs {best[self.name]:.3f} bits per byte, the least"
+        )
+        if session.kept and not session.model.whole:
+            session.model.load_state_dict(session.kept)  # what samples are drawn from
+        return best
