@@ -24,8 +24,8 @@ from fledge.text.tokenizer import Tokenizer
 
 GPU_SHARE = 0.4
 """Of a card's peak: .39 at depth 12 and .43 at depth 20 on one H200 (docs/why.md)."""
-CPU_SHARE = 0.15
-"""Of a product of matrices on the same processor: .14 to .25 compiled, half of that eager."""
+CPU_SHARE = {torch.float32: 0.3, torch.bfloat16: 0.15}
+"""Of a product of matrices on the same processor when compiled: float32 .22 to .46, bfloat16 .14 to .25. Half of that eager."""
 CHARACTERS = 4.0
 """Of a token, where no tokenizer says better."""
 SAMPLE_CHARACTERS = 200_000
@@ -83,7 +83,7 @@ def here(device: torch.device, dtype: torch.dtype, *, ranks: int = 1, share: flo
         flops = card.flops if card else None
         return Site(name=name, flops=flops, share=share or GPU_SHARE, free_bytes=free, ranks=ranks)
     flops = product_flops(device, dtype) if device.type == "cpu" else None
-    return Site(name=f"this {device.type}", flops=flops, share=share or CPU_SHARE, ranks=ranks)
+    return Site(name=f"this {device.type}", flops=flops, share=share or CPU_SHARE[dtype], ranks=ranks)
 
 
 @dataclass(frozen=True, kw_only=True)
