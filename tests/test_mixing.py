@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -100,12 +101,29 @@ def test_how_often_own_files_will_be_learned_in_a_mixture_is_said(
     chats, _ = fitted(open_chats(config.data, stage="sft", seed=0), BYTES, length=64)
     assert isinstance(chats, Mixed)
     sizes = sizes_of(config.data, chats, BYTES, length=64)
-    tell_parts(config, chats, sizes, BYTES, tokens=1_000_000)
+    tell_parts(config, chats, sizes, BYTES, length=64, tokens=1_000_000)
     said = " ".join(capsys.readouterr().out.split())
     assert "me.jsonl: 50% of the conversations" in said
     assert "learn it by heart" in said
-    tell_parts(config, chats, sizes, BYTES, tokens=10_000)
+    tell_parts(config, chats, sizes, BYTES, length=64, tokens=10_000)
     assert "heart" not in capsys.readouterr().out
+
+
+def test_epochs_are_the_same_of_all_and_of_each_file_also_where_conversations_are_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = [talk(f"{place}?", f"No {place}.", "Why?", "so " * 99) for place in range(50)]
+    (tmp_path / "long.jsonl").write_text("".join(json.dumps(to_json(each)) + "\n" for each in long))
+    data = f"{tmp_path / 'long.jsonl'}:1,{sums(tmp_path / 'sums.jsonl')}:1"
+    chats, _ = fitted(open_chats(data, stage="sft", seed=0), BYTES, length=40)
+    assert isinstance(chats, Mixed)
+    sizes = sizes_of(data, chats, BYTES, length=40)
+    config, told = bounded(Sft(data=data, replay=0.0), sizes, length=40)
+    assert told.startswith("about 3.0 epochs of")
+    tell_parts(config, chats, sizes, BYTES, length=40, tokens=config.tokens or 0)
+    shown = [float(each) for each in re.findall(r"about ([\d.]+), are", " ".join(capsys.readouterr().out.split()))]
+    count = sum(size.count for size in sizes.values())
+    assert sum(shown) == pytest.approx(3 * count, rel=0.25)
 
 
 @pytest.mark.parametrize("data", ["a,,b", "a:0,b", "a,a:2", ":2"])

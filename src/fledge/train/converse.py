@@ -80,7 +80,8 @@ def main(config: Midtrain) -> None:
             + (f", {config.replay:.0%} text of {text['data']}" if config.replay else "")
         )
         if isinstance(conversations, Mixed):
-            tell_parts(config, conversations, sizes, tokenizer, tokens=shape.steps * shape.tokens)
+            tokens = shape.steps * shape.tokens
+            tell_parts(config, conversations, sizes, tokenizer, length=shape.length, tokens=tokens)
         session.foretell(shape.steps * shape.tokens)
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
@@ -112,16 +113,23 @@ def main(config: Midtrain) -> None:
 
 
 def tell_parts(
-    config: Midtrain, conversations: Mixed, sizes: Mapping[str, Size], tokenizer: Tokenizer, *, tokens: int
+    config: Midtrain,
+    conversations: Mixed,
+    sizes: Mapping[str, Size],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    tokens: int,
 ) -> None:
-    """Say how many conversations of own files, and about who it is, will be shown, by the lengths of a sample of all."""
+    """Say how many conversations of own files, and about who it is, will be shown, by the rows of `length` that a sample fills."""
     shares = shares_of(config.data)
     if not (told := [name for name in shares if name in sizes or is_identity(name)]):
         return
-    lengths = [len(encode_conversation(tokenizer, conversations(place)).ids) for place in range(SAMPLE // 4)]
+    drawn = [conversations(place) for place in range(SAMPLE // 4)]
+    per_token = len(drawn) / filled(drawn, tokenizer, length + 1)[0] / length
     for name in told:
         share = shares[name] / sum(shares.values())
-        count = share * tokens * (1 - config.replay) * len(lengths) / sum(lengths)
+        count = share * tokens * (1 - config.replay) * per_token
         epochs = count / sizes[name].count if name in sizes else 0
         console.say(
             f"{name}: {share:.0%} of the conversations, about {count:,.0f}, "
