@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fledge.tasks.mixture import MIXES, mixture, training_examples
+from fledge.tasks.mixture import MIXES, mixture, training_conversations
 from fledge.text.chat import Message, Part, parse_conversation, say, to_json
-from fledge.text.conversations import Stored, open_conversations
+from fledge.text.conversations import Stored, answered, open_conversations
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
 
@@ -85,11 +85,11 @@ def test_examples_of_large_tasks_are_no_objects_until_they_are_drawn(
     write(tmp_path / "mmlu/auxiliary_train.jsonl", [choice] * 1000)
     write(tmp_path / "smoltalk/train.jsonl", [TALK | {"source": "x"}] * 1000)
     before = messages_alive()
-    tasks = [training_examples(name, tmp_path) for name in ("mmlu", "smoltalk")]
+    tasks = [training_conversations(name, tmp_path) for name in ("mmlu", "smoltalk")]
     assert messages_alive() == before
     assert [len(task) for task in tasks] == [1000, 1000]
-    assert tasks[0][7].reference.text == "B"
-    assert tasks[1][7].messages == parse_conversation(TALK, "here")
+    assert tasks[0][7][-1].text == "B"
+    assert tasks[1][7] == parse_conversation(TALK, "here")
 
 
 def test_the_mixture_is_read_once_and_drawn_by_seed_and_index_alone(
@@ -110,9 +110,9 @@ def test_the_mixture_is_read_once_and_drawn_by_seed_and_index_alone(
 def test_dialogues_in_another_form_are_left_out_of_the_mixture_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    strange = {"messages": [{"role": "human", "content": "Hi"}]}
+    strange = {"messages": [{"role": "stranger", "content": "Hi"}]}
     unanswered = {"messages": [*TALK["messages"], {"role": "user", "content": "Well?"}]}
     write(tmp_path / "chat/a.jsonl", [TALK, strange, unanswered])
-    found = training_examples("smoltalk", tmp_path)
-    assert [example.messages for example in found] == [parse_conversation(TALK, "here")] * 2
-    assert "2 dialogues from" in capsys.readouterr().out
+    found = training_conversations("smoltalk", tmp_path)
+    assert [answered(one) for one in found] == [parse_conversation(TALK, "here")] * 2
+    assert "3 conversations, 2 usable; left out are 1 in a form" in capsys.readouterr().out

@@ -21,11 +21,10 @@ from fledge.stages.rl import prepare
 from fledge.tasks import all_tasks, choice, find_task, find_tasks, humaneval
 from fledge.tasks.base import Example
 from fledge.tasks.gsm8k import answer_parts
-from fledge.tasks.mixture import answered, first_words
 from fledge.tasks.numbers import lenient, marked_number, read_number, strict
 from fledge.tasks.spelling import words
 from fledge.text.chat import encode_conversation, say
-from fledge.text.conversations import open_conversations
+from fledge.text.conversations import answered, open_conversations
 from fledge.text.records import read_records
 from fledge.text.split import Split
 from fledge.text.tokenizer import Tokenizer
@@ -178,15 +177,6 @@ def test_reinforcement_has_choices_answered_in_words_and_refuses_what_nobody_gra
     (many / "own.jsonl").write_text('{"messages": [{"role": "user", "content": "Hi"}]}')
     with pytest.raises(ValueError, match="conversations have no grader"):
         prepare(Rl(task=str(many / "own.jsonl")))
-
-
-@given(
-    record=st.dictionaries(
-        st.sampled_from(["messages", "x"]), ODD | st.lists(ODD | st.just({"content": "a"}), max_size=2)
-    )
-)
-def test_dialogues_in_any_form_have_first_words(record: dict[str, Any]) -> None:
-    assert isinstance(first_words(record), str)  # pyright: ignore[reportArgumentType]
 
 
 WHOLE = re.compile("core/.*|humaneval|world/(problems_new|suggestions|typed/.*|.*_reworded)")

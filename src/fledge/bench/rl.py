@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -21,17 +21,13 @@ from fledge.infer.engine import Engine
 from fledge.model.device import find_device, threads
 from fledge.model.transformer import Transformer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One way of drawing the answers."""
-
-    way: str
-    rollouts_per_second: float
-    tokens_per_second: float
-    """Of the tokens that belong to answers."""
-    passes: int
-    """Forward passes."""
+COLUMNS = {
+    "way": "{way}",
+    "rollouts/s": "{rollouts_per_second:,.1f}",
+    "tokens/s": "{tokens_per_second:,.0f}",
+    "forward passes": "{passes:,}",
+}
+"""Of the table: how a row is shown."""
 
 
 def main(config: RlBench) -> None:
@@ -45,13 +41,12 @@ def main(config: RlBench) -> None:
     rows = [measure("in one flow", flow, model, [lengths], config, clock)]
     apart = make_engine(model, slots=config.samples, context=context)
     rows.append(measure("prompt by prompt", apart, model, [[own] for own in lengths], config, clock))
-    times = rows[0].rollouts_per_second / rows[1].rollouts_per_second
+    times = rows[0]["rollouts_per_second"] / rows[1]["rollouts_per_second"]
     title = f"{config.prompts} prompts, {config.samples} answers to each, on {device}"
-    cells = [[r.way, f"{r.rollouts_per_second:,.1f}", f"{r.tokens_per_second:,.0f}", f"{r.passes:,}"] for r in rows]
-    table(title, ["way", "rollouts/s", "tokens/s", "forward passes"], cells)
+    table(title, list(COLUMNS), [[cell.format(**row) for cell in COLUMNS.values()] for row in rows])
     say(f"in one flow {times:.1f} times as fast")
     found = {"device": str(device), "threads": torch.get_num_threads(), "clock": config.clock, "times": times}
-    print(json.dumps(found | {"rows": [asdict(row) for row in rows]}))
+    print(json.dumps(found | {"rows": rows}))
 
 
 def answer_lengths(config: RlBench) -> list[list[int]]:
@@ -69,7 +64,7 @@ def measure(
     turns: Sequence[Sequence[Sequence[int]]],
     config: RlBench,
     clock: Callable[[], float],
-) -> Row:
+) -> dict[str, Any]:
     """The groups of a turn are drawn together; of a turn of one group every answer goes on until the longest has ended."""
     rng = random.Random(config.seed)
     waiting = []
@@ -85,9 +80,9 @@ def measure(
         engine.generate(requests)
     seconds = clock() - begin
     lengths = [length for groups in turns for group in groups for length in group]
-    return Row(
-        way=way,
-        rollouts_per_second=len(lengths) / seconds,
-        tokens_per_second=sum(lengths) / seconds,
-        passes=engine.counts["steps"] - before,
-    )
+    return {
+        "way": way,
+        "rollouts_per_second": len(lengths) / seconds,
+        "tokens_per_second": sum(lengths) / seconds,  # that belong to answers
+        "passes": engine.counts["steps"] - before,
+    }

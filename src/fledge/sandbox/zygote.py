@@ -264,10 +264,6 @@ def _describe(problem: BaseException) -> str:
         return "an exception that cannot be described"
 
 
-def _run_program(job: dict[str, Any], scope: dict[str, Any]) -> None:
-    execute(job["program"], scope, name="<program>")
-
-
 def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:
     """The self-test: try everything that must fail. Prints the walls, then the name of each attack that succeeded."""
     print("+".join(job["walls"]))
@@ -285,4 +281,9 @@ def _attack(job: dict[str, Any], scope: dict[str, Any]) -> None:
             print(name)
 
 
-_ROLES = {"program": _run_program, "candidate": answer_calls, "tester": judge, "attack": _attack}
+_ROLES = {
+    "program": lambda job, scope: execute(job["program"], scope, name="<program>"),
+    "candidate": answer_calls,
+    "tester": judge,
+    "attack": _attack,
+}

@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+from fledge import console
 from fledge.settings import shares_of
 from fledge.tasks import find_task, public_tasks
 from fledge.tasks.base import Example
 from fledge.tasks.identity import asked_of, identities, identity_of, is_identity
 from fledge.tasks.own import are_questions
-from fledge.tasks.records import Files, Record, split_records
-from fledge.text.chat import Conversation, parse_conversation, to_json
-from fledge.text.conversations import Stored, answered, open_conversations, restore
+from fledge.text.chat import Conversation
+from fledge.text.conversations import Chats, account, open_conversations
 from fledge.text.datasets import find_generated
-from fledge.text.files import RECORDS, find_files
-from fledge.text.hub import data_home
-from fledge.text.records import read_records
+from fledge.text.files import RECORDS, Found, find_files
+from fledge.text.hub import data_home, locate
 
 ChatStage = Literal["midtrain", "sft"]
 Conversations = Callable[[int], Conversation] | Sequence[Conversation]
 """A function of the index, endless, or a sequence that is walked in shuffled epochs."""
-SMOLTALK: Files = {"train": "smoltalk/train", "test": "smoltalk/test"}
+SMOLTALK = "smoltalk/train"
 """Allal et al. 2025, arXiv:2502.02737. Nobody can grade such talk, so it is no task."""
 MIXES: dict[ChatStage, dict[str, int]] = {
     "midtrain": {
@@ -89,15 +87,15 @@ def _open(data: str, own: Sequence[Path], *, stage: ChatStage, seed: int, skip_b
             {name: share for name, share in MIXES[stage].items() if name != "identity" or not own}, seed=seed
         )
     if is_identity(data) or (not Path(data).exists() and data in {"smoltalk", *public_tasks()}):
-        examples = training_examples(data, data_home())
-        return lambda index: random.Random(f"{seed}/{index}").choice(examples).messages
+        talks = training_conversations(data, data_home())
+        return lambda index: random.Random(f"{seed}/{index}").choice(talks)
     if are_questions(data):
         return Solved(find_task(data).examples("train"))
     return open_conversations(data, skip_bad=skip_bad)
 
 
 class Solved(Sequence[Conversation]):
-    """Own questions with their answers, as conversations; those of the training split alone."""
+    """Examples with their answers, as conversations."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self.examples = examples
@@ -153,67 +151,36 @@ def mixture(shares: dict[str, int], *, seed: int) -> Callable[[int], Conversatio
     With a data home the mixture is made of what lies there, and what is missing is named; without one a set that cannot be
     fetched is an error.
     """
-    from fledge import console
-
     home = data_home()
-    found: list[tuple[int, Sequence[Example]]] = []
+    found: list[tuple[int, Sequence[Conversation]]] = []
     for name, share in shares.items():
         try:
-            found.append((share, training_examples(name, home)))
+            found.append((share, training_conversations(name, home)))
         except (FileNotFoundError, ConnectionError) as error:
             if home is None:
                 raise
             console.say(f"left out of the mixture: {name} ({str(error).split(';')[0]})")
-    found = [(share, examples) for share, examples in found if examples]
+    found = [(share, talks) for share, talks in found if talks]
     if not found:
         raise ValueError(
             f"{home}: holds none of {', '.join(shares)}. Give a folder with some of them, or leave --local out."
         )
     weights, sets = zip(*found, strict=True)
-
-    def pick(index: int) -> Conversation:
-        rng = random.Random(f"{seed}/{index}")
-        return rng.choice(rng.choices(sets, weights)[0]).messages
-
-    return pick
+    return Mixed(sets, weights, seed).__call__  # one source of a `--data`, not several
 
 
 @cache
-def training_examples(name: str, home: Path | None) -> Sequence[Example]:
-    """The training split of a task; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk.
+def training_conversations(name: str, home: Path | None) -> Sequence[Conversation]:
+    """Of a task its training split; for `smoltalk` the dialogues under `chat/` of a data home that has no SmolTalk.
 
     A process reads each once: `fledge run` opens the mixture to see that nothing is missing, and several stages draw from it.
     """
     if name != "smoltalk":
-        return find_task(name).load("train")
+        return Solved(find_task(name).load("train"))
     if home and not (home / "smoltalk").exists() and (home / "chat").is_dir():
-        files = find_files(home / "chat", RECORDS).files
-        return talks(chain.from_iterable(map(read_records, files)), str(home / "chat"))
-    return talks(split_records(name, SMOLTALK, "train", key=first_words), name)
-
-
-def first_words(record: Record) -> str:
-    """What a dialogue begins with, whatever its form: `talks` looks at that."""
-    messages = record.get("messages")
-    first = messages[0] if isinstance(messages, list) and messages else None
-    return str(first.get("content")) if isinstance(first, Mapping) else ""
-
-
-def talks(records: Iterable[Record], where: str) -> Sequence[Example]:
-    """The conversations of records, up to the last answer; those in another form (other roles, tool schemas) are counted."""
-    from fledge import console
-
-    strange = 0
-
-    def read() -> Iterator[dict[str, Any]]:
-        nonlocal strange
-        for record in records:
-            try:
-                if conversation := answered(parse_conversation(record, where)):
-                    yield to_json(conversation)
-            except ValueError:
-                strange += 1
-
-    found = Stored(read(), make=lambda record: Example(messages=restore(record)))
-    console.say(f"{len(found):,} dialogues from {where} ({strange:,} records in another form left out)")
-    return found
+        found = find_files(home / "chat", RECORDS)
+    else:
+        found = Found(Path(name), locate(SMOLTALK), [])
+    chats = Chats(found, skip_bad=True)
+    console.say(account(chats, len(chats), chats.left_out, most=1.0))
+    return chats
