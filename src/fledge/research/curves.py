@@ -10,7 +10,6 @@ to them costs what it has.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections import defaultdict
 from pathlib import Path
@@ -27,8 +26,6 @@ MOST, MOST_SPENT = 1e300, 1e18
 """What is beyond the first cannot be summed or sent; a step that took more than the second of anything is none."""
 WINDOW = 50
 """The mean is that of a fiftieth of what is shown."""
-KNOWN_BYTES = 256
-"""So many bytes before the place where reading goes on must be as they were, or the file is another."""
 Numbers = npt.NDArray[np.float64]
 
 
@@ -41,7 +38,8 @@ class Lines:
         self._forget()
 
     def _forget(self) -> None:
-        self.node, self.offset, self.known = 0, 0, b""
+        self.known = b""
+        """All that was read: whole lines."""
         self.axes = {name: array("d") for name in AXES}
         self.columns: dict[str, tuple[array[int], array[float]]] = defaultdict(lambda: (array("q"), array("d")))
         """Of each metric the lines that have it, and its values."""
@@ -55,25 +53,18 @@ class Lines:
     def read(self) -> bool:
         """Take in what was written since. A torn last line waits; a file that is no longer the same is read from its beginning."""
         try:
-            with self.path.open("rb") as file:
-                found = os.fstat(file.fileno())
-                file.seek(max(0, self.offset - KNOWN_BYTES))
-                if found.st_ino != self.node or file.read(len(self.known)) != self.known:
-                    self.version += len(self) > 0
-                    self._forget()
-                    self.node = found.st_ino
-                    file.seek(0)
-                whole, end, _ = file.read().rpartition(b"\n")
+            raw = self.path.read_bytes()
         except FileNotFoundError:
-            whole, end = b"", b""
+            raw = b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        if not whole.startswith(self.known):
             self.version += len(self) > 0
             self._forget()
-        for line in whole.splitlines():
+        new, self.known = whole[len(self.known) :], whole
+        for line in new.splitlines():
             self._add(line)
-        self.offset += len(whole + end)
-        self.known = (self.known + whole + end)[-KNOWN_BYTES:]
-        self.version += bool(end)
-        return bool(end)
+        self.version += bool(new)
+        return bool(new)
 
     def _add(self, text: bytes) -> None:
         line = measured(text)
