@@ -1,7 +1,8 @@
 """What the answers of own conversations cost a model, in bits per byte: how likely it finds what was said there.
 
-    for name, cost in costs_of(scorer, {"chats.jsonl": open_conversations("chats.jsonl")}, Path("runs/mine")):
-        cost.bits_per_byte, cost.scored           # 1.31, "15 of 300, never learned"
+    learned = questions_learned(Path("runs/mine"), tokenizer, context=512)
+    cost = cost_of(scorer, "chats.jsonl", open_conversations("chats.jsonl"), learned=learned)
+    cost.bits_per_byte, cost.scored               # 1.31, "15 of 300, never learned"
 
 Scored is what no stage of the run has learned from: what was held out of a file that it was trained on, whatever that is called
 now, and all of another.
@@ -10,7 +11,6 @@ now, and all of another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fledge import ranks
@@ -26,15 +26,6 @@ from fledge.text.chat import encode_conversation
 from fledge.text.conversations import Chats, open_conversations
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.converse import Fitting, first_question
-
-
-def costs_of(
-    scorer: Scorer, chats: Mapping[str, Chats], run: Path, *, limit: int | None = None
-) -> Iterator[tuple[str, Cost]]:
-    """What the answers of each conversations cost; raises as what it is made of."""
-    learned = questions_learned(run, scorer.tokenizer, context=scorer.model.config.context) if chats else set()
-    for name, talks in chats.items():
-        yield name, cost_of(scorer, name, talks, learned=learned, limit=limit)
 
 
 def questions_learned(run: Path, tokenizer: Tokenizer, *, context: int) -> set[str]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,8 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
         "changed_since": broken,
         "stages": stages,
         "isolation": next(filter(None, isolations), None),
-        "scores": {stage: {task: asdict(score) for task, score in found.items()} for stage, found in scores.items()},
-        "answers": {
-            stage: {name: asdict(cost) for name, cost in found.items()} for stage, found in costs.items() if found
-        },
+        "scores": plain(scores),
+        "answers": plain({stage: found for stage, found in costs.items() if found}),
         "final": {task: subject["accuracy"] for task, subject in graded.items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "total_seconds": round(total, 3),
@@ -104,12 +103,15 @@ def gather(run: Path, *, hourly_cost: float | None = None, ladder: str | None = 
         "conversations": conversations(run, scores),
         "suggestions": suggestions(scores),
         "level_ups": level_ups(scores),
-        "article": {
-            task: {stage: asdict(score) for stage, score in row.items()} for task, row in article(scores).items()
-        },
+        "article": plain(article(scores)),
         "speed": speed(run, stages),
         "rank": rank(graded, **real_text(run, stages)),
     }
+
+
+def plain(found: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Scores, or costs, as JSON."""
+    return {outer: {inner: asdict(one) for inner, one in each.items()} for outer, each in found.items()}
 
 
 def real_text(run: Path, stages: dict[str, Any]) -> dict[str, float]:

@@ -38,7 +38,7 @@ def main(config: Evaluate) -> dict[str, dict[str, Any]]:
 
     `hf:PATH` in place of a run is a Hugging Face model; its results stand under runs/hf-<folder>/eval/.
     """
-    named, chats = find_named(config), find_chats(config)
+    named, chats = find_named(config)
     if config.run.startswith(FOREIGN):
         from fledge.evals import hf
 
@@ -69,28 +69,22 @@ def prepare(config: Evaluate) -> None:
         FileNotFoundError, ConnectionError: its files are neither there nor to be had.
         SandboxUnavailable: code is to be judged and the sandbox does not hold here.
     """
-    for task in find_named(config).values():
+    for task in find_named(config)[0].values():
         task.examples(config.split)
-    find_chats(config)
 
 
-def find_named(config: Evaluate) -> dict[str, Task]:
-    """The tasks asked for by name; blanks around a comma say nothing. Raises as `prepare` does, but for files."""
+def find_named(config: Evaluate) -> tuple[dict[str, Task], dict[str, Chats]]:
+    """The tasks asked for by name, and own conversations by their path, whose answers are scored by likelihood.
+
+    Blanks around a comma say nothing. Raises as `prepare` does, but for the files of tasks.
+    """
     check(config)
-    tasks = find_tasks(",".join(name for name in names_of(config) if not are_conversations(name)))
+    names = [*filter(None, map(str.strip, (config.tasks or "").split(",")))]
+    chats = list(filter(are_conversations, names))
+    tasks = find_tasks(",".join(name for name in names if name not in chats))
     if any(task.judged for task in tasks.values()):
         judge(unsafe_exec=config.unsafe_exec)
-    return tasks
-
-
-def find_chats(config: Evaluate) -> dict[str, Chats]:
-    """The own conversations asked for by their path: their answers are scored by likelihood."""
-    return {name: open_conversations(name) for name in names_of(config) if are_conversations(name)}
-
-
-def names_of(config: Evaluate) -> list[str]:
-    """What `--tasks` names, blanks around a comma left out."""
-    return [*filter(None, map(str.strip, (config.tasks or "").split(",")))]
+    return tasks, {name: open_conversations(name) for name in chats}
 
 
 def default_tasks(run: Path, stage: str, config: Evaluate) -> dict[str, Task]:
@@ -130,16 +124,17 @@ def measure(
         with locked(path.parent) if ranks.is_first() else nullcontext():
             results = Results(path, weights=weights, settings=asked(config))
             scorer = load(config, run, stage)
-            from fledge.evals.answers import costs_of
+            from fledge.evals.answers import cost_of, questions_learned
 
+            learned = questions_learned(run, scorer.tokenizer, context=scorer.model.config.context) if chats else set()
             with console.Live(f"evaluate {title}", total=len(wanted) + len(chats)) as live:
                 for count, name in enumerate(wanted):
                     live.show(count, name)
                     score = scorer.score(tasks[name], **results.settings)
                     results.add(name, score, examples=examples[name] or "")
                     live.show(count + 1, name)
-                for count, (name, cost) in enumerate(costs_of(scorer, chats, run, limit=config.limit), len(wanted) + 1):
-                    results.add_cost(name, cost)
+                for count, (name, talks) in enumerate(chats.items(), len(wanted) + 1):
+                    results.add_cost(name, cost_of(scorer, name, talks, learned=learned, limit=config.limit))
                     live.show(count, name)
     show(tasks, results, title=f"{title} on the {config.split} split")
     costs = {name: results.costs[name] for name in chats}

@@ -28,7 +28,7 @@ from fledge.infer.request import Request
 from fledge.model.transformer import Transformer
 from fledge.sandbox.sandbox import NotJudged
 from fledge.tasks.base import Example, Task
-from fledge.text.chat import decode_answer, encode_prompt
+from fledge.text.chat import Message, decode_answer, encode_prompt
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.batches import BOS, Row, stack
 from fledge.train.loop import Batch
@@ -196,22 +196,20 @@ class Rollouts:
         ]
 
     def _graded(self, place: int, request: Request) -> Answer:
+        reward, said = 0.0, Message("assistant", decode_answer(self.tokenizer, request.answer)).text
+        try:
+            if request.finish not in UNFINISHED:
+                reward = self.task.graded(self.examples[place], said)
+        except NotJudged as reason:
+            reward, self.reason = None, reason
         return Answer(
             prompt=request.prompt,
             ids=request.answer,
             mask=request.mask,
             drawn=request.logprobs,
             finish=request.finish,
-            reward=0.0 if request.finish in UNFINISHED else self._grade(self.examples[place], request.answer),
+            reward=reward,
         )
-
-    def _grade(self, example: Example, ids: list[int]) -> float | None:
-        parts = decode_answer(self.tokenizer, ids)
-        try:
-            return self.task.graded(example, "".join(part.text for part in parts if part.kind == "text"))
-        except NotJudged as reason:
-            self.reason = reason
-            return None
 
     def _with_logprobs(self, groups: Sequence[Group]) -> list[Group]:
         """The groups; the answers of those that teach with what training's forward pass says of them."""
