@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import random
@@ -105,6 +106,17 @@ def test_the_mixture_is_read_once_and_drawn_by_seed_and_index_alone(
     drawn = [first(index) for index in range(30)]
     assert [again(index) for index in reversed(range(30))] == drawn[::-1]
     assert [other(index) for index in range(30)] != drawn
+
+
+@pytest.mark.parametrize("name", sorted({name for mix in MIXES.values() for name in mix}))
+def test_what_a_mixture_is_made_of_comes_along_or_can_be_fetched(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FLEDGE_LOCAL", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with contextlib.suppress(ConnectionError):  # the hub would be asked for it
+        assert training_conversations(name, None)
 
 
 def test_dialogues_in_another_form_are_left_out_of_the_mixture_and_counted(

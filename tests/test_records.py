@@ -309,12 +309,9 @@ def is_weight(message: dict[str, Any]) -> bool:
 
 FOUR = {"question": "2+2?", "choices": ["3", "4", "5", "6"], "answer": 1}
 ARC = {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"}
-BOOLQ = {"passage": "Ice is cold.", "question": "is ice cold", "answer": "yes"}
 CODE = {name: name for name in ("task_id", "prompt", "canonical_solution", "test", "entry_point")}
-GAP = {"sentence": "_ is hot", "choices": ["ice", "fire"], "answer": "1"}
 ENDS = {"query": "Q", "choices": ["a", "b"], "gold": 1}
 BEGINS = {"context_options": ["a", "b"], "continuation": "c", "gold": 0}
-YES_NO = ("yes", "no")
 SUM = {"question": "1+1?", "answer": "It is <<1+1=2>>2.\n#### 2"}
 PARTS = [{"type": "text", "text": "So "}, {"type": "python", "text": "1+1"}, {"type": "output", "text": "2"}]
 TOOL = {"messages": [{"role": "system", "content": "Sum."}, HI, {"role": "assistant", "content": PARTS, "weight": 1}]}
@@ -353,8 +350,6 @@ READERS: dict[str, tuple[Read, dict[str, Any], Callable[[Any], bool]]] = {
     "chats": (examples(lambda record: parse_conversation(record, record.where)), TOOL, is_talk),
     "mmlu": (examples(choice.plain), FOUR, is_choice("question")),
     "arc": (examples(choice.arc), ARC, is_arc),
-    "boolq": (examples(choice.boolq), BOOLQ, lambda r: has_texts("passage", "question")(r) and r["answer"] in YES_NO),
-    "winogrande": (examples(choice.winogrande), GAP, is_choice("sentence")),
     "gsm8k": (examples(gsm8k.example), SUM, has_texts("question", "answer")),
     "humaneval": (examples(humaneval.example), CODE, has_texts(*CODE)),
     "core choice": (listed("choice"), ENDS, is_choice("query", answer="gold")),

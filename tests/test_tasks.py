@@ -95,8 +95,6 @@ def test_mmlu_trains_on_the_auxiliary_set_and_not_on_what_it_tests(local) -> Non
 RECORDS: dict[Any, dict[str, Any]] = {
     choice.arc: {"choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
     choice.plain: {"choices": ["3", "4"], "answer": 1},
-    choice.boolq: {"passage": "Ice is cold.", "answer": "no"},
-    choice.winogrande: {"choices": ["ice", "fire"], "answer": 1},
 }
 
 
@@ -104,10 +102,10 @@ RECORDS: dict[Any, dict[str, Any]] = {
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of every public task that has a train split, with questions enough for each side."""
     monkeypatch.setenv("FLEDGE_LOCAL", str(tmp_path))
-    for task, source in choice.SOURCES.items():
-        for split, name in source.files.items():
-            asked = [{"question": f"{task} {split} {n}", "sentence": f"{split} {n} is _"} for n in range(100)]
-            write(tmp_path / f"{name}.jsonl", [RECORDS[source.read] | one for one in asked])
+    for task, (files, read) in choice.SOURCES.items():
+        for split, name in files.items():
+            asked = [{"question": f"{task} {split} {n}"} for n in range(100)]
+            write(tmp_path / f"{name}.jsonl", [RECORDS[read] | one for one in asked])
     for split in ("train", "test"):
         sums = [{"question": f"{split} {n}+{n}?", "answer": f"#### {2 * n}"} for n in range(200)]
         write(tmp_path / f"gsm8k/{split}.jsonl", sums)
@@ -118,13 +116,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "gsm8k/test": {"question": "2+2?", "answer": "#### 4"},
     "arc/ARC-Easy/test": {"question": "Hot?", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}, "answerKey": "B"},
     "mmlu/test": {"question": "2+2?", "choices": ["3", "4"], "answer": 1},
-    "mc_extra/boolq/validation": {"passage": "Ice is cold.", "question": "is it", "answer": "yes"},
-    "mc_extra/winogrande_xl/validation": {"sentence": "The _ is hot.", "choices": ["ice", "fire"], "answer": 1},
     "humaneval/HumanEval": {
         "task_id": "a", "prompt": "def f():\n", "canonical_solution": "    return 1", "test": "assert f()", "entry_point": "f"
     },
 }  # fmt: skip
-READ_BY = dict(zip(GOOD, ("gsm8k", "arc-easy", "mmlu", "boolq", "winogrande", "humaneval"), strict=True))
+READ_BY = dict(zip(GOOD, ("gsm8k", "arc-easy", "mmlu", "humaneval"), strict=True))
 ODD = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 12), st.floats(), st.text(max_size=3), st.just([]), st.just({}), st.just(["a"]),
     st.just({"text": ["a", "b"], "label": "AB"}), st.just({"text": ["a", "b"], "label": ["A"]}), st.just([1, 2]),
@@ -385,12 +381,6 @@ REAL = {
     "mmlu": (None, 1531, 14042),
     "gsm8k": (7473, None, 1319),
     "humaneval": (None, None, 164),
-    "boolq": (None, None, 3270),
-    "commonsense-qa": (9741, None, 1221),
-    "openbook-qa": (4957, None, 500),
-    "piqa": (None, None, 1838),
-    "social-iqa": (None, None, 1954),
-    "winogrande": (None, None, 1267),
 }
 
 

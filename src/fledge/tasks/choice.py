@@ -1,4 +1,4 @@
-"""Multiple choice: ARC, MMLU, and the training sets of six more.
+"""Multiple choice: ARC and MMLU.
 
     task = find_task("arc-easy")                  # its files in the data home, else from the hub
     task.load("validation")[0].question
@@ -9,7 +9,7 @@ The user is shown lettered choices and the assistant answers with a letter; mode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from fledge.tasks.base import Example, Task
 from fledge.tasks.records import Files, Record, from_records
@@ -24,15 +24,6 @@ class Asked(NamedTuple):
     question: str
     choices: tuple[str, ...]
     answer: int
-
-
-class Source(NamedTuple):
-    """Where the records of a set are, and how one is read."""
-
-    files: Files
-    read: Callable[[Record], Asked]
-    chance: float
-    default_for: tuple[Literal["chat"], ...] = ()
 
 
 def example(asked: Asked) -> Example:
@@ -59,7 +50,8 @@ def arc(record: Record) -> Asked:
 
 def plain(record: Record) -> Asked:
     """{"question", "choices", "answer": index}"""
-    return _asked(record, record.text("question"))
+    choices = record.texts("choices", most=len(LETTERS))
+    return Asked(record.text("question"), choices, record.place("answer", len(choices)))
 
 
 def own(record: Record) -> Asked:
@@ -76,55 +68,22 @@ def own(record: Record) -> Asked:
     return plain(record)
 
 
-def boolq(record: Record) -> Asked:
-    """{"passage", "question", "answer": yes or no}"""
-    choices = ("yes", "no")
-    asked = f"{record.text('passage')}\nQuestion: {record.text('question')}?"
-    return Asked(asked, choices, record.one_of("answer", choices))
-
-
-def winogrande(record: Record) -> Asked:
-    """{"sentence" with a gap _, "choices", "answer": index}"""
-    return _asked(record, f"Who or what is _ in: {record.text('sentence')}")
-
-
-def _asked(record: Record, question: str) -> Asked:
-    choices = record.texts("choices", most=len(LETTERS))
-    return Asked(question, choices, record.place("answer", len(choices)))
-
-
 def _arc(name: str) -> Files:
     return {"train": f"arc/{name}/train", "validation": f"arc/{name}/validation", "test": f"arc/{name}/test"}
 
 
-def _extra(name: str, *, test: str = "validation") -> Files:
-    """Sets of which items are in CORE: what is published as validation is only ever a test here."""
-    return {"train": f"mc_extra/{name}/train", "test": f"mc_extra/{name}/{test}"}
-
-
 MMLU_FILES: Files = {"train": "mmlu/auxiliary_train", "validation": "mmlu/validation", "test": "mmlu/test"}
-CHAT = ("chat",)
-SOURCES = {
-    "arc-easy": Source(_arc("ARC-Easy"), arc, 0.25, CHAT),  # Clark et al. 2018, arXiv:1803.05457
-    "arc-challenge": Source(_arc("ARC-Challenge"), arc, 0.25, CHAT),
-    "mmlu": Source(MMLU_FILES, plain, 0.25, CHAT),  # Hendrycks et al. 2020, arXiv:2009.03300
-    "boolq": Source(_extra("boolq"), boolq, 0.5),  # Clark et al. 2019, arXiv:1905.10044
-    "commonsense-qa": Source(_extra("commonsense_qa"), plain, 0.2),  # Talmor et al. 2018, arXiv:1811.00937
-    "openbook-qa": Source(_extra("openbookqa", test="test"), plain, 0.25),  # Mihaylov et al. 2018, arXiv:1809.02789
-    "piqa": Source(_extra("piqa"), plain, 0.5),  # Bisk et al. 2019, arXiv:1911.11641
-    "social-iqa": Source(_extra("social_i_qa"), plain, 1 / 3),  # Sap et al. 2019, arXiv:1904.09728
-    "winogrande": Source(_extra("winogrande_xl"), winogrande, 0.5),  # Sakaguchi et al. 2019, arXiv:1907.10641
+SOURCES: dict[str, tuple[Files, Callable[[Record], Asked]]] = {
+    "arc-easy": (_arc("ARC-Easy"), arc),  # Clark et al. 2018, arXiv:1803.05457
+    "arc-challenge": (_arc("ARC-Challenge"), arc),
+    "mmlu": (MMLU_FILES, plain),  # Hendrycks et al. 2020, arXiv:2009.03300
 }
+"""Where the records of a set are, and how one is read."""
 
 
-def _task(name: str, source: Source) -> Task:
-    load = from_records(
-        name,
-        source.files,
-        read=lambda record: example(source.read(record)),
-        key=lambda record: source.read(record).question,
-    )
-    return Task(name=name, load=load, chance=source.chance, max_tokens=8, default_for=source.default_for)
+def _task(name: str, files: Files, read: Callable[[Record], Asked]) -> Task:
+    load = from_records(name, files, read=lambda record: example(read(record)))
+    return Task(name=name, load=load, chance=0.25, max_tokens=8, default_for=("chat",))
 
 
-TASKS = tuple(_task(name, source) for name, source in SOURCES.items())
+TASKS = tuple(_task(name, *source) for name, source in SOURCES.items())

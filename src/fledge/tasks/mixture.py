@@ -37,8 +37,6 @@ MIXES: dict[ChatStage, dict[str, int]] = {
         "mmlu": 10,
         "arc-easy": 4,
         "arc-challenge": 2,
-        "openbook-qa": 4,
-        "commonsense-qa": 4,
         "gsm8k": 10,
         "spelling": 6,
         "counting": 6,

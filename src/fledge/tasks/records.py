@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +23,13 @@ HELD_OUT = 20
 
 Files = dict[Split, str]
 """A name of `text.hub.locate` for each split."""
-Key = Callable[[Record], str]
-"""What tells a record from others, and decides whether it is held out."""
 
 
-def from_records(
-    task: str, files: Files, *, read: Callable[[Record], Example], key: Key = methodcaller("text", "question")
-) -> Callable[[Split], Sequence[Example]]:
+def from_records(task: str, files: Files, *, read: Callable[[Record], Example]) -> Callable[[Split], Sequence[Example]]:
     """`Task.load` of a task whose examples `read` makes; raises as `split_records`, and what `read` raises, when it is called."""
 
     def load(split: Split) -> Sequence[Example]:
-        return Stored(checked(split_records(task, files, split, key=key)), make=again)
+        return Stored(checked(split_records(task, files, split)), make=again)
 
     def again(fields: dict[str, Any]) -> Example:
         return read(Record(fields, Path(task), 0))  # where it stood plays no part any more
@@ -47,7 +42,7 @@ def from_records(
     return load
 
 
-def split_records(task: str, files: Files, split: Split, *, key: Key) -> Iterator[Record]:
+def split_records(task: str, files: Files, split: Split) -> Iterator[Record]:
     """The records of a split; a missing validation split is taken out of train, another is a ValueError."""
     carved = "train" in files and "validation" not in files
     allowed = [*files, *(["validation"] if carved else [])]
@@ -57,4 +52,5 @@ def split_records(task: str, files: Files, split: Split, *, key: Key) -> Iterato
     if split == "test" or not carved:
         return records
     held_out = split == "validation"
-    return (record for record in records if (split_of(key(record), one_in=HELD_OUT) == "validation") == held_out)
+    sides = ((record, split_of(record.text("question"), one_in=HELD_OUT)) for record in records)
+    return (record for record, side in sides if (side == "validation") == held_out)
