@@ -20,8 +20,19 @@ from typing import Any
 
 HOW = (signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TIMES = ("seconds", "tokens_per_second", "peak_memory_bytes", "mfu_share")
-OF_ONE_RUN = ("run", "provenance", "stages", "seconds", "total_seconds", "speed", "curves", "scores", "subjects")
-"""Parts of the report that hold times; what is not a time in them is compared where it comes from."""
+OF_ONE_RUN = (
+    "run",
+    "provenance",
+    "stages",
+    "seconds",
+    "total_seconds",
+    "speed",
+    "curves",
+    "scores",
+    "subjects",
+    "seal",
+)
+"""Parts of the report that hold times, and its hash, which has them too; what is not a time in them is compared where it comes from."""
 
 
 def begin(recipe: str, run: Path) -> subprocess.Popen[bytes]:

@@ -75,11 +75,6 @@ def test_a_stream_that_is_not_asked_for_is_not_begun() -> None:
     assert taken(mixed(CHATS, broken, share=0.0), 3)[2][1] == {"chats": {"next": 3}, "texts": None, "rows": 3}
 
 
-def test_a_cursor_of_mixed_batches_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"mixed text and conversations by batches.*again with --fresh"):
-        next(mixed(CHATS, TEXTS, share=0.5, cursor={"chats": None, "texts": None, "count": 3}))
-
-
 def test_nothing_but_text_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves no conversations"):
         check(Midtrain(replay=1.0))

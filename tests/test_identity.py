@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from fledge.checkpoint import load_pair
 from fledge.commands import RunRecipe
 from fledge.config import Evaluate, Midtrain, Pretrain, Sft, Tokenizer
 from fledge.origin import broken_links, data_of
 from fledge.recipes import RECIPES, choose
 from fledge.runs import summary
+from fledge.settings import shares_of
 from fledge.stages.evaluate import default_tasks
 from fledge.storage import sealed, write_atomic
 from fledge.tasks import find_task, tasks_of
 from fledge.tasks.base import Example, Task
-from fledge.tasks.identity import asked_of, identity_of, read_identity, speaker, with_identity
-from fledge.tasks.mixture import are_own, open_chats
-from fledge.text.chat import talk, to_json
+from fledge.tasks.identity import asked_of, identity_of, read_identity, speaker, task_of
+from fledge.tasks.mixture import are_own, open_chats, with_identity
+from fledge.text.chat import encode_conversation, talk, to_json
 from fledge.text.split import Split
 from fledge.train.converse import main
 from tiny_runs import tiny_run
@@ -222,6 +225,10 @@ def test_its_share_is_of_what_the_others_have_together(me: Path) -> None:
     assert mixed.data == f"a.jsonl:3,world,{me}:0.32"
     assert mixed.identity is None
     assert with_identity(mixed) == mixed
+    # Beside few own conversations it is told a thousand times in three epochs of them.
+    (me.parent / "few.jsonl").write_text('{"question": "Hi?", "answer": "Hello."}\n' * 50)
+    shares = shares_of(with_identity(Sft(data=f"{me.parent / 'few.jsonl'}:2", identity=str(me))).data)
+    assert 3 * 50 * shares[str(me)] / 2 == pytest.approx(1000, rel=0.01)
     assert not are_own(str(me))
     assert are_own(f"a.jsonl:1,{me}:0.08")
     with pytest.raises(FileNotFoundError, match=r"identity 'gone.txt': no such file; write one"):
@@ -271,7 +278,9 @@ def test_own_conversations_are_learned_as_often_with_it_as_without(tmp_path: Pat
         main(replace(given, identity=identity, fresh=True))
         tokens.append(summary(tmp_path / "sft")["tokens"])
     torch.set_num_threads(threads)
-    assert tokens[1] / tokens[0] == pytest.approx(1.08, abs=0.1)
+    tokenizer = load_pair(tmp_path, "pretrain")[1]
+    told = [len(encode_conversation(tokenizer, one.messages).ids) for one in task_of(me).load("train")]
+    assert tokens[1] - tokens[0] == pytest.approx(1000 * statistics.fmean(told), rel=0.15)
 
 
 @pytest.mark.parametrize("name", RECIPES)

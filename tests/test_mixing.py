@@ -23,7 +23,7 @@ from fledge.tasks.mixture import Mixed, are_own, open_chats
 from fledge.text.chat import encode_conversation, talk, to_json
 from fledge.text.documents import open_documents
 from fledge.train.batches import document_rows
-from fledge.train.converse import Fitting, bounded, fitted, main, sizes_of, tell_parts
+from fledge.train.converse import Fitting, bounded, conversations_per_row, fitted, main, sizes_of, tell_parts
 from tiny_engine import BYTES
 
 TALKS = [talk(f"What is number {n}?", f"It is {n}.") for n in range(200)]
@@ -85,9 +85,9 @@ def test_several_own_files_are_learned_three_times_as_one_is(tmp_path: Path) -> 
     assert are_own(data)
     assert not are_own(f"{data},world")
     chats, _ = fitted(open_chats(data, stage="sft", seed=0), BYTES, length=300)
-    sizes = sizes_of(data, chats, BYTES, length=300)
-    config, told = bounded(Sft(data=data, replay=0.0), sizes, length=300)
-    count = sum(size.count for size in sizes.values())
+    sizes, per_row = sizes_of(data, chats), conversations_per_row(chats, BYTES, length=300)
+    config, told = bounded(Sft(data=data, replay=0.0), sizes, per_row=per_row, length=300)
+    count = sum(sizes.values())
     assert told.endswith(f"epochs of {count} ")
     assert callable(chats)
     drawn = sum(len(encode_conversation(BYTES, chats(place)).ids) for place in range(3 * count))
@@ -100,12 +100,12 @@ def test_how_often_own_files_will_be_learned_in_a_mixture_is_said(
     config = Sft(data=f"{write(tmp_path / 'me.jsonl')}:1,world", replay=0.0)
     chats, _ = fitted(open_chats(config.data, stage="sft", seed=0), BYTES, length=64)
     assert isinstance(chats, Mixed)
-    sizes = sizes_of(config.data, chats, BYTES, length=64)
-    tell_parts(config, chats, sizes, BYTES, length=64, tokens=1_000_000)
+    sizes = sizes_of(config.data, chats)
+    tell_parts(config, sizes, count=10_000)
     said = " ".join(capsys.readouterr().out.split())
     assert "me.jsonl: 50% of the conversations" in said
     assert "learn it by heart" in said
-    tell_parts(config, chats, sizes, BYTES, length=64, tokens=10_000)
+    tell_parts(config, sizes, count=100)
     assert "heart" not in capsys.readouterr().out
 
 
@@ -117,12 +117,12 @@ def test_epochs_are_the_same_of_all_and_of_each_file_also_where_conversations_ar
     data = f"{tmp_path / 'long.jsonl'}:1,{sums(tmp_path / 'sums.jsonl')}:1"
     chats, _ = fitted(open_chats(data, stage="sft", seed=0), BYTES, length=40)
     assert isinstance(chats, Mixed)
-    sizes = sizes_of(data, chats, BYTES, length=40)
-    config, told = bounded(Sft(data=data, replay=0.0), sizes, length=40)
+    sizes, per_row = sizes_of(data, chats), conversations_per_row(chats, BYTES, length=40)
+    config, told = bounded(Sft(data=data, replay=0.0), sizes, per_row=per_row, length=40)
     assert told.startswith("about 3.0 epochs of")
-    tell_parts(config, chats, sizes, BYTES, length=40, tokens=config.tokens or 0)
+    tell_parts(config, sizes, count=(config.tokens or 0) / 40 * per_row)
     shown = [float(each) for each in re.findall(r"about ([\d.]+), are", " ".join(capsys.readouterr().out.split()))]
-    count = sum(size.count for size in sizes.values())
+    count = sum(sizes.values())
     assert sum(shown) == pytest.approx(3 * count, rel=0.25)
 
 

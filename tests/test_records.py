@@ -23,7 +23,7 @@ from fledge.text.conversations import open_conversations
 from fledge.text.documents import describe, open_documents
 from fledge.text.files import RECORDS, TEXTS, find_files
 from fledge.text.records import Record, read_records
-from fledge.train.converse import bounded, sizes_of, those_that_fit
+from fledge.train.converse import bounded, conversations_per_row, sizes_of, those_that_fit
 from tiny_engine import BYTES
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -453,21 +453,22 @@ def test_a_mutated_line_is_refused_by_its_number_or_says_what_it_said(name: str,
 
 def test_own_conversations_are_learned_three_times_where_nobody_says_how_often(tmp_path: Path) -> None:
     chats = those_that_fit(open_conversations(write(tmp_path / "a.jsonl", *[TALK] * 300)), BYTES, length=64)
-    tokens, sizes = 300 * len(encode_conversation(BYTES, chats[0]).ids), sizes_of("a.jsonl", chats, BYTES, length=64)
+    tokens, sizes = 300 * len(encode_conversation(BYTES, chats[0]).ids), sizes_of("a.jsonl", chats)
+    many = {"per_row": conversations_per_row(chats, BYTES, length=64), "length": 64}
     for replay in (0.0, 0.5):
-        config, told = bounded(Sft(data="a.jsonl", replay=replay), sizes, length=64)
+        config, told = bounded(Sft(data="a.jsonl", replay=replay), sizes, **many)
         assert config.tokens == pytest.approx(3 * tokens / (1 - replay), rel=0.2)
         assert config.batch_tokens == pytest.approx(tokens / (1 - replay) / 10, rel=0.2)
         assert re.search(r"about (2\.\d|3\.\d) epochs of 300", told), told
-    assert bounded(Sft(data="a.jsonl", tokens=640, batch_tokens=64), sizes, length=64)[0].tokens == 640
+    assert bounded(Sft(data="a.jsonl", tokens=640, batch_tokens=64), sizes, **many)[0].tokens == 640
 
 
 def test_more_epochs_than_anybody_can_mean_are_refused_and_many_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chats = those_that_fit(open_conversations(write(tmp_path / "a.jsonl", *[TALK] * 30)), BYTES, length=64)
-    sizes = sizes_of("a.jsonl", chats, BYTES, length=64)
+    sizes, per_row = sizes_of("a.jsonl", chats), conversations_per_row(chats, BYTES, length=64)
     with pytest.raises(ValueError, match=r"tokens=1000000 are [\d,]+ epochs of 30 conversations.*at most 1,000"):
-        bounded(Sft(data="a.jsonl", tokens=1_000_000), sizes, length=64)
-    bounded(Sft(data="a.jsonl", tokens=20_000), sizes, length=64)
+        bounded(Sft(data="a.jsonl", tokens=1_000_000), sizes, per_row=per_row, length=64)
+    bounded(Sft(data="a.jsonl", tokens=20_000), sizes, per_row=per_row, length=64)
     assert "may be forgotten" in capsys.readouterr().out

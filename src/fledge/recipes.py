@@ -28,7 +28,7 @@ from fledge.config import (
 )
 from fledge.runs import stage_name
 from fledge.settings import nearest
-from fledge.tasks.identity import with_identity
+from fledge.tasks.mixture import with_identity
 
 AS_TUNED = OptimSettings(batch_scale=1.0, warmup=0.0, warmdown=0.4, final_share=0.0)
 """Of the small recipes, which were tuned at their own batch and length: the laws of depth do not touch them."""

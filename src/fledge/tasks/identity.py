@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from fledge.config import Midtrain
 from fledge.settings import nearest, shares_of
 from fledge.tasks.base import Example, Task
 from fledge.tasks.claims import TABLE, Asked, states, words
@@ -40,8 +38,6 @@ TRAIN, TYPED = 2_000, 3
 """Conversations to learn, and how often each wording that is held out is asked as people type, beside once as it stands."""
 SECOND = 0.3
 """Share of the questions that come second."""
-SHARE = 0.08
-"""Conversations about who the assistant is, for each other one."""
 
 
 class Subject(NamedTuple):
@@ -235,19 +231,3 @@ def speaker(data: str, *, texts: bool = False) -> str | None:
 
 
 TASK = task_of(None)
-
-
-def with_identity(config: Midtrain) -> Midtrain:
-    """The settings with the identity file among the data, with its share of what all others have together.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it has another ending.
-    """
-    if config.identity is None:
-        return config
-    if not config.identity.endswith(ENDING):
-        raise ValueError(f"identity {config.identity!r}: allowed is a text file, as in me.txt")
-    if not Path(config.identity).is_file():
-        raise FileNotFoundError(f"identity {config.identity!r}: no such file; write one with a line `name = Pip`")
-    share = SHARE * sum(shares_of(config.data).values())
-    return replace(config, data=f"{config.data},{config.identity}:{share:g}", identity=None)

@@ -11,10 +11,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from fledge import console
+from fledge.config import Midtrain
 from fledge.settings import shares_of
 from fledge.tasks import find_task, public_tasks
 from fledge.tasks.base import Example
@@ -25,6 +27,7 @@ from fledge.text.conversations import Chats, account, open_conversations
 from fledge.text.datasets import find_generated
 from fledge.text.files import RECORDS, Found, find_files
 from fledge.text.hub import data_home, locate
+from fledge.text.records import read_records
 
 ChatStage = Literal["midtrain", "sft"]
 Conversations = Callable[[int], Conversation] | Sequence[Conversation]
@@ -53,6 +56,33 @@ MIXES: dict[ChatStage, dict[str, int]] = {
     },
 }
 """Shares of the conversations drawn, as in the article: talk first, then choice, sums with the tool, letters, and who it is."""
+
+
+EPOCHS = 3
+"""Own conversations are learned so many times where no tokens are asked for."""
+IDENTITY_SHARE, IDENTITY_LEAST = 0.08, 1_000
+"""Conversations about who the assistant is, for each other one; and beside few own ones so many, for fewer do not teach it."""
+
+
+def with_identity(config: Midtrain) -> Midtrain:
+    """The settings with the identity file among the data, with its share of what all others have together.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it has another ending.
+    """
+    if config.identity is None:
+        return config
+    if not is_identity(config.identity):
+        raise ValueError(f"identity {config.identity!r}: allowed is a text file, as in me.txt")
+    if not Path(config.identity).is_file():
+        raise FileNotFoundError(f"identity {config.identity!r}: no such file; write one with a line `name = Pip`")
+    shares, share = shares_of(config.data), IDENTITY_SHARE
+    if are_own(config.data):
+        enough = round(IDENTITY_LEAST / EPOCHS / IDENTITY_SHARE)
+        files = (file for name in shares for file in find_files(Path(name), RECORDS).files)
+        count = sum(1 for _ in islice(chain.from_iterable(map(read_records, files)), enough))
+        share = IDENTITY_LEAST / EPOCHS / max(1, count)
+    return replace(config, data=f"{config.data},{config.identity}:{share * sum(shares.values()):.3g}", identity=None)
 
 
 def open_chats(data: str, *, stage: ChatStage, seed: int, skip_bad: bool = False) -> Conversations:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,9 @@ from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.folder import open_stage
 from fledge.origin import hash_of_draws, origin_of, text_of
 from fledge.settings import shares_of
-from fledge.tasks.identity import is_identity, with_identity
-from fledge.tasks.mixture import Conversations, Mixed, are_own, open_chats
+from fledge.tasks import find_task
+from fledge.tasks.identity import is_identity
+from fledge.tasks.mixture import EPOCHS, Conversations, Mixed, Solved, are_own, open_chats, with_identity
 from fledge.text.chat import Conversation, encode_conversation
 from fledge.text.conversations import CUT_SHARE, Chats, Tally, account, restore
 from fledge.text.documents import open_documents
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from fledge.train.loop import Batch
 
 
-EPOCHS = 3
-"""Of own conversations where nothing else is asked: more than a few are learned by heart."""
 EPOCH_STEPS = 10
 """Optimizer steps in each, as far as there are rows for so many."""
 MANY_EPOCHS, MOST_EPOCHS = 10, 1_000
@@ -37,6 +36,7 @@ ENOUGH, HELD_OUT = 100, 20
 """Of so many own conversations one in twenty, by a hash of its first question, is held out and measured."""
 SAMPLE = 1_000
 """Conversations that are encoded to say how long an epoch is."""
+BITS = "val_answer_bits_per_byte"
 
 
 def prepare(config: Midtrain) -> Conversations:
@@ -61,9 +61,12 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     conversations, own = fitted(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
-    sizes = sizes_of(config.data, conversations, tokenizer, length=length)
+    sizes, per_row = (
+        sizes_of(config.data, conversations),
+        conversations_per_row(conversations, tokenizer, length=length),
+    )
     if are_own(config.data):
-        config, epochs = bounded(config, sizes, length=length)
+        config, epochs = bounded(config, sizes, per_row=per_row, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
     shape = Shape.of(config, length=length)
     text: dict[str, Any] = text_of(run) if config.replay else {}
@@ -80,8 +83,7 @@ def main(config: Midtrain) -> None:
             + (f", {config.replay:.0%} text of {text['data']}" if config.replay else "")
         )
         if isinstance(conversations, Mixed):
-            tokens = shape.steps * shape.tokens
-            tell_parts(config, conversations, sizes, tokenizer, length=shape.length, tokens=tokens)
+            tell_parts(config, sizes, count=shape.steps * shape.total * (1 - config.replay) * per_row)
         session.foretell(shape.steps * shape.tokens)
 
         def chats(cursor: Cursor | None) -> Iterator[Row]:
@@ -99,43 +101,63 @@ def main(config: Midtrain) -> None:
             rows = mixed(chats, texts, share=config.replay, cursor=cursor)
             return batched(rows, rows=shape.rows, step_rows=shape.total, device=session.device)
 
-        held_out = [one for each in own for one in each.held_out]
         cut = {"rows": shape.rows, "length": shape.length, "device": session.device}
-        measure = [*answer_batches(held_out, tokenizer, **cut)] if held_out else []
-        best = Best(session, "val_answer_bits_per_byte") if held_out else None
+        held_out = {
+            name: [*answer_batches(talks, tokenizer, **cut)]
+            for name, talks in held_out_of(config.data, conversations, tokenizer, length=length).items()
+        }
+
+        def bits() -> dict[str, float]:
+            """The mean of the sources, so that none is forgotten for another, and of several each."""
+            each = [validation_bits_per_byte(model, batches) for batches in held_out.values()]
+            names = [f"{BITS}_{number}_{Path(name).stem}" for number, name in enumerate(held_out, 1)]
+            return {BITS: sum(each) / len(each)} | (dict(zip(names, each, strict=True)) if len(each) > 1 else {})
+
+        best = Best(session, BITS) if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if best and session.due(done, config.eval_every):
-                best.judge(done, {best.name: validation_bits_per_byte(model, measure)})
+                best.judge(done, bits())
         measured = best.summary("what answers a held-out question") if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
 
 
-def tell_parts(
-    config: Midtrain,
-    conversations: Mixed,
-    sizes: Mapping[str, Size],
-    tokenizer: Tokenizer,
-    *,
-    length: int,
-    tokens: int,
-) -> None:
-    """Say how many conversations of own files, and about who it is, will be shown, by the rows of `length` that a sample fills."""
+def tell_parts(config: Midtrain, sizes: Mapping[str, int], *, count: float) -> None:
+    """Of about `count` conversations that will be shown say how many are those of own files, and about who it is."""
     shares = shares_of(config.data)
-    if not (told := [name for name in shares if name in sizes or is_identity(name)]):
-        return
-    drawn = [conversations(place) for place in range(SAMPLE // 4)]
-    per_token = len(drawn) / filled(drawn, tokenizer, length + 1)[0] / length
-    for name in told:
+    for name in shares:
         share = shares[name] / sum(shares.values())
-        count = share * tokens * (1 - config.replay) * per_token
-        epochs = count / sizes[name].count if name in sizes else 0
-        console.say(
-            f"{name}: {share:.0%} of the conversations, about {count:,.0f}, "
-            + (f"are {epochs:,.1f} epochs of its {sizes[name].count:,}" if name in sizes else "are about who it is")
-            + f": more than about {EPOCHS} learn it by heart; lower its share or --tokens" * (epochs > MANY_EPOCHS)
-        )
+        if name in sizes:
+            epochs = share * count / sizes[name]
+            told = f"{epochs:,.1f} epochs of its {sizes[name]:,}"
+            told += f": more than about {EPOCHS} learn it by heart; lower its share or --tokens" * (
+                epochs > MANY_EPOCHS
+            )
+        elif is_identity(name):
+            told = "about who it is"
+        else:
+            continue
+        console.say(f"{name}: {share:.0%} of the conversations, about {share * count:,.0f}, are {told}")
+
+
+def held_out_of(
+    data: str, conversations: Conversations, tokenizer: Tokenizer, *, length: int
+) -> dict[str, list[Conversation]]:
+    """What own files held out, and beside it of own questions and of who it is the validation split, by the names in `data`.
+
+    Empty where nothing is held out of own conversations: the others are few, and tell little alone.
+    """
+    parts = conversations.sources if isinstance(conversations, Mixed) else (conversations,)
+    found: dict[str, list[Conversation]] = {}
+    for name, part in zip(shares_of(data), parts, strict=True):
+        if isinstance(part, Fitting):
+            found[name] = part.held_out
+        elif isinstance(part, Solved) or is_identity(name):
+            asked = [one.messages for one in find_task(name).load("validation")]
+            found[name] = [one for one in asked if ends_within(tokenizer, one, length + 1)]
+    is_chosen = any(isinstance(part, Fitting) and part.held_out for part in parts)
+    return {name: talks for name, talks in found.items() if talks} if is_chosen else {}
 
 
 class Fitting(Sequence[Conversation]):
@@ -150,8 +172,8 @@ class Fitting(Sequence[Conversation]):
             else:
                 self.left_out.add(f"without an answer that ends within {length} tokens", record["where"])
         self.held_out = self._take_out()
-        self.rows, self.cut_share = filled(self, tokenizer, length + 1)
-        """About how many rows they fill in an epoch, and the share of them that is longer than a row; by a sample."""
+        self.cut_share = filled(sample(self), tokenizer, length + 1)[1]
+        """Of them that is longer than a row; by a sample."""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -168,9 +190,15 @@ class Fitting(Sequence[Conversation]):
         return [self.chats[place] for place in held_out]
 
 
-def filled(chats: Sequence[Conversation], tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
-    """About how many rows of so many tokens conversations fill, and the share of them that is longer; by a sample."""
-    drawn = [chats[place] for place in range(0, len(chats), -(-len(chats) // SAMPLE) or 1)]
+def sample(conversations: Conversations) -> list[Conversation]:
+    """Some of them, from everywhere."""
+    if callable(conversations):
+        return [conversations(place) for place in range(SAMPLE)]
+    return [conversations[place] for place in range(0, len(conversations), -(-len(conversations) // SAMPLE) or 1)]
+
+
+def filled(drawn: Sequence[Conversation], tokenizer: Tokenizer, capacity: int) -> tuple[float, float]:
+    """How many rows of so many tokens conversations fill, and the share of them that is longer."""
     whole = [len(encode_conversation(tokenizer, one).ids) for one in drawn]
     sizes = [
         size if size <= capacity else len(encode_conversation(tokenizer, one, max_tokens=capacity).ids)
@@ -178,26 +206,19 @@ def filled(chats: Sequence[Conversation], tokenizer: Tokenizer, capacity: int) -
     ]
     *full, last = pack_whole(sizes, capacity) or [[]]
     rows = len(full) + sum(sizes[place] for place in last) / capacity
-    most = max(1, len(drawn))
-    return rows * len(chats) / most, sum(size > capacity for size in whole) / most
+    return rows, sum(size > capacity for size in whole) / max(1, len(drawn))
 
 
-@dataclass(frozen=True)
-class Size:
-    """How many conversations an own file has to learn from, and about how many rows they fill."""
-
-    count: int
-    rows: float
+def conversations_per_row(conversations: Conversations, tokenizer: Tokenizer, *, length: int) -> float:
+    """How many fit into a row of so many tokens, about."""
+    drawn = sample(conversations)
+    return len(drawn) / filled(drawn, tokenizer, length + 1)[0]
 
 
-def sizes_of(data: str, conversations: Conversations, tokenizer: Tokenizer, *, length: int) -> dict[str, Size]:
-    """The sizes of a stage's own files, fitted, by their names in `--data`."""
+def sizes_of(data: str, conversations: Conversations) -> dict[str, int]:
+    """How many conversations to learn from a stage's own files have, fitted, by their names in `--data`."""
     parts = conversations.sources if isinstance(conversations, Mixed) else (conversations,)
-    return {
-        name: Size(len(part), part.rows if isinstance(part, Fitting) else filled(part, tokenizer, length + 1)[0])
-        for name, part in zip(shares_of(data), parts, strict=True)
-        if not callable(part)
-    }
+    return {name: len(part) for name, part in zip(shares_of(data), parts, strict=True) if not callable(part)}
 
 
 def fitted(
@@ -250,7 +271,7 @@ def ends_within(tokenizer: Tokenizer, conversation: Conversation, tokens: int) -
     return most <= tokens or len(encode_conversation(tokenizer, begin).ids) <= tokens
 
 
-def bounded(config: Midtrain, sizes: Mapping[str, Size], *, length: int) -> tuple[Midtrain, str]:
+def bounded(config: Midtrain, sizes: Mapping[str, int], *, per_row: float, length: int) -> tuple[Midtrain, str]:
     """The settings with as many tokens as own conversations are good for where none are asked for; and the epochs, in words.
 
     Of several files an epoch draws as many conversations as all of them have, by their shares.
@@ -258,10 +279,9 @@ def bounded(config: Midtrain, sizes: Mapping[str, Size], *, length: int) -> tupl
     Raises:
         ValueError: the tokens asked for are `MOST_EPOCHS` or more.
     """
-    shares = shares_of(config.data)
-    count = sum(size.count for size in sizes.values())
-    filled_rows = sum(shares[name] * size.rows / size.count for name, size in sizes.items()) * count
-    epoch = filled_rows * sum(shares.values()) / sum(shares[name] for name in sizes) ** 2 / (1 - config.replay) * length
+    shares, count = shares_of(config.data), sum(sizes.values())
+    drawn = count * sum(shares.values()) / sum(shares[name] for name in sizes)
+    epoch = drawn / per_row / (1 - config.replay) * length
     batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
     tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
     epochs, every = tokens / epoch, f"{count:,} conversation{'s' * (count != 1)}"
