@@ -32,7 +32,7 @@ OF_ONE_RUN = (
     "subjects",
     "seal",
 )
-"""Parts of the report that hold times, and its hash, which has them too; what is not a time in them is compared where it comes from."""
+"""Parts of the report that hold times, and its hash; what is not a time in them is compared where it comes from."""
 
 
 def begin(recipe: str, run: Path) -> subprocess.Popen[bytes]:
