@@ -82,14 +82,13 @@ class Parabola:
     def through(cls, sizes: Sequence[float], bits: Sequence[float]) -> Parabola:
         """By least squares."""
         x = np.log(sizes)
-        design = np.vander(x - x.mean(), 3)
-        coefficients = np.linalg.lstsq(design, np.asarray(bits), rcond=None)[0]
+        coefficients, covariance = np.polyfit(x - x.mean(), bits, 2, cov="unscaled")
         return cls(
             coefficients=coefficients,
-            covariance=np.linalg.inv(design.T @ design),
+            covariance=covariance,
             centre=float(x.mean()),
             inside=(float(x.min()), float(x.max())),
-            squares=float(((design @ coefficients - bits) ** 2).sum()),
+            squares=float(((np.polyval(coefficients, x - x.mean()) - bits) ** 2).sum()),
             freedom=len(x) - 3,
         )
 
@@ -175,16 +174,15 @@ def line(
         squares: what is known of the noise elsewhere: a sum of squares, with so many degrees of freedom.
     """
     x, y, weights = np.log(flops), np.log(values), 1 / np.asarray(variances)
-    centre, level = np.average(x, weights=weights), np.average(y, weights=weights)
-    spread = float(weights @ (x - centre) ** 2)
-    exponent = float(weights @ ((x - centre) * (y - level))) / spread
+    centre = np.average(x, weights=weights)
+    (exponent, level), covariance = np.polyfit(x - centre, y, 1, w=np.sqrt(weights), cov="unscaled")
     freedom += len(x) - 2
     noise = math.sqrt((squares + float(weights @ (y - level - exponent * (x - centre)) ** 2)) / freedom)
     return Law(
-        exponent=exponent,
-        exponent_error=noise / math.sqrt(spread),
+        exponent=float(exponent),
+        exponent_error=noise * math.sqrt(covariance[0, 0]),
         level=math.exp(level),
-        level_error=noise / math.sqrt(float(weights.sum())),
+        level_error=noise * math.sqrt(covariance[1, 1]),
         centre=math.exp(centre),
         t=t_quantile(freedom),
     )

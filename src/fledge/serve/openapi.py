@@ -13,6 +13,7 @@ from typing import Any
 from fledge import __version__
 from fledge.config import Sampling
 from fledge.serve.fields import ONE_PROMPT, Field, chat_fields, completion_fields, response_fields
+from fledge.serve.responses import FIXED
 from fledge.serve.schema import COUNT, NUMBER, TEXT, Json, a_list, an_object, or_null
 
 STATUSES = {
@@ -133,7 +134,6 @@ _RESPONSE_USAGE = _object(
 )
 _RESPONSE = _object(
     id=TEXT,
-    object="response",
     created_at=COUNT,
     status=_STATUS,
     error=None,
@@ -146,14 +146,10 @@ _RESPONSE = _object(
     max_output_tokens=COUNT,
     temperature=NUMBER,
     top_p=NUMBER,
-    tools=a_list({}),
     tool_choice={"enum": ["auto", "none"]},
-    parallel_tool_calls=False,
-    previous_response_id=None,
-    store=False,
-    truncation="auto",
     usage=_RESPONSE_USAGE,
     fledge=_DROPPED,
+    **FIXED,
 )
 ANSWERS: dict[str, Json] = {
     "ChatCompletion": _answer("chat.completion", message=_MESSAGE, logprobs=or_null(_CHAT_LOGPROBS)),

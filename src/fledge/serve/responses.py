@@ -20,6 +20,10 @@ from fledge.serve.stream import Generation, Update
 from fledge.serve.wire import WireFormat, said
 from fledge.text.chat import Part
 
+FIXED: Json = {"object": "response", "tools": [], "parallel_tool_calls": False, "previous_response_id": None}
+FIXED |= {"store": False, "truncation": "auto"}
+"""What every response says of itself."""
+
 
 def parse_response(body: Any, sampling: Sampling) -> Ask:
     """The request of POST /v1/responses; `sampling` holds where it does not say."""
@@ -98,7 +102,6 @@ class ResponseFormat(WireFormat):
         sampling = self.ask.sampling
         return {
             "id": self.id,
-            "object": "response",
             "created_at": self.created,
             "status": status,
             "error": None,
@@ -108,13 +111,9 @@ class ResponseFormat(WireFormat):
             "max_output_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "tools": [],
             "tool_choice": "auto" if self.ask.tools else "none",
-            "parallel_tool_calls": False,
-            "previous_response_id": None,
-            "store": False,
-            "truncation": "auto",
             "usage": None,
+            **FIXED,
             **self.ask.told_back,
             **known,
         }
