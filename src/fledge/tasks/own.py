@@ -23,8 +23,8 @@ from typing import Any, SupportsFloat
 from fledge.tasks import all_tasks, choice, gsm8k, humaneval
 from fledge.tasks.base import Example, Task
 from fledge.tasks.numbers import MARK, lenient, marked_number, read_number, strict
+from fledge.tasks.records import stored
 from fledge.text.chat import form_of, say
-from fledge.text.conversations import Stored
 from fledge.text.files import RECORDS, find_files
 from fledge.text.forms import in_our_form
 from fledge.text.records import Record, read_records
@@ -62,10 +62,7 @@ def task_of(name: str) -> Task:
         options["chance"] = statistics.fmean(1 / len(read(record).choices) for record in _records(path))
 
     def load(split: Split) -> Sequence[Example]:
-        return Stored(
-            (record for record in _records(path) if _split(read(record), record) == split),
-            make=lambda record: read(Record(record, path, 0)),
-        )
+        return stored((one for one in _records(path) if _split(read(one), one) == split), read, path)
 
     return Task(name=name, load=load, **options)
 

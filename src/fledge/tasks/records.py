@@ -7,10 +7,9 @@ Where a data set has no validation split, a hash of the question takes one out o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from fledge.tasks.base import Example
 from fledge.text.conversations import Stored
@@ -28,18 +27,13 @@ Files = dict[Split, str]
 def from_records(task: str, files: Files, *, read: Callable[[Record], Example]) -> Callable[[Split], Sequence[Example]]:
     """`Task.load` of a task whose examples `read` makes; raises as `split_records`, and what `read` raises, when it is called."""
 
-    def load(split: Split) -> Sequence[Example]:
-        return Stored(checked(split_records(task, files, split)), make=again)
+    return lambda split: stored(split_records(task, files, split), read, Path(task))
 
-    def again(fields: dict[str, Any]) -> Example:
-        return read(Record(fields, Path(task), 0))  # where it stood plays no part any more
 
-    def checked(records: Iterator[Record]) -> Iterator[Record]:
-        for record in records:
-            read(record)  # what is wrong with a record is found when it is loaded, not when it is drawn
-            yield record
-
-    return load
+def stored(records: Iterable[Record], read: Callable[[Record], Example], path: Path) -> Sequence[Example]:
+    """The examples of records, all of them read once: what is wrong with one is found now, not when it is drawn."""
+    checked = (record for record in records if read(record))
+    return Stored(checked, make=lambda fields: read(Record(fields, path, 0)))  # where it stood plays no part any more
 
 
 def split_records(task: str, files: Files, split: Split) -> Iterator[Record]:
