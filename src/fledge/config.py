@@ -298,7 +298,7 @@ class Midtrain(RowStage):
     data: str = "world"
     """world, chat (SmolTalk, MMLU, GSM8K, spelling, identity), own files; or shares of these and tasks: me.jsonl:2,gsm8k,world."""
     identity: str | None = None
-    """Own file of who the assistant is (README); one conversation in 14 is about that. Another share: --data world,me.txt:0.2."""
+    """Own file of who the assistant is (README): one conversation in 14, more beside few. Other shares: --data world,me.txt:0.2"""
     skip_bad: bool = False
     """Leave out of own conversations what cannot be learned from, however much it is; else 5 in 100 are the most."""
     tokens: int | None = bounded(None, 1)
