@@ -1,6 +1,6 @@
 //! Byte-pair encoding for fledge: a trainer and an encoder behind a C interface, which src/fledge/text/native.py calls.
 //!
-//! Nothing here depends on Python, whose lock the caller lets go of.
+//! Nothing here depends on a version of Python. The caller lets go of Python's lock around everything but `bpe_strings`.
 //! A panic becomes the value FAILED; handles come from `*_new` (null: bad arguments) and go back to `*_free` once.
 #![allow(clippy::missing_safety_doc)] // every function has the same contract: pointers are valid for the lengths given
 
@@ -17,7 +17,7 @@ use std::slice::{from_raw_parts, from_raw_parts_mut};
 use train::Trainer;
 
 /// Raised whenever a signature below changes, so that a stale library is noticed.
-const INTERFACE: usize = 3;
+const INTERFACE: usize = 2;
 const FAILED: usize = usize::MAX;
 
 fn pair_of(a: u32, b: u32) -> u64 {
@@ -70,16 +70,36 @@ fn guard(work: impl FnOnce() -> usize) -> usize {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(FAILED)
 }
 
-/// Texts arrive behind each other, with the places where they end.
-unsafe fn texts<'a>(raw: *const u8, ends: *const usize, count: usize) -> Vec<&'a [u8]> {
-    let ends = from_raw_parts(ends, count);
-    let starts = std::iter::once(&0).chain(ends);
-    starts.zip(ends).map(|(&start, &end)| from_raw_parts(raw.add(start), end - start)).collect()
+/// Texts arrive as the addresses of them all, followed by their lengths.
+unsafe fn texts<'a>(places: *const usize, count: usize) -> Vec<&'a [u8]> {
+    let (starts, lengths) = from_raw_parts(places, 2 * count).split_at(count);
+    starts.iter().zip(lengths).map(|(&start, &length)| from_raw_parts(start as *const u8, length)).collect()
 }
 
 #[no_mangle]
 pub extern "C" fn bpe_interface() -> usize {
     INTERFACE
+}
+
+/// Finds the UTF-8 of each of Python's strings, as `texts` takes it, and returns the bytes in all. It runs under Python's lock; `utf8` is
+/// PyUnicode_AsUTF8AndSize, handed over so that nothing links to Python.
+/// Stops at the first string without UTF-8 (Python's error is set then) and returns FAILED.
+#[no_mangle]
+pub unsafe extern "C" fn bpe_strings(
+    strings: *const *mut c_void, count: usize, utf8: extern "C" fn(*mut c_void, *mut isize) -> *const u8, places: *mut usize,
+) -> usize {
+    let mut total = 0;
+    for k in 0..count {
+        let mut length = 0;
+        let start = utf8(*strings.add(k), &mut length);
+        if start.is_null() {
+            return FAILED;
+        }
+        places.add(k).write(start as usize);
+        places.add(count + k).write(length as usize);
+        total += length as usize;
+    }
+    total
 }
 
 #[no_mangle]
@@ -88,9 +108,9 @@ pub extern "C" fn bpe_trainer_new(digits: usize, threads: usize) -> *mut Trainer
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn bpe_trainer_count(trainer: *mut Trainer, raw: *const u8, ends: *const usize, count: usize) -> usize {
+pub unsafe extern "C" fn bpe_trainer_count(trainer: *mut Trainer, places: *const usize, count: usize) -> usize {
     guard(|| {
-        (*trainer).count(&texts(raw, ends, count));
+        (*trainer).count(&texts(places, count));
         0
     })
 }
@@ -135,9 +155,9 @@ pub unsafe extern "C" fn bpe_encoder_new(merges: *const [u32; 2], count: usize, 
 /// `out` has room for the bytes of all documents plus 7 for each.
 #[no_mangle]
 pub unsafe extern "C" fn bpe_encode(
-    encoder: *const Encode, raw: *const u8, ends: *const usize, count: usize, threads: usize, out: *mut c_void, offsets: *mut u64,
+    encoder: *const Encode, places: *const usize, count: usize, threads: usize, out: *mut c_void, offsets: *mut u64,
 ) -> usize {
-    guard(|| (*encoder)(&texts(raw, ends, count), threads, out, from_raw_parts_mut(offsets, count + 1)))
+    guard(|| (*encoder)(&texts(places, count), threads, out, from_raw_parts_mut(offsets, count + 1)))
 }
 
 #[no_mangle]

@@ -9,7 +9,7 @@ hatch_build.py puts the library next to this file when fledge is installed.
 import ctypes
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_size_t as size
 from ctypes import c_void_p as pointer
 from functools import cache
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-INTERFACE = 3  # as in bpe/src/lib.rs
+INTERFACE = 2  # as in bpe/src/lib.rs
 LIBRARY = Path(__file__).with_name({"win32": "_bpe.dll", "darwin": "_bpe.dylib"}.get(sys.platform, "_bpe.so"))
 FAILED = size(-1).value
 ROOM = 7  # ids of room that the encoder wants behind each text (HELD in encode.rs)
@@ -32,16 +32,25 @@ def library() -> ctypes.CDLL:
         raise OSError(f"{LIBRARY} belongs to another version of fledge; reinstall fledge")
     for name, result, arguments in (
         ("trainer_new", pointer, [size, size]),
-        ("trainer_count", size, [pointer, pointer, pointer, size]),
+        ("trainer_count", size, [pointer, pointer, size]),
         ("trainer_merge", size, [pointer, size, pointer]),
         ("trainer_free", None, [pointer]),
         ("encoder_new", pointer, [pointer, size, size, ctypes.c_bool]),
-        ("encode", size, [pointer, pointer, pointer, size, size, pointer, pointer]),
+        ("encode", size, [pointer, pointer, size, size, pointer, pointer]),
         ("encoder_free", None, [pointer]),
     ):
         function = getattr(lib, f"bpe_{name}")
         function.restype, function.argtypes = result, arguments
     return lib
+
+
+@cache
+def _strings() -> Callable[[int, int, int], int]:
+    """bpe_strings alone runs under Python's lock (PyDLL), and an error of Python's that it meets is raised."""
+    function = ctypes.PyDLL(str(LIBRARY)).bpe_strings
+    function.restype, function.argtypes = size, [pointer, size, pointer, pointer]
+    utf8 = ctypes.cast(ctypes.pythonapi.PyUnicode_AsUTF8AndSize, pointer)
+    return lambda strings, count, places: function(strings, count, utf8, places)
 
 
 def available() -> bool:
@@ -53,10 +62,14 @@ def available() -> bool:
     return True
 
 
-def joined(texts: Sequence[str]) -> tuple[bytes, np.ndarray]:
-    """The UTF-8 of all texts behind each other, and where each ends in it; UnicodeEncodeError where one has no such form."""
-    raw = [text.encode() for text in texts]
-    return b"".join(raw), np.cumsum([len(one) for one in raw], dtype=np.uintp)
+class Texts:
+    """Where the UTF-8 of each string of a list lies. Holds the strings for as long as the pointers are used."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.strings = np.array(texts, object)  # pointers to the strings
+        self.places = np.empty((2, len(texts)), np.uintp)  # addresses, then lengths
+        self.arguments = (self.places.ctypes.data, len(texts))
+        self.bytes = _strings()(self.strings.ctypes.data, len(texts), self.places.ctypes.data)
 
 
 class Trainer:
@@ -67,8 +80,8 @@ class Trainer:
         self.free = weakref.finalize(self, library().bpe_trainer_free, self.handle)
 
     def count(self, documents: Sequence[str]) -> None:
-        raw, ends = joined(documents)
-        check(library().bpe_trainer_count(self.handle, raw, ends.ctypes.data, len(ends)))
+        texts = Texts(documents)
+        check(library().bpe_trainer_count(self.handle, *texts.arguments))
 
     def merge(self, limit: int) -> list[tuple[int, int]]:
         """Up to `limit` more merges; fewer mean that no pair is left. Of equally frequent pairs the smallest ids win."""
@@ -90,11 +103,11 @@ class Encoder:
 
     def encode_batch(self, texts: list[str], *, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """All ids one after another, and where each text begins (one entry more than texts)."""
-        raw, ends = joined(texts)
-        ids = np.empty(len(raw) + ROOM * len(texts), self.dtype)
+        source = Texts(texts)
+        ids = np.empty(source.bytes + ROOM * len(texts), self.dtype)
         offsets = np.empty(len(texts) + 1, np.uint64)
-        source, results = (raw, ends.ctypes.data, len(ends)), (ids.ctypes.data, offsets.ctypes.data)
-        written = check(library().bpe_encode(self.handle, *source, threads, *results))
+        results = (ids.ctypes.data, offsets.ctypes.data)
+        written = check(library().bpe_encode(self.handle, *source.arguments, threads, *results))
         ids.resize(written, refcheck=False)  # gives the unused room back
         return ids, offsets
 
