@@ -57,7 +57,7 @@ def test_penalties_are_taken_from_the_logits_of_what_the_answer_has() -> None:
     request = tiny_engine(model).generate([asking(prompt, max_tokens=40, top_logprobs=1, **sampling)])[0]
     tokens, counts = list(prompt), Counter[int]()
     with torch.no_grad():
-        for logprob, (best,) in request.judged:
+        for logprob, (best,) in zip(request.logprobs, request.alternatives, strict=True):
             z_V = model(torch.tensor([tokens]))[0, -1]
             own_V = z_V.log_softmax(-1)
             for token, count in counts.items():

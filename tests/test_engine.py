@@ -157,9 +157,8 @@ def test_logprobs_are_those_of_the_full_forward() -> None:
     with torch.no_grad():
         logprobs = model(torch.tensor([request.tokens]))[0].log_softmax(-1)[2:-1]
     expected = logprobs.gather(-1, torch.tensor(request.answer)[:, None])[:, 0]
-    told, likeliest = zip(*request.judged, strict=True)
-    torch.testing.assert_close(torch.tensor(told), expected, atol=1e-4, rtol=1e-4)
-    for place, best in enumerate(likeliest):
+    torch.testing.assert_close(torch.tensor(request.logprobs), expected, atol=1e-4, rtol=1e-4)
+    for place, best in enumerate(request.alternatives):
         assert [token for token, _ in best] == logprobs[place].topk(3).indices.tolist()
 
 
@@ -187,7 +186,7 @@ def test_a_tool_result_is_forced_in_and_never_blocks_others(monkeypatch: pytest.
     assert steps_meanwhile[0] >= 3
     assert asked.answer == [*call, *result, ord("A"), END]
     assert asked.mask == [1] * len(call) + [0] * len(result) + [1, 1]
-    assert asked.judged[len(call) : len(call) + len(result)] == [(0.0, [])] * len(result)
+    assert asked.logprobs[len(call) : len(call) + len(result)] == [0.0] * len(result)
     assert (asked.finish, other.finish, len(other.answer)) == ("stop", "length", 60)
 
 

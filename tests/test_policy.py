@@ -145,7 +145,7 @@ def test_what_is_cut_off_or_invents_a_tools_result_earns_nothing() -> None:
     assert finishes["length"] == 0.0
     assert finishes["stop"] == 1.0
     assert 0 < made.numbers["cut_share"] < 0.5
-    invented = Request(prompt=[256], answer=[65], mask=[1], judged=[(-1.0, [])], finish="tool_error")
+    invented = Request(prompt=[256], answer=[65], mask=[1], logprobs=[-1.0], finish="tool_error")
     assert made._graded(0, invented).reward == 0.0  # pyright: ignore[reportPrivateUsage]
 
 

@@ -301,9 +301,10 @@ class Engine:
         """Note the log-probabilities of the drawn tokens and of the likeliest, for those who asked."""
         as_drawn_R1 = torch.tensor([[request.as_drawn] for request in ready], device=self.device)
         judged = judge_rows(ready, torch.where(as_drawn_R1, drawn_RV, logits_RV), tokens_R)
-        for request, found in zip(ready, judged, strict=True):
+        for request, (logprob, likeliest) in zip(ready, judged, strict=True):
             if request.top_logprobs is not None:
-                request.judged.append(found)
+                request.logprobs.append(logprob)
+                request.alternatives.append(likeliest)
 
     def _push(self, request: Request, token: int) -> None:
         """Append a sampled token and act on it."""
@@ -352,7 +353,8 @@ class Engine:
         room = min(request.sampling.max_tokens - len(request.answer), self.context - len(request.tokens))
         fits = forced[:room]
         if request.top_logprobs is not None:
-            request.judged += [(0.0, [])] * len(fits)
+            request.logprobs += [0.0] * len(fits)
+            request.alternatives += [[] for _ in fits]
         request.append(fits, sampled=False)
         self.counts["forced_tokens"] += len(fits)
         if len(fits) == room:

@@ -45,10 +45,12 @@ class Request:
     """Tokens after the prompt, forced tool output included."""
     mask: list[int] = field(default_factory=list)
     """1: sampled, 0: forced."""
-    judged: list[Judged] = field(default_factory=list)
-    """What the model says of each of them (temperature 1, nothing truncated, or `as_drawn`), if asked; (0, []) where forced."""
+    logprobs: list[float] = field(default_factory=list)
+    """ln p under the model itself (temperature 1, nothing truncated) or `as_drawn`, if `top_logprobs` asks; 0 where forced."""
+    alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
+    """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
     echoed: list[Judged] = field(default_factory=list)
-    """The same of the prompt's tokens from `echo` on."""
+    """Of the prompt's tokens from `echo` on."""
     finish: str = ""
     """"" while running, then stop, length, tool_error, cancelled or error."""
     error: BaseException | None = None

@@ -68,7 +68,7 @@ class Choice:
             pieces += self.reader.feed(token)
             is_prose = self.plain or (self.reader.kind == "text" and token not in self.reader.silent)
             if self.request.top_logprobs is not None and is_prose and self.request.mask[place]:
-                entries.append(self._logprob(token, *self.request.judged[place]))
+                entries.append(self._logprob(token, self.request.logprobs[place], self.request.alternatives[place]))
         self.sent = end
         if finish:
             self.done = True

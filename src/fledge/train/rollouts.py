@@ -206,7 +206,7 @@ class Rollouts:
             prompt=request.prompt,
             ids=request.answer,
             mask=request.mask,
-            drawn=[logprob for logprob, _ in request.judged],
+            drawn=request.logprobs,
             finish=request.finish,
             reward=reward,
         )
