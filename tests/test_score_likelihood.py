@@ -1,43 +1,18 @@
 """Likelihoods of many rows at once."""
 
-import math
 import random
-from dataclasses import dataclass, field
 
 import pytest
 import torch
 
 from fledge.evals import likelihood
-from fledge.evals.likelihood import Row, likelihoods
+from fledge.evals.likelihood import Row, likelihoods, plant
 from fledge.model.attention import Past
 from fledge.model.forward import Flat, InferenceModel
 from fledge.model.transformer import ModelConfig, Transformer
 from tiny_engine import Foreign
 
 VOCAB = 50
-
-
-@dataclass
-class Passes:
-    """The tokens of each forward pass that was tried; those of more than `most` run out of memory, as on a GPU."""
-
-    tokens: list[int] = field(default_factory=list)
-    most: float = math.inf
-
-
-@pytest.fixture
-def passes(monkeypatch: pytest.MonkeyPatch) -> Passes:
-    extend, found = InferenceModel.extend, Passes()
-    list(likelihoods(tiny(), [Row([1, 2], 1)]))  # the two forward passes are compared once in a process
-
-    def limited(self: InferenceModel, flat: Flat, past: Past) -> torch.Tensor:
-        found.tokens.append(len(flat.tokens_N))
-        if found.tokens[-1] > found.most:
-            raise torch.OutOfMemoryError("too much")
-        return extend(self, flat, past)
-
-    monkeypatch.setattr(InferenceModel, "extend", limited)
-    return found
 
 
 def tiny(**extras) -> Transformer:
@@ -114,13 +89,35 @@ def test_a_foreign_model_is_judged_as_ours(device_tokens) -> None:
         assert left.is_greedy == right.is_greedy
 
 
-def test_a_common_beginning_is_computed_once(passes: Passes) -> None:
+def test_a_common_beginning_is_computed_once() -> None:
     prompt = [1] * 40
-    list(likelihoods(tiny(), [Row([*prompt, choice, 7], 40) for choice in (2, 3, 4)]))
-    # After the last token of a row nothing is predicted; what predicts the first is computed for each.
-    assert sum(passes.tokens) == 41 + 2 + 2
-    list(likelihoods(tiny(), [Row([*prompt, letter], 40) for letter in (2, 3, 4)]))
-    assert sum(passes.tokens) == 45 + 40 + 1 + 1
+    rows = [Row([*prompt, choice, 7], 40) for choice in (2, 3, 4)]
+    (tree,) = plant(rows, max_tokens=1000)
+    assert len(tree.tokens) == 40 + 3  # after the last token of a row nothing is predicted
+    assert tree.trunk == 40
+
+
+def test_choices_of_one_token_need_their_prompt_alone() -> None:
+    (tree,) = plant([Row([*[1] * 40, letter], 40) for letter in (2, 3, 4)], max_tokens=1000)
+    assert len(tree.tokens) == tree.trunk == 40
+    assert tree.asks == [(row, 39, letter) for row, letter in enumerate((2, 3, 4))]
+
+
+def test_trees_hold_every_row_and_stay_below_the_limit() -> None:
+    rows = family(2)
+    longest = max(len(row.ids) for row in rows)
+    trees = plant(rows, max_tokens=longest)
+    assert all(len(tree.tokens) <= longest for tree in trees)
+    asked = []
+    for tree in trees:
+        for row, place, token in tree.asks:
+            ids = [token]
+            while place >= 0:
+                ids.append(tree.tokens[place])
+                place = tree.previous[place]
+            assert ids[::-1] == rows[row].ids[: len(ids)]
+            asked.append((row, len(ids) - 1))
+    assert sorted(asked) == [(n, place) for n, row in enumerate(rows) for place in range(row.start, len(row.ids))]
 
 
 def test_a_row_is_greedy_when_every_token_was_the_likeliest() -> None:
@@ -135,20 +132,35 @@ def test_a_row_is_greedy_when_every_token_was_the_likeliest() -> None:
     assert not wrong.is_greedy
 
 
-def test_when_memory_runs_out_passes_are_halved_and_the_answers_stay(passes: Passes) -> None:
-    rows = [*family(3), Row([1] * 200, 1)]
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Forward passes of more than 100 tokens run out of memory, as on a GPU; the tokens of each that was tried."""
+    extend, tried = InferenceModel.extend, []
+
+    def limited(self: InferenceModel, flat: Flat, past: Past) -> torch.Tensor:
+        tried.append(len(flat.tokens_N))
+        if tried[-1] > 100:
+            raise torch.OutOfMemoryError("too much")
+        return extend(self, flat, past)
+
+    monkeypatch.setattr(InferenceModel, "extend", limited)
+    return tried
+
+
+def test_when_memory_runs_out_batches_are_halved_and_the_answers_stay(request: pytest.FixtureRequest) -> None:
+    rows = family(3)
     whole = list(likelihoods(tiny(), rows))
-    passes.most = 100
+    tried = request.getfixturevalue("small_memory")
     judged = list(likelihoods(tiny(), rows, device_tokens=250))
-    assert max(passes.tokens) > 100
+    assert max(tried) > 100
     for left, right in zip(judged, whole, strict=True):
         assert left.logprobs == pytest.approx(right.logprobs, abs=2e-5)
 
 
-def test_memory_for_no_token_at_all_is_an_error(passes: Passes) -> None:
-    passes.most = 0
+@pytest.mark.usefixtures("small_memory")
+def test_one_row_too_large_for_the_memory_is_an_error() -> None:
     with pytest.raises(torch.OutOfMemoryError):
-        list(likelihoods(tiny(), [Row([1] * 20, 1)]))
+        list(likelihoods(tiny(), [Row([1] * 200, 1)]))
 
 
 def test_judging_leaves_the_model_in_its_mode_and_the_random_state_alone() -> None:

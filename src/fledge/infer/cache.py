@@ -94,9 +94,9 @@ class SlotCache:
         """Memory of the whole cache."""
         return sum(part.nbytes for part in self.parts)
 
-    def acquire(self, prompt: Sequence[int], *, most: int | None = None) -> tuple[int, int] | None:
+    def acquire(self, prompt: Sequence[int], *, reuse: bool = True) -> tuple[int, int] | None:
         """A slot and how many tokens of `prompt` are in it, the longest known prefix. None: the request has to wait."""
-        found = self.slots.acquire(prompt, most=most)
+        found = self.slots.acquire(prompt, reuse=reuse)
         if found is None:
             return None
         slot, donor, n = found

@@ -162,9 +162,6 @@ class Engine:
         self.counts["steps"] += 1
         if ready:
             self._sample(ready, logits_RV)
-        for request, _ in rows:
-            if request.is_echo and request.computed == len(request.tokens):
-                self._end(request, "length")
         return True
 
     # Scheduling
@@ -188,11 +185,11 @@ class Engine:
         place = 0
         while place < len(self.waiting):
             request = self.waiting[place]
-            if len(request.prompt) >= self.context or (request.is_echo and not request.echo):
+            if len(request.prompt) >= self.context or (request.sampling.max_tokens < 1 and not request.echo):
                 self._end(request, "length")
             elif not self.cache.slots.free:
                 break
-            elif (found := self.cache.acquire(request.prompt, most=request.echo and request.echo - 1)) is None:
+            elif (found := self.cache.acquire(request.prompt, reuse=not request.echo)) is None:
                 place += 1
             else:
                 request.slot, request.computed = found
@@ -210,12 +207,9 @@ class Engine:
         for request in self.running:
             count = len(request.tokens) - request.computed
             if count > 1:
-                count = min(count, left)
-                if request.echo:
-                    silent = max(0, request.echo - 1 - request.computed)
-                    count = min(count, silent + echoes)
-                    echoes -= max(0, count - silent)
+                count = min(count, left, echoes if request.echo else left)
                 left -= count
+                echoes -= count * request.echo
             if count:
                 rows.append((request, count))
         return sorted(rows, key=lambda row: (row[1], row[0].slot))  # the order in which the cache attends fastest
@@ -231,12 +225,11 @@ class Engine:
             tokens += known[start : start + count]
             previous += known[start - 1 : start + count - 1] if start else [-1, *known[: count - 1]]
             if request.echo:
-                silent = max(0, request.echo - 1 - start)
-                told = request.prompt[start + 1 :][silent:count]
+                told = request.prompt[start + 1 :][:count]
                 echoing += [(request, token) for token in told]
-                places += range(first + silent, first + silent + len(told))
+                places += range(first, first + len(told))
             request.computed += count
-            if request.computed == len(known) and request.tool is None and not request.is_echo:
+            if request.computed == len(known) and request.tool is None:
                 ready.append(request)
                 last.append(len(tokens) - 1)
         places += last
@@ -308,6 +301,9 @@ class Engine:
 
     def _push(self, request: Request, token: int) -> None:
         """Append a sampled token and act on it."""
+        if request.sampling.max_tokens < 1:  # an echo alone
+            self._end(request, "length")
+            return
         if request.error is not None:
             self._end(request, "error")
             return

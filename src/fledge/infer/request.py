@@ -38,8 +38,8 @@ class Request:
     """Likeliest alternatives to report per sampled token; 0: its own log-probability alone. None: neither."""
     as_drawn: bool = False
     """Whether reported log-probabilities are of what was drawn from, with its temperature and cuts; else the model's own."""
-    echo: int | None = None
-    """Place in the prompt from which on the same is reported of its tokens, all of which are computed for that; from 1 on."""
+    echo: bool = False
+    """Whether to report the same of the prompt, all of which is computed for that."""
 
     answer: list[int] = field(default_factory=list)
     """Tokens after the prompt, forced tool output included."""
@@ -50,7 +50,7 @@ class Request:
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
     """The likeliest (token, ln p) at each place, if `top_logprobs` asks."""
     echoed: list[Judged] = field(default_factory=list)
-    """Of the prompt's tokens from `echo` on."""
+    """Of the prompt's tokens from the second on, if `echo` asks."""
     finish: str = ""
     """"" while running, then stop, length, tool_error, cancelled or error."""
     error: BaseException | None = None
@@ -71,11 +71,6 @@ class Request:
         self.tool: Future[str] | None = None
         self.reader: PartReader | None = None
         self.on_event: Callable[[Request], None] = lambda _: None
-
-    @property
-    def is_echo(self) -> bool:
-        """Whether nothing is wanted but what the model says of the prompt."""
-        return self.sampling.max_tokens < 1
 
     def append(self, tokens: list[int], *, sampled: bool) -> None:
         """Let the answer grow."""

@@ -27,17 +27,15 @@ class Slots:
         """Of these, how many are in the cache."""
         self.free = deque(range(slots))
 
-    def acquire(self, prompt: Sequence[int], *, most: int | None = None) -> tuple[int, int, int] | None:
+    def acquire(self, prompt: Sequence[int], *, reuse: bool = True) -> tuple[int, int, int] | None:
         """(slot, donor, n): copy n tokens from donor to slot, both may be the same. At least one token is left to compute.
-
-        most: tokens to copy at most. None: all but one.
 
         None: no slot is free, or another request is just computing a prefix worth waiting for.
         """
         if not self.free:
             return None
         wanted = np.asarray(prompt[: self.tokens.shape[1]], np.int32)
-        limit = min(len(prompt) - 1 if most is None else most, len(wanted))
+        limit = min(len(prompt) - 1, len(wanted)) if reuse else 0
         differs = self.tokens[:, :limit] != wanted[:limit]
         common = np.where(differs.any(1), differs.argmax(1), limit) if limit else np.zeros(len(self.tokens), np.int64)
         coming = np.minimum(common, self.known)

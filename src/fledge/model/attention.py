@@ -22,8 +22,8 @@ from torch.nn import functional as F
 class Past(Protocol):
     """What the new tokens of a forward pass look back on: the one thing in which training and inference differ.
 
-    `Rows` (training, below), `SlotCache` (infer/cache.py) and `FlatCache` (infer/gpu.py) are the pasts there are. New tokens
-    lie as rows (B, T) in training and end to end (N) elsewhere; "..." is either.
+    `Rows` (training, below), `SlotCache` (infer/cache.py), `FlatCache` (infer/gpu.py) and `TreeBatch` (evals/likelihood.py)
+    are the pasts there are. New tokens lie as rows (B, T) in training and end to end (N) elsewhere; "..." is either.
     """
 
     def shift_keys(self, layer: int, k: Float[Tensor, "... K C"], /) -> Float[Tensor, "... K C"]:

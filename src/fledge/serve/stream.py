@@ -150,7 +150,7 @@ class Dispatcher:
                         tools=ask.tools and not model.entry.raw,
                         client=client,
                         top_logprobs=ask.top_logprobs,
-                        echo=1 if ask.echo and ask.top_logprobs is not None else None,
+                        echo=ask.echo and ask.top_logprobs is not None,
                     )
                     choices.append(Choice(len(choices), request, self.pool.tokenizer, plain=ask.plain, echo=echo))
             yield Generation(self, model, fitted, choices)
