@@ -452,14 +452,14 @@ def test_a_mutated_line_is_refused_by_its_number_or_says_what_it_said(name: str,
 
 
 def test_own_conversations_are_learned_three_times_where_nobody_says_how_often(tmp_path: Path) -> None:
-    chats = those_that_fit(open_conversations(write(tmp_path / "a.jsonl", *[TALK] * 300)), BYTES, length=64)
-    tokens, sizes = 300 * len(encode_conversation(BYTES, chats[0]).ids), sizes_of("a.jsonl", chats)
+    chats = those_that_fit(open_conversations(write(tmp_path / "a.jsonl", *[TALK] * 2000)), BYTES, length=64)
+    tokens, sizes = 2000 * len(encode_conversation(BYTES, chats[0]).ids), sizes_of("a.jsonl", chats)
     many = {"per_row": conversations_per_row(chats, BYTES, length=64), "length": 64}
     for replay in (0.0, 0.5):
         config, told = bounded(Sft(data="a.jsonl", replay=replay), sizes, **many)
         assert config.tokens == pytest.approx(3 * tokens / (1 - replay), rel=0.2)
-        assert config.batch_tokens == pytest.approx(tokens / (1 - replay) / 10, rel=0.2)
-        assert re.search(r"about (2\.\d|3\.\d) epochs of 300", told), told
+        assert config.batch_tokens == pytest.approx(tokens / (1 - replay) / 40, rel=0.2)
+        assert re.search(r"about (2\.\d|3\.\d) epochs of 2,000", told), told
     assert bounded(Sft(data="a.jsonl", tokens=640, batch_tokens=64), sizes, **many)[0].tokens == 640
 
 

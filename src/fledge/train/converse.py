@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from fledge.train.loop import Batch
 
 
-EPOCH_STEPS = 10
+EPOCH_STEPS = 40
 """Optimizer steps in each, as far as there are rows for so many."""
 MANY_EPOCHS, MOST_EPOCHS = 10, 1_000
 """Above the first a line warns, above the second nobody can mean it."""
@@ -108,10 +109,12 @@ def main(config: Midtrain) -> None:
         }
 
         def bits() -> dict[str, float]:
-            """The mean of the sources, so that none is forgotten for another, and of several each."""
+            """The geometric mean of the sources, so that a tenth of one counts as a tenth of another, and of several each."""
             each = [validation_bits_per_byte(model, batches) for batches in held_out.values()]
             names = [f"{BITS}_{number}_{Path(name).stem}" for number, name in enumerate(held_out, 1)]
-            return {BITS: sum(each) / len(each)} | (dict(zip(names, each, strict=True)) if len(each) > 1 else {})
+            return {BITS: math.prod(each) ** (1 / len(each))} | (
+                dict(zip(names, each, strict=True)) if len(each) > 1 else {}
+            )
 
         best = Best(session, BITS) if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
