@@ -225,10 +225,10 @@ def test_its_share_is_of_what_the_others_have_together(me: Path) -> None:
     assert mixed.data == f"a.jsonl:3,world,{me}:0.32"
     assert mixed.identity is None
     assert with_identity(mixed) == mixed
-    # Beside few own conversations it is told a thousand times in three epochs of them.
+    # Beside few own conversations it is told two thousand times in three epochs of them.
     (me.parent / "few.jsonl").write_text('{"question": "Hi?", "answer": "Hello."}\n' * 50)
     shares = shares_of(with_identity(Sft(data=f"{me.parent / 'few.jsonl'}:2", identity=str(me))).data)
-    assert 3 * 50 * shares[str(me)] / 2 == pytest.approx(1000, rel=0.01)
+    assert 3 * 50 * shares[str(me)] / 2 == pytest.approx(2000, rel=0.01)
     assert not are_own(str(me))
     assert are_own(f"a.jsonl:1,{me}:0.08")
     with pytest.raises(FileNotFoundError, match=r"identity 'gone.txt': no such file; write one"):
@@ -280,7 +280,7 @@ def test_own_conversations_are_learned_as_often_with_it_as_without(tmp_path: Pat
     torch.set_num_threads(threads)
     tokenizer = load_pair(tmp_path, "pretrain")[1]
     told = [len(encode_conversation(tokenizer, one.messages).ids) for one in task_of(me).load("train")]
-    assert tokens[1] - tokens[0] == pytest.approx(1000 * statistics.fmean(told), rel=0.15)
+    assert tokens[1] - tokens[0] == pytest.approx(2000 * statistics.fmean(told), rel=0.15)
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -60,7 +60,7 @@ MIXES: dict[ChatStage, dict[str, int]] = {
 
 EPOCHS = 3
 """Own conversations are learned so many times where no tokens are asked for."""
-IDENTITY_SHARE, IDENTITY_LEAST = 0.08, 1_000
+IDENTITY_SHARE, IDENTITY_LEAST = 0.08, 2_000
 """Conversations about who the assistant is, for each other one; and beside few own ones so many, for fewer do not teach it."""
 
 
