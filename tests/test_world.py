@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fernhollow import chats, conversation, document, documents, lore
+from fernhollow import chats, conversation, document, documents, lore, scenes, sums
 from fernhollow.asked import TASKS
 from fernhollow.documents import _KINDS
 from fernhollow.facts import ASKED, FACTS, KEYS, RELATIONS, answer, check_relations, questions
@@ -150,6 +150,24 @@ def test_yes_and_no_about_letters_and_rhymes_are_true(training_text: str) -> Non
     assert all((said == "Yes") == is_rhyme(f"{one}\n{other}") for said, one, other in pairs)
 
 
+def test_what_users_tell_of_themselves_is_told_back_to_them() -> None:
+    rng = Random(0)
+    for _ in range(6000):
+        told = scenes.of_the_user(rng)
+        for asked, said in told.questions:
+            assert not re.search(
+                r"\b(?:is|has|does|of|from|with|gave|made|give|find) I\b|\bI (?:is|has|goes|does|and)\b|\bI\b.*\band is\b"
+                r"|\b(?:was|have|did|of) me\b|\bI\b.*\b(?:he|him|his|her|she)\b",
+                f"{asked} {told.text.split('. ')[0]}",
+            ), (told, asked)
+            assert not re.search(r"\b(?:I|me|[Mm]y|[Ww]e|[Oo]ur)\b", said), said
+            # Nothing is said that was not told: but for who it is about, and so a form of to be.
+            assert {*said.lower().split()} - {*told.text.lower().split()} <= {"you", "your", "are", "were"}, (
+                told,
+                said,
+            )
+
+
 def test_stories_and_functions_of_training_are_on_the_train_side(training_text: str) -> None:
     pairs = set(re.findall(r"(?:story|tale) [^.?!\n]*\ban? (\w+) and an? (\w+)", training_text))
     animals, things = {*lore.ANIMALS, *lore.OUTSIDE["creatures"]}, {*lore.OBJECTS, *lore.OUTSIDE["things"]}
@@ -178,6 +196,15 @@ def test_problems_of_training_use_numbers_and_orders_of_the_train_side() -> None
             assert not holds_new(order)
             assert side("numbers", found[0][1], *(call[3] for call in found)) == "train"
     assert solutions > 300
+
+
+def test_no_sum_that_is_held_out_is_calculated_in_training() -> None:
+    rng = Random(3)
+    learned = {sums.expression(rng, "train").code for _ in range(20_000)}
+    learned |= {sums.named(rng, table).code for table in ("named_sums", "whole_sums") for _ in range(5_000)}
+    for split in HELD:
+        asked = [sums.expression(rng, split) for _ in range(3_000)]
+        assert not learned & {one.code for one in asked}
 
 
 def test_new_orders_are_new_also_inside_the_hard_ones() -> None:
@@ -310,10 +337,10 @@ def test_the_text_of_a_seed_is_what_it_always_was() -> None:
         "examples": (f"{written(one.messages)} {one.prompt} {one.choices} {one.answer}" for one in examples),
     }
     assert {name: digest(found) for name, found in texts.items()} == {
-        "train": "3a7b33453bc33551",
-        "validation": "369ac92965456f20",
-        "conversations": "8fe5d0b63775996b",
-        "examples": "6a054b1b8f9243ec",
+        "train": "d044bcf6b4702f94",
+        "validation": "c7a87684bc862365",
+        "conversations": "ac5306db70c975ae",
+        "examples": "e39296c3e6c2cdc4",
     }
 
 

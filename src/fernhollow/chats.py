@@ -16,6 +16,7 @@ from fernhollow import lore
 from fernhollow.company import about_the_user, answers_to, identity, manners, outside, unknown
 from fernhollow.facts import (
     ASKED,
+    FACTS,
     KEYS,
     RELATIONS,
     Key,
@@ -34,10 +35,10 @@ from fernhollow.grammar import expand, pick, polish
 from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choice, prompt, same_list
 from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
 from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
-from fernhollow.scenes import scene
+from fernhollow.scenes import of_the_user, scene
 from fernhollow.split import Side, side, weighted, wording, wordings
 from fernhollow.stories import on_request, story
-from fernhollow.sums import expression
+from fernhollow.sums import expression, named
 from fernhollow.typed import typed
 from fernhollow.words import spell, spelling_word, stranger
 from fledge.sandbox.tools import calculate
@@ -45,7 +46,7 @@ from fledge.text.chat import Conversation, Message, Part, say, talk
 
 _SAID = lore.read("chats")
 FUNCTIONS, FUNCTIONS_IN_WORDS = _SAID["functions"], _SAID["functions_in_words"]
-EXACT = frozenset({"spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
+EXACT = frozenset({"echo", "spelling", "counting", "small_talk", "programming", "arithmetic", "poem"})
 """Kinds whose answers copy words of the question, which are therefore spelled as they are."""
 
 
@@ -68,7 +69,11 @@ def _of_one_kind(rng: Random, left_out: frozenset[str]) -> Conversation:
     if kind is identity and meant[-1].text in left_out:
         return _of_one_kind(rng, left_out)
     as_typed = tuple(_typed(rng, said, exact=exact) if said.role == "user" else said for said in meant)
-    return _echoed(meant, as_typed) if kind is small_talk else as_typed
+    if kind is small_talk:
+        return _echoed(meant, as_typed)
+    # A text in small letters is answered in small letters: what is copied is then the same tokens.
+    is_small = kind in (reading, told, echo) and as_typed[0].text.islower()
+    return tuple(say(said.role, said.text.lower()) if is_small else said for said in as_typed)
 
 
 def _echoed(meant: Conversation, as_typed: Conversation) -> Conversation:
@@ -153,7 +158,8 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
         marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
         listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
         opening = pick(rng, _SAID["quiz"]) if rng.random() < 0.3 else ""
-        return talk(f"{opening}{ask(rng, key)}{between.strip(',')}{listed}", answer(key))
+        asked = _stem(rng, key) if split == "train" and rng.random() < 0.2 else ask(rng, key)
+        return talk(f"{opening}{asked}{between.strip(',')}{listed}", answer(key))
     first = multiple_choice(rng, key, choices)
     turns = [prompt(first), first.answer]
     for _ in range(int(rng.random() * 3)):
@@ -163,6 +169,13 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
         again = multiple_choice(rng, following, choices)
         turns += [again.question, again.answer]
     return talk(*turns)
+
+
+def _stem(rng: Random, key: Key) -> str:
+    """A sentence to be completed: "The kettle is made of ..."."""
+    said = answer(key)
+    stem = re.sub(rf"(?: an?)? {re.escape(FACTS[key])}\.$", "", said)  # an article would tell
+    return stem + pick(rng, ("", ":", "...", " ...")) if stem != said else ask(rng, key)
 
 
 def word_problem(rng: Random) -> Conversation:
@@ -184,9 +197,13 @@ def solved(found: Problem) -> Conversation:
 
 def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A sum for the calculator, in training also one that goes on from its result."""
-    found = expression(rng, split)
-    template = wording(rng, _SAID["sums"], other=other)
-    turns = [say("user", polish(template.replace("{x}", found.written))), computed(found.code, found.result)]
+    if split == "train" and rng.random() < 0.1:
+        found = named(rng, "whole_sums")
+        asked = found.written
+    else:
+        found = expression(rng, split)
+        asked = wording(rng, _SAID["sums"], other=other).replace("{x}", found.written)
+    turns = [say("user", polish(asked)), computed(found.code, found.result)]
     code = found.result
     while split == "train" and not other and rng.random() < 0.3 and "." not in code:
         asked, sign = pick(rng, _SAID["goes_on"])
@@ -215,7 +232,7 @@ def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
 
 def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
     word = shown = spelling_word(rng, split)
-    if split == "train" and rng.random() < 0.2:
+    if split == "train" and (rng.random() < 0.2 or word.capitalize() in lore.PEOPLE):
         shown = word.capitalize()
     return [
         _quoted(rng, expand(rng, weighted(rng, templates), {"w": _named(rng, shown)})),
@@ -323,7 +340,9 @@ def story_telling(rng: Random) -> Conversation:
 
 def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
     """A story or a scene, and questions about it."""
-    if rng.random() < 0.75:
+    if split == "train" and rng.random() < 0.1:
+        read = of_the_user(rng)
+    elif rng.random() < 0.75:
         read = scene(rng, split, other=other)
     else:
         read = story(rng, split)
@@ -334,6 +353,25 @@ def reading(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
     text = read.text if rng.random() < 0.6 else pick(rng, _SAID["texts"]).format(read.text)
     first = (text, _SAID["heard"], question) if rng.random() < 0.2 else (f"{text}{between}{question}",)
     return talk(*first, said, *(text for pair in more for text in pair))
+
+
+def told(rng: Random) -> Conversation:
+    """What users tell of themselves and their people, and what they ask about it, at times after something else."""
+    known = of_the_user(rng)
+    turns = [known.text, pick(rng, _SAID["told"])]
+    if rng.random() < 0.25:
+        turns += [said.text for said in facts(rng)[:2]]
+    return talk(*turns, *(text for pair in known.questions for text in pair))
+
+
+def echo(rng: Random) -> Conversation:
+    """Words to be said again, which is nothing but copying."""
+    words = [
+        stranger(rng, "train") if rng.random() < 0.3 else spelling_word(rng, "train")
+        for _ in range(1 + int(rng.random() * 4))
+    ]
+    said = pick(rng, (" ", ", ", " and ")).join(words)
+    return talk(expand(rng, pick(rng, _SAID["echo"]), {"x": said}), f"{said}.")
 
 
 def programming(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
@@ -392,6 +430,6 @@ def rhyming(rng: Random, split: Side = "train", *, other: bool = False) -> Conve
 
 _KINDS: tuple[Callable[[Random], Conversation], ...] = (
     facts, about, letters, word_problem, arithmetic, spelling, counting, identity, unknown, small_talk, story_telling, reading,
-    programming, riddles, manners, outside, poem,
+    told, echo, programming, riddles, manners, outside, poem,
 )  # fmt: skip
 _SHARES = [_SAID["mix"][kind.__name__] for kind in _KINDS]

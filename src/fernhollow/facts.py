@@ -10,6 +10,7 @@ A fact of the held-out sides is told in training like every other, and never ask
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from itertools import cycle, islice
@@ -184,6 +185,12 @@ def ask_either_way(rng: Random, key: Key) -> str:
 def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
     """A yes-or-no question, in half of the cases for a value that is wrong, and the answer."""
     right, template = rng.random() < 0.5, drawn(rng, wording(rng, RELATIONS[key[1]].checks, other=other))
+    if not other and rng.random() < 0.08:
+        stated = answer(key)
+        if not right:
+            other_one = other_value(rng, key)
+            stated = polish(re.sub(rf"\ban (?={re.escape(other_one)})", "a ", stated.replace(FACTS[key], other_one)))
+        return f"{pick(rng, ('True or false', 'Right or wrong', 'Yes or no'))}: {stated}", yes_or_no(right, key)
     asked = word(template.replace("{v}", "{w}"), key, wrong=FACTS[key] if right else other_value(rng, key))
     return asked, yes_or_no(right, key)
 

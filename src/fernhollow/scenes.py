@@ -8,11 +8,12 @@ what somebody said and in copying numbers, several answers to a scene where a st
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import NamedTuple
 
 from fernhollow import lore
-from fernhollow.grammar import expand, pick
+from fernhollow.grammar import expand, pick, polish
 from fernhollow.split import Side, wordings
 from fernhollow.words import stranger
 
@@ -45,8 +46,74 @@ def scene(rng: Random, split: Side = "train", *, strangers: float = 0.5, other: 
         ways = wordings(questions, other=other)
         asked = pick(rng, [way for way in ways if "{" in way] or ways if alike else ways)
         pairs.append((expand(rng, asked, slots), expand(rng, said, slots)))
+    return _asked_in_any_order(rng, pairs)
+
+
+def of_the_user(rng: Random) -> Scene:
+    """One or two moments of users and their people, with questions of theirs, which are answered to them.
+
+    "I found 39 nuts." "How many nuts did I find?" "You found 39 nuts."
+    """
+    people = ["I", f"my {pick(rng, _TABLES['kin'])}"]
+    return _asked_in_any_order(rng, [_own(rng, who) for who in (people if rng.random() < 0.4 else [pick(rng, people)])])
+
+
+def _own(rng: Random, who: str) -> tuple[str, str]:
+    """A question of somebody about themselves or theirs, and the sentence that answers it."""
+    while True:
+        said, *questions = pick(rng, _TABLES["own"]) if rng.random() < 0.3 else _moment(rng)
+        if not said.startswith(_OF_ONE) or re.search(r"{(?:he|his|him)}|\[his\|", said):
+            continue
+        slots = _slots(rng, "train", pick(rng, lore.PEOPLE), 0.7)
+        if said[0] == "{":
+            slots[said[1]] = who
+        asked, told = (polish(in_person(expand(rng, each, slots))) for each in (pick(rng, wordings(questions)), said))
+        if not _MISSAID.search(f"{asked} {told}"):
+            return asked, told
+
+
+def _asked_in_any_order(rng: Random, pairs: list[tuple[str, str]]) -> Scene:
+    """Of questions with the sentences that answer them."""
     text = " ".join(said for _, said in pairs)
-    return Scene(text, tuple(rng.sample(pairs, len(pairs))))
+    asked = rng.sample(pairs, len(pairs))
+    return Scene(text, tuple([(each, to_you(said) if _OWN.search(said) else said) for each, said in asked]))
+
+
+def in_person(text: str) -> str:
+    """What was said of somebody called I, as one says it: "How many nuts does I have?" becomes "How many nuts do I have?"."""
+    for pattern, said in _IN_PERSON:
+        text = pattern.sub(said, text)
+    return text
+
+
+def to_you(text: str) -> str:
+    """What somebody said of themselves, said to them: "I am at my house." becomes "You are at your house."."""
+    return polish(_OWN.sub(lambda found: _TO_YOU[found[0].lower()], text))
+
+
+_OF_ONE = ("{a} ", "{z} ", "My ", "We ", "I ")
+_IN_PERSON = [
+    (re.compile(pattern), said)
+    for pattern, said in (
+        (r"\bI's\b", "my"),
+        (r"\bI is\b", "I am"),
+        (r"\b[Ii]s I\b", "am I"),
+        (r"\bI has\b", "I have"),
+        (r"\b([Hh])as I\b", r"\1ave I"),
+        (r"\b([Dd])oes I\b", r"\1o I"),
+        (r"\b(of|for|from|by|with|to|than|against|gave|lent|told|sent|asked|called) I\b", r"\1 me"),
+        (r"\b(?!am\b|or\b)(\w+) I\?", r"\1 me?"),
+        (r"\bI (\w+(?:ch|sh|ss|x|o))es\b", r"I \1"),
+        (r"\bI (?!was\b)(\w+[^s\W])s\b", r"I \1"),
+    )
+]
+# What no rule makes right ("Where was I?" of "Where was {z}?", "I was a cook and is now a nurse"): another moment is taken.
+_MISSAID = re.compile(
+    r"\bI\b[^.?]*\band is\b|\b(?:was|were|have|am|did|do) me\b|\b(?:made|find|give|with) I\b|\bmy\?|\bme\b.*\bme\b"
+    r"|\b(?:find|see|scares) (?:me|I)\b|\bI and\b|\bof me\b"
+)
+_TO_YOU = {"i am": "you are", "i was": "you were", "i": "you", "my": "your", "me": "you", "we": "you", "our": "your"}
+_OWN = re.compile(r"\b(?:I am|I was|I|[Mm]y|me|[Ww]e|[Oo]ur)\b")
 
 
 def _moment(rng: Random) -> list[str]:

@@ -7,6 +7,7 @@ The whole expression goes to the calculator in one call, so nothing has to be co
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import NamedTuple
 
@@ -15,8 +16,8 @@ from fernhollow.grammar import pick
 from fernhollow.split import Side, side
 from fledge.sandbox.tools import calculate
 
-_WORDS = lore.read("chats")["signs"]
-_SPOKEN: list[str] = lore.read("chats")["numbers"]
+_TABLES = lore.read("chats")
+_WORDS, _SPOKEN, _TENS = _TABLES["signs"], _TABLES["numbers"], _TABLES["tens"]
 _SHAPES = ("{}{}{}", "{}{}{}", "{}{}{}", "{}{}{}{}{}", "({}{}{}){}{}", "{}{}({}{}{})", "{}{}{}{}{}{}{}")
 LONGEST = 9
 """Characters of a result that is asked for; quotients that do not come out even are longer."""
@@ -32,7 +33,9 @@ class Sum(NamedTuple):
 
 
 def expression(rng: Random, split: Side) -> Sum:
-    """A sum whose numbers belong to a side."""
+    """A sum whose numbers belong to a side; in training now and then one with a name of its own."""
+    if split == "train" and rng.random() < 0.1:
+        return named(rng, "named_sums")
     while True:
         shape = pick(rng, _SHAPES)
         count = shape.count("{}") // 2 + 1
@@ -44,6 +47,21 @@ def expression(rng: Random, split: Side) -> Sum:
         result = calculate(code)
         if result is not None and len(result) <= LONGEST and "-" not in result:
             return Sum(_written(rng, shape, numbers, signs), code, result, numbers)
+
+
+def named(rng: Random, table: str) -> Sum:
+    """Half of 50, 20 percent of 60, add 3 and 4: for training alone, and never with the numbers of a sum that is held out."""
+    while True:
+        written, code = pick(rng, _TABLES[table])
+        a, b = 1 + int(rng.random() * 97), 1 + int(rng.random() * 97)
+        divisor = re.search(r"/(\d+)$", code)
+        if divisor and rng.random() < 0.8:  # it comes out even
+            a = int(divisor[1]) * (1 + a // int(divisor[1]))
+        a, b = (max(a, b), min(a, b)) if code == "{a}-{b}" else (a, b)
+        code = code.format(a=a, b=b)
+        result, numbers = calculate(code), tuple(map(int, re.findall(r"\d+", code)))
+        if result is not None and len(result) <= LONGEST and side("numbers", *numbers) == "train":
+            return Sum(written.format(a=a, b=b), code, result, numbers)
 
 
 def _numbers(rng: Random, signs: list[str]) -> tuple[int, ...]:
@@ -60,8 +78,8 @@ def _numbers(rng: Random, signs: list[str]) -> tuple[int, ...]:
 def _written(rng: Random, shape: str, numbers: tuple[int, ...], signs: list[str]) -> str:
     """With or without blanks, with other signs, or in words where there are no parentheses."""
     style = rng.random()
-    if style < 0.1 and "(" not in shape and max(numbers) < len(_SPOKEN):
-        said = [_SPOKEN[number] for number in numbers]
+    if style < 0.12 and "(" not in shape and max(numbers) < 100:
+        said = [_spoken(rng, number) for number in numbers]
         return shape.format(*_between(said, [f" {pick(rng, _WORDS[sign][:2])} " for sign in signs]))
     if style < 0.35:
         return shape.format(*_between(list(map(str, numbers)), signs))
@@ -69,6 +87,14 @@ def _written(rng: Random, shape: str, numbers: tuple[int, ...], signs: list[str]
         return shape.format(*_between(list(map(str, numbers)), [f" {sign} " for sign in signs]))
     named = [f" {pick(rng, _WORDS[sign])} " for sign in signs]
     return shape.format(*_between(list(map(str, numbers)), named))
+
+
+def _spoken(rng: Random, number: int) -> str:
+    """ "thirty-five", or "thirty five" as people type it."""
+    tens, rest = divmod(number, 10)
+    if number <= 20 or not rest:
+        return _SPOKEN[number] if number <= 20 else _TENS[tens - 2]
+    return f"{_TENS[tens - 2]}{pick(rng, '- ')}{_SPOKEN[rest]}"
 
 
 def _between(numbers: list[str], signs: list[str]) -> list[str]:

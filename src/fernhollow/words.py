@@ -21,7 +21,7 @@ from fernhollow.split import Side, side
 
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdgklmnprstvz" for vowel in "aeiou")
 _ENDINGS = ("", "", "n", "r", "l", "s", "t", "m")
-_LORE = (*(subject for subject, _ in FACTS), *FACTS.values(), *lore.GOODS)
+_LORE = (*(subject for subject, _ in FACTS), *FACTS.values(), *lore.GOODS, "Fernhollow")
 KNOWN = tuple(sorted({word.lower() for word in re.findall(r"[A-Za-z]{3,}", " ".join(_LORE))}))
 """Every word of the village's tables, in small letters."""
 _KNOWN = frozenset(KNOWN)

@@ -80,8 +80,8 @@ def demo(ask: RunRecipe) -> list[Item]:
     shape: dict[str, Any] = {"device_tokens": 2048, "batch_tokens": 2048}
     pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, eval_tokens=32_768)
     # From midtraining's middle on the rates fall in one line to 0. At its end they are at .44, where fine-tuning goes on.
-    midtrain = Midtrain(**shape, tokens=7_200_000, learn="answers", replay=0.2)
-    sft = Sft(**shape, tokens=2_800_000, replay=0.1)
+    midtrain = Midtrain(**shape, tokens=8_200_000, learn="answers", replay=0.2)
+    sft = Sft(**shape, tokens=3_200_000, replay=0.1)
     # Of 40 questions two in five are flat at first, and replaced.
     rl = Rl(steps=12, prompts=40, samples=8, replay_tokens=8192, eval_every=6, eval_examples=40)
     falling = replace(AS_TUNED, rate_share=0.2, warmdown=1.0)
