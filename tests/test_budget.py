@@ -174,6 +174,7 @@ def test_an_own_text_that_comes_round_is_foretold_and_the_weights_remain_at_whic
     book.write_text("\n\n".join(f"The owl of house {each} sees mouse {each * 7}." for each in range(60)))
     loud = OptimSettings(batch_scale=1.0)  # else so short a training learns nothing by heart
     config = replace(tiny_run, data=str(book), minutes=None, tokens=64 * 60, eval_every=6, optim=loud)
+    config = replace(config, save_every=9, keep=9)
     pretrain.main(config)
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     epochs = re.search(r"documents, [\d.e-]+M tokens: ([\d,.]+) epochs; about", said)
@@ -189,6 +190,16 @@ def test_an_own_text_that_comes_round_is_foretold_and_the_weights_remain_at_whic
     model, tokenizer = load_pair(Path(config.run), "pretrain")
     batches = validation_batches(pinned.documents, tokenizer, rows=2, length=32)
     assert validation_bits_per_byte(model, batches) == pytest.approx(measured[best], rel=1e-5)
+    # Killed before the best step and after it, it ends with the same.
+    whole = file_hash(checkpoints(stage)[-1] / "model.safetensors")
+    for number in (best - 6, best + 6):
+        (stage / "done.json").unlink()
+        for later in [one for one in checkpoints(stage) if int(one.name[-6:]) > number]:
+            shutil.rmtree(later)
+        pretrain.main(config)
+        assert summary(stage)["kept_step"] == best
+        assert file_hash(checkpoints(stage)[-1] / "model.safetensors") == whole
+    capsys.readouterr()
     pretrain.main(replace(config, fresh=True, tokens=None, minutes=0.002))
     said = re.sub(r"\s+", " ", capsys.readouterr().out)
     assert re.search(r"epochs; 0s of steps, about [\d.e-]+M tokens, if \d+% of", said), said

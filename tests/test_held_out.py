@@ -95,6 +95,27 @@ def test_the_weights_remain_at_which_held_out_answers_cost_least(trained: Path) 
     assert validation_bits_per_byte(model, batches) == pytest.approx(bits[best], rel=1e-5)
 
 
+def test_of_several_sources_the_mean_chooses_and_each_is_measured(trained: Path, tmp_path: Path) -> None:
+    run, threads = tmp_path / "run", torch.get_num_threads()
+    for stage in ("tokenizer", "pretrain"):
+        shutil.copytree(trained / stage, run / stage)
+    quiz = tmp_path / "quiz.jsonl"
+    quiz.write_text("".join(json.dumps({"question": f"What is {n} and 1?", "answer": n + 1}) + "\n" for n in range(40)))
+    (tmp_path / "me.txt").write_text("name = Rex\n")
+    data = f"{trained / 'chats.jsonl'}:3,{quiz}:1"
+    short: dict[str, Any] = {"tokens": 12 * 512, "batch_tokens": 512, "eval_every": 4, "dtype": "float32", "threads": 1}
+    config = Sft(run=str(run), start="pretrain", data=data, identity=str(tmp_path / "me.txt"), compile="no", **short)
+    main(config)
+    torch.set_num_threads(threads)
+    each = [f"val_answer_bits_per_byte_{part}" for part in ("1_chats", "2_quiz", "3_me")]
+    lines = [line for line in metrics(run / "sft") if each[0] in line]
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    for line in lines:
+        assert line["val_answer_bits_per_byte"] == pytest.approx(math.prod(line[name] for name in each) ** (1 / 3))
+    best = min(lines, key=lambda line: line["val_answer_bits_per_byte"])
+    assert summary(run / "sft")["kept_step"] == best["step"]
+
+
 def test_what_is_evaluated_was_never_learned_whatever_its_file_is_called(trained: Path, tmp_path: Path) -> None:
     new, threads = [talk("Who?", "I."), talk("Where?", "Here.", "When?", "Now.")], torch.get_num_threads()
     parts = {"again": TALKS[::-1], "more": TALKS + new, "new": new, "few": [TALKS[0]]}

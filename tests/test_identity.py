@@ -229,6 +229,10 @@ def test_its_share_is_of_what_the_others_have_together(me: Path) -> None:
     (me.parent / "few.jsonl").write_text('{"question": "Hi?", "answer": "Hello."}\n' * 50)
     shares = shares_of(with_identity(Sft(data=f"{me.parent / 'few.jsonl'}:2", identity=str(me))).data)
     assert 3 * 50 * shares[str(me)] / 2 == pytest.approx(2000, rel=0.01)
+    (me.parent / "few.jsonl").write_text(
+        "no JSON\n" + '{"question": "Hi?", "answer": "Hello."}\n' * 49
+    )  # it is said later
+    assert len(shares_of(with_identity(Sft(data=str(me.parent / "few.jsonl"), identity=str(me))).data)) == 2
     assert not are_own(str(me))
     assert are_own(f"a.jsonl:1,{me}:0.08")
     with pytest.raises(FileNotFoundError, match=r"identity 'gone.txt': no such file; write one"):

@@ -247,8 +247,8 @@ def test_what_differs_is_not_what_one_run_does_not_say(sweep: Path) -> None:
     ("file", "text", "why"),
     [
         ("sft/config.json", "[]", "list found, but one object {...} was written"),
-        ("sft/config.json", '{"settings": {"steps": "40"}}', "damaged or edited"),
-        ("pretrain/config.json", '{"settings": {"data": "a,a"}}', "damaged or edited"),
+        ("sft/config.json", '{"settings": {"steps": "40"}}', "before there was a hash in it, or edited"),
+        ("pretrain/config.json", '{"seal": "0", "settings": {"data": "a,a"}}', "damaged or edited"),
         ("sft/done.json", "null", "NoneType found, but one object {...} was written"),
         ("sft/done.json", '{"samples": [3]', "not JSON"),
         ("sft/metrics.jsonl", '{"step": "1"}\n[1]\n', "lines left out that are not numbers with a step: 2"),

@@ -150,6 +150,7 @@ def resume(
     """
     if not (found := written(stage)):
         return None
+    keeps = keeps and any((one / TRAINING).exists() for one in found)  # a version before kept no others of this stage
     trained = (TRAINING,) if keeps else ()
     checkpoint, state = newest(stage, needed=(*MODEL_FILES, "optimizer.safetensors", *trained), steps=steps)
     weights = read_tensors(checkpoint / (TRAINING if keeps else "model.safetensors"))

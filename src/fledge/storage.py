@@ -99,6 +99,8 @@ def read_record(path: Path, *, advice: str, always_sealed: bool = False) -> dict
     if not isinstance(found, dict):
         raise ValueError(f"{path}: {type(found).__name__} found, but one object {{...}} was written. {advice}")
     seal = found.pop("seal", None)
-    if seal != json_hash(found) and (seal is not None or always_sealed):
+    if seal is None and always_sealed:
+        raise ValueError(f"{path}: written before there was a hash in it, or edited. {advice}")
+    if seal is not None and seal != json_hash(found):
         raise ValueError(f"{path}: damaged or edited, what it says does not give the hash in it. {advice}")
     return found

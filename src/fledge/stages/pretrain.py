@@ -19,8 +19,10 @@ from fledge.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from fledge.train.loop import Batch
 
-EPOCHS = 4
-"""Of a text, which teach about as much as if it were new each time (Muennighoff et al. 2023, arXiv:2305.16264)."""
+EPOCHS, MANY_EPOCHS = 4, 8
+"""Of a text: so many teach about as much as if it were new each time (Muennighoff et al. 2023, arXiv:2305.16264), and above the
+second number a line warns.
+"""
 TEXT_PROMPTS = ("The capital of France is", "The opposite of hot is", "Once upon a time", "The planets are")
 
 
@@ -61,7 +63,7 @@ def main(config: Pretrain) -> None:
         again = [text for text in texts if config.minutes or text.epochs(tokens) > 1]
         best = Best(session, "val_bits_per_byte") if again else None
         for text in again:
-            if text.epochs(tokens) > 2 * EPOCHS:
+            if text.epochs(tokens) > MANY_EPOCHS:
                 console.say(
                     f"pretrain: more than about {EPOCHS} epochs learn a text by heart; {EPOCHS} are "
                     f"{EPOCHS * text.tokens / text.share:,.0f} --tokens"
@@ -99,7 +101,7 @@ def main(config: Pretrain) -> None:
                     session.log(done, **bits_per_byte(done))
             if config.sample_every and session.due(done, config.sample_every):
                 stage.log(step=done, samples=write())
-        measured = best.summary("held-out text") if best else bits_per_byte(session.done)
+        measured = best.summary("text") if best else bits_per_byte(session.done)
         session.finish(
             **measured,
             held_out=pinned.hash,

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -79,9 +79,10 @@ def with_identity(config: Midtrain) -> Midtrain:
     shares, share = shares_of(config.data), IDENTITY_SHARE
     if are_own(config.data):
         enough = round(IDENTITY_LEAST / EPOCHS / IDENTITY_SHARE)
-        files = (file for name in shares for file in find_files(Path(name), RECORDS).files)
-        count = sum(1 for _ in islice(chain.from_iterable(map(read_records, files)), enough))
-        share = IDENTITY_LEAST / EPOCHS / max(1, count)
+        own = [Path(name) for name in shares if not is_identity(name)]
+        files = [file for path in own for file in find_files(path, RECORDS).files]
+        read = partial(read_records, bad=lambda _: None)  # what is wrong with them is said when they are opened
+        share = IDENTITY_LEAST / EPOCHS / max(1, sum(1 for _ in islice(chain.from_iterable(map(read, files)), enough)))
     return replace(config, data=f"{config.data},{config.identity}:{share * sum(shares.values()):.3g}", identity=None)
 
 
@@ -210,5 +211,6 @@ def training_conversations(name: str, home: Path | None) -> Sequence[Conversatio
     else:
         found = Found(Path(name), locate(SMOLTALK), [])
     chats = Chats(found, skip_bad=True)
-    console.say(account(chats, len(chats), chats.left_out, most=1.0))
+    if len(chats):  # else nothing of it is mixed in
+        console.say(account(chats, len(chats), chats.left_out, most=1.0))
     return chats

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fledge import console
+from fledge import console, ranks
 from fledge.config import BATCH_TOKENS, Midtrain, Sft, check
 from fledge.folder import open_stage
 from fledge.origin import hash_of_draws, origin_of, text_of
@@ -37,7 +37,8 @@ ENOUGH, HELD_OUT = 100, 20
 """Of so many own conversations one in twenty, by a hash of its first question, is held out and measured."""
 SAMPLE = 1_000
 """Conversations that are encoded to say how long an epoch is."""
-BITS = "val_answer_bits_per_byte"
+BITS, LEAST_BITS = "val_answer_bits_per_byte", 0.05
+"""Of several sources the mean; what costs less than the second is known, and does not rule the others."""
 
 
 def prepare(config: Midtrain) -> Conversations:
@@ -62,10 +63,9 @@ def main(config: Midtrain) -> None:
     config = resolved(config)
     length, epochs = config.context or model.config.context, ""
     conversations, own = fitted(conversations, tokenizer, length=length, skip_bad=config.skip_bad)
-    sizes, per_row = (
-        sizes_of(config.data, conversations),
-        conversations_per_row(conversations, tokenizer, length=length),
-    )
+    sizes, per_row = sizes_of(config.data, conversations), 0.0
+    if sizes or isinstance(conversations, Mixed):  # of others nobody says how often they come
+        per_row = conversations_per_row(conversations, tokenizer, length=length)
     if are_own(config.data):
         config, epochs = bounded(config, sizes, per_row=per_row, length=length)
         config = resolved(config)  # the rates follow from the batch, which follows from the conversations
@@ -112,15 +112,14 @@ def main(config: Midtrain) -> None:
             """The geometric mean of the sources, so that a tenth of one counts as a tenth of another, and of several each."""
             each = [validation_bits_per_byte(model, batches) for batches in held_out.values()]
             names = [f"{BITS}_{number}_{Path(name).stem}" for number, name in enumerate(held_out, 1)]
-            return {BITS: math.prod(each) ** (1 / len(each))} | (
-                dict(zip(names, each, strict=True)) if len(each) > 1 else {}
-            )
+            mean = math.prod(max(one, LEAST_BITS) for one in each) ** (1 / len(each))
+            return {BITS: mean} | (dict(zip(names, each, strict=True)) if len(each) > 1 else {})
 
         best = Best(session, BITS) if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if best and session.due(done, config.eval_every):
                 best.judge(done, bits())
-        measured = best.summary("what answers a held-out question") if best else {}
+        measured = best.summary("answers") if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
@@ -250,7 +249,7 @@ def those_that_fit(chats: Chats, tokenizer: Tokenizer, *, length: int, skip_bad:
     usable = len(found) + len(found.held_out)
     console.say(account(chats, usable, found.left_out, most=most, remedy=remedy))
     if found.held_out:
-        console.say(f"{chats.found.root}: {len(found.held_out)} are held out, and choose the weights that remain")
+        console.say(f"{chats.found.root}: {len(found.held_out)} are held out to choose the weights that remain")
     if found.cut_share:
         console.say(
             f"{chats.found.root}: {found.cut_share:.0%} are longer than a row, and learned as far as an answer fits"
@@ -285,7 +284,8 @@ def bounded(config: Midtrain, sizes: Mapping[str, int], *, per_row: float, lengt
     shares, count = shares_of(config.data), sum(sizes.values())
     drawn = count * sum(shares.values()) / sum(shares[name] for name in sizes)
     epoch = drawn / per_row / (1 - config.replay) * length
-    batch = config.batch_tokens or length * max(1, min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)
+    rows = max(ranks.count(), min(BATCH_TOKENS, round(epoch / EPOCH_STEPS)) // length)  # each rank has one
+    batch = config.batch_tokens or length * rows
     tokens = config.tokens or min(config.most_tokens, max(1, round(EPOCHS * epoch / batch)) * batch)
     epochs, every = tokens / epoch, f"{count:,} conversation{'s' * (count != 1)}"
     if epochs > MOST_EPOCHS:

@@ -368,12 +368,15 @@ class Best:
             self.session.keep_these()
 
     def summary(self, what: str) -> dict[str, Any]:
-        """What was measured of the weights that remain, for done.json; says in a line which these are. The model has them now."""
+        """What was measured of the weights that remain, for done.json, of held-out text or answers; says in a line which these are.
+
+        The model has them now, unless it is in shards.
+        """
         best, session = self.session.notes["best"], self.session
         session.save(session.done)  # with what the last measurement led to
         console.say(
-            f"{session.stage.name}: the weights of step {best['kept_step']} of {session.done} remain, at which {what} "
-            f"costs {best[self.name]:.3f} bits per byte, the least"
+            f"{session.stage.name}: the weights of step {best['kept_step']} of {session.done} remain, with the fewest bits "
+            f"per byte of held-out {what}: {best[self.name]:.3f}"
         )
         if session.kept and not session.model.whole:
             session.model.load_state_dict(session.kept)  # what samples are drawn from
