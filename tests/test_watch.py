@@ -224,7 +224,8 @@ def test_whatever_stands_in_the_files_of_one_run_is_said_of_it_and_the_others_st
     (run / "eval").mkdir()
     good, draw = Watched(sweep).state(), random.Random(0)
     with serving(app=make_app(Watched(sweep))) as url, httpx.Client(base_url=url, timeout=60) as client:
-        for path, right in [pair for pair in files.items() for _ in range(12)]:
+        # Of what has a hash in it all is refused alike; of the metrics, which have none, each line is judged.
+        for path, right in [pair for pair in files.items() for _ in range(60 if pair[0].suffix == ".jsonl" else 2)]:
             for each, content in files.items():
                 write = json.dumps if each.suffix == ".jsonl" or each == path else sealed
                 each.write_text(write(mangled(right, draw) if each == path else content) + "\n")
