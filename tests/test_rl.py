@@ -315,7 +315,7 @@ def test_what_is_better_remains_unless_another_kind_of_problem_fell(
     monkeypatch.setitem(TASKS, "world/fewer", replace(toy, name="world/fewer", grade=lambda *each: 1 - vowels(*each)))
     for stage in ("tokenizer", "sft"):
         shutil.copytree(toy_run / stage, tmp_path / stage)
-    short: dict[str, Any] = {"prompts": 4, "samples": 16, "steps": 8, "eval_every": 4, "eval_examples": 24}
+    short: dict[str, Any] = {"prompts": 4, "samples": 16, "steps": 8, "eval_every": 8, "eval_examples": 48}
     main(Rl(run=str(tmp_path), task="world/more", optim=OptimSettings(matrix_rate=0.05), **short))
     done, left = summary(tmp_path / "rl"), load_model(tmp_path / "rl").state_dict()
     start = load_model(tmp_path / "sft").state_dict()
