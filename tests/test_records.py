@@ -458,7 +458,7 @@ def test_own_conversations_are_learned_three_times_where_nobody_says_how_often(t
     for replay in (0.0, 0.5):
         config, told = bounded(Sft(data="a.jsonl", replay=replay), sizes, **many)
         assert config.tokens == pytest.approx(3 * tokens / (1 - replay), rel=0.2)
-        assert config.batch_tokens == pytest.approx(tokens / (1 - replay) / 40, rel=0.2)
+        assert config.batch_tokens == pytest.approx(tokens / (1 - replay) / 10, rel=0.2)
         assert re.search(r"about (2\.\d|3\.\d) epochs of 2,000", told), told
     assert bounded(Sft(data="a.jsonl", tokens=640, batch_tokens=64), sizes, **many)[0].tokens == 640
 

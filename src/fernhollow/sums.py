@@ -85,8 +85,7 @@ def _written(rng: Random, shape: str, numbers: tuple[int, ...], signs: list[str]
         return shape.format(*_between(list(map(str, numbers)), signs))
     if style < 0.6:
         return shape.format(*_between(list(map(str, numbers)), [f" {sign} " for sign in signs]))
-    named = [f" {pick(rng, _WORDS[sign])} " for sign in signs]
-    return shape.format(*_between(list(map(str, numbers)), named))
+    return shape.format(*_between(list(map(str, numbers)), [f" {pick(rng, _WORDS[sign])} " for sign in signs]))
 
 
 def _spoken(rng: Random, number: int) -> str:

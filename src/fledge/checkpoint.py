@@ -15,24 +15,26 @@ goes wrong, and the checkpoint before is taken (weights.py).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fledge import __version__, ranks
 from fledge.model.transformer import ModelConfig, Transformer
 from fledge.runs import checkpoints, written
-from fledge.storage import file_hash, naming, partial_of, read_record, sealed
+from fledge.storage import naming, partial_of, read_record, sealed
 from fledge.text.tokenizer import Tokenizer
 from fledge.train.optim import MuonAdamW
 from fledge.weights import MODEL_FILES, check_tokenizer, newest
@@ -74,9 +76,14 @@ def copied(
     if not ranks.is_first():
         return lambda: final
     weights = copy_of(parts)
-    files = {"model.safetensors": kept or weights, "optimizer.safetensors": copy_of(state)}
-    files |= {TRAINING: weights} if kept else {}
-    return partial(_write, final, files, asdict(model.config), asdict(progress), keep)
+    files = {
+        "model.safetensors": _parts(kept or weights),
+        "optimizer.safetensors": _parts(copy_of(state)),
+        "model.json": [json.dumps(asdict(model.config), indent=1).encode()],
+    }
+    if kept:
+        files[TRAINING] = _parts(weights)
+    return partial(_write, final, files, asdict(progress), keep)
 
 
 def weights_of(model: Transformer) -> Weights:
@@ -94,22 +101,16 @@ def copy_of(tensors: Weights) -> Weights:
     return {name: each.detach().to("cpu", copy=True, memory_format=layout) for name, each in tensors.items()}
 
 
-def _write(
-    final: Path, files: Mapping[str, Weights], shape: dict[str, Any], progress: dict[str, Any], keep: int
-) -> Path:
+def _write(final: Path, files: Mapping[str, Iterable[Any]], progress: dict[str, Any], keep: int) -> Path:
     root, folder = final.parent, partial_of(final)
     for left in root.glob("*.partial"):  # by a process that was killed while it wrote
         shutil.rmtree(left, ignore_errors=True)
-    with naming(final, SafetensorError):
+    with naming(final):
         folder.mkdir(parents=True)
-        (folder / "model.json").write_text(json.dumps(shape, indent=1), encoding="utf-8")
-        for name, tensors in files.items():  # which leaves Python to other threads meanwhile
-            save_file(tensors, folder / name)
-            shutil.copymode(folder / "model.json", folder / name)  # its writer lets the owner alone read
-        hashes = {name: file_hash(folder / name) for name in (*files, "model.json")}
-        (folder / "state.json").write_text(sealed(progress | {"fledge": __version__, "sha256": hashes}), "utf-8")
-        for path in (*folder.iterdir(), folder):
-            _flush(path)
+        hashes = {name: _write_hashed(folder / name, parts) for name, parts in files.items()}
+        state = progress | {"fledge": __version__, "sha256": hashes}
+        _write_hashed(folder / "state.json", [sealed(state).encode()])
+        _flush(folder)
     shutil.rmtree(final, ignore_errors=True)
     folder.rename(final)
     _flush(root)
@@ -118,11 +119,37 @@ def _write(
     return final
 
 
-def _flush(path: Path) -> None:
-    """Have the disk take all of a file or folder."""
+def _parts(tensors: Weights) -> Iterator[Any]:
+    """What a file of safetensors is made of, all float32: as the library writes it, whose file would be read again for its hash.
+
+    Source: github.com/huggingface/safetensors, "Format".
+    """
+    ordered = sorted(tensors.items())
+    ends = list(accumulate((each.nbytes for _, each in ordered), initial=0))
+    places = zip(ordered, pairwise(ends), strict=True)
+    table = {name: {"dtype": "F32", "shape": [*each.shape], "data_offsets": place} for (name, each), place in places}
+    header = json.dumps(table, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    yield from (each.flatten().numpy() for _, each in ordered)
+
+
+def _write_hashed(path: Path, parts: Iterable[Any]) -> str:
+    """Write a file, flushed through to the disk, and return the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for part in parts:  # both leave Python to other threads meanwhile
+            digest.update(part)
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _flush(folder: Path) -> None:
     if os.name == "nt":
         return  # Windows cannot open folders
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

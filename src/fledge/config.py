@@ -237,7 +237,7 @@ class RowStage(TrainStage):
     """What the stages share that learn from rows of text and conversations, all of one length."""
 
     batch_tokens: int | None = bounded(None, 1)
-    """Tokens per step: rows x context, padding included. None: by the tokens; 16,384 or a fortieth of an epoch of own talk."""
+    """Tokens per step: rows x context, padding included. None: by the tokens; 16,384 or a tenth of an epoch of conversations."""
     shard: bool = False
     """Of several ranks each keeps a part of the weights alone (FSDP2): for models above what a card holds, slower for others."""
     compile: Compile = "auto"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fledge.train.loop import Batch
 
 
-EPOCH_STEPS = 40
+EPOCH_STEPS = 10
 """Optimizer steps in each, as far as there are rows for so many."""
 MANY_EPOCHS, MOST_EPOCHS = 10, 1_000
 """Above the first a line warns, above the second nobody can mean it."""
@@ -107,22 +107,22 @@ def main(config: Midtrain) -> None:
             name: [*answer_batches(talks, tokenizer, **cut)]
             for name, talks in held_out_of(config.data, conversations, tokenizer, length=length).items()
         }
-
-        def bits() -> dict[str, float]:
-            """The geometric mean of the sources, so that a tenth of one counts as a tenth of another, and of several each."""
-            each = [validation_bits_per_byte(model, batches) for batches in held_out.values()]
-            names = [f"{BITS}_{number}_{Path(name).stem}" for number, name in enumerate(held_out, 1)]
-            mean = math.prod(max(one, LEAST_BITS) for one in each) ** (1 / len(each))
-            return {BITS: mean} | (dict(zip(names, each, strict=True)) if len(each) > 1 else {})
-
         best = Best(session, BITS) if held_out else None
         for done in session.train(batches, steps=shape.steps, micro=shape.micro):
             if best and session.due(done, config.eval_every):
-                best.judge(done, bits())
+                each = {name: validation_bits_per_byte(model, batches) for name, batches in held_out.items()}
+                best.judge(done, together(each))
         measured = best.summary("answers") if best else {}
         drawn = (session.cursor.get("chats") or {}).get("dropped", 0)
         dropped = sum(each.left_out.counts.total() for each in own) or drawn
         session.finish(tokens=shape.steps * shape.tokens, steps=shape.steps, dropped_conversations=dropped, **measured)
+
+
+def together(bits: Mapping[str, float]) -> dict[str, float]:
+    """Of several sources each, and their geometric mean: a tenth of one counts as a tenth of another."""
+    mean = math.prod(max(one, LEAST_BITS) for one in bits.values()) ** (1 / len(bits))
+    each = {f"{BITS}_{number}_{Path(name).stem}": one for number, (name, one) in enumerate(bits.items(), 1)}
+    return {BITS: mean} | (each if len(bits) > 1 else {})
 
 
 def tell_parts(config: Midtrain, sizes: Mapping[str, int], *, count: float) -> None:
