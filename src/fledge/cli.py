@@ -253,6 +253,9 @@ def with_folder(command: str, words: list[str]) -> list[str]:
             raise ValueError(
                 f"sweep {stage!r} is not a sweep of a stage; allowed is: fledge sweep pretrain --out DIR ..."
             )
+        for name in ("--over", "--variant"):
+            if words.count(name) > 1:  # the last alone would count, without a word
+                raise ValueError(f"{name} is given twice; give all values behind one: {name} A B")
         own = {*(name.replace("_", "-") for name in vars(Sweep)["__dataclass_fields__"]), "help"}
         is_own = [not word.startswith("--") or word[2:].partition("=")[0] in own for word in words]
         words = [word if mine else f"--base.{word[2:]}" for word, mine in zip(words, is_own, strict=True)]
