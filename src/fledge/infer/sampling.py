@@ -141,7 +141,7 @@ def _shift_xor(x: Tensor, bits: int) -> Tensor:
     return x.bitwise_xor_((x >> bits).bitwise_and_((1 << (32 - bits)) - 1))
 
 
-LOOP, PERIOD = 48, 8
+LOOP, PERIOD = 48, 12
 """Tokens at the end of an answer that repeat themselves, and how many of them are repeated at most. Raw text may do so."""
 
 
