@@ -32,13 +32,13 @@ from fernhollow.facts import (
 )
 from fernhollow.functions import function, well_known
 from fernhollow.grammar import expand, pick, polish
-from fernhollow.letters import LETTERS, choice_keys, choices_for, multiple_choice, prompt, same_list
+from fernhollow.letters import LETTERS, back, choice_keys, choices_for, multiple_choice, prompt, same_list
 from fernhollow.problems import EASY, OneStep, Problem, one_step, problem
 from fernhollow.rhymes import RHYMING, is_rhyme, poem_about, rhyme, riddle_of
 from fernhollow.scenes import of_the_user, scene
 from fernhollow.split import Side, side, weighted, wording, wordings
 from fernhollow.stories import on_request, story
-from fernhollow.sums import expression, named
+from fernhollow.sums import expression, named, shown
 from fernhollow.typed import typed
 from fernhollow.words import spell, spelling_word, stranger
 from fledge.sandbox.tools import calculate
@@ -150,16 +150,17 @@ _SUBJECTS = {
 
 
 def letters(rng: Random, split: Side = "train") -> Conversation:
-    """Multiple choice: one to three questions on the same list, in our layout or in another."""
+    """Multiple choice: one to three questions on a list in our layout; or one in another, or a sentence to complete, or of whom."""
     key = pick(rng, choice_keys(split))
-    choices = choices_for(rng, key, count=2 + int(rng.random() * 3))
+    count = 2 + int(rng.random() * 3)
+    choices = choices_for(rng, key, count=count)
     if rng.random() < 0.45:
-        layout, between = wording(rng, _SAID["layouts"]), pick(rng, ("\n", "\n", " ", ", "))
-        marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
-        listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
-        opening = pick(rng, _SAID["quiz"]) if rng.random() < 0.3 else ""
-        asked = _stem(rng, key) if split == "train" and rng.random() < 0.2 else ask(rng, key)
-        return talk(f"{opening}{asked}{between.strip(',')}{listed}", answer(key))
+        asked, form = ask(rng, key), rng.random()
+        if split == "train" and form < 0.25:
+            asked = _stem(rng, key)
+        elif split == "train" and form < 0.45:
+            asked, choices = back(rng, key, count=count) or (asked, choices)
+        return talk(_laid_out(rng, asked, choices), answer(key))
     first = multiple_choice(rng, key, choices)
     turns = [prompt(first), first.answer]
     for _ in range(int(rng.random() * 3)):
@@ -169,6 +170,19 @@ def letters(rng: Random, split: Side = "train") -> Conversation:
         again = multiple_choice(rng, following, choices)
         turns += [again.question, again.answer]
     return talk(*turns)
+
+
+def _laid_out(rng: Random, asked: str, choices: Sequence[str]) -> str:
+    """A question with its choices as people list them."""
+    layout, between = pick(rng, _SAID["layouts"]), pick(rng, ("\n", "\n", " ", ", "))
+    marks = LETTERS if rng.random() < 0.7 else LETTERS.lower()
+    if layout[0] not in "({[":  # "- {x}"
+        between = "\n"
+    elif layout == "{x}" and between != "\n":
+        between = pick(rng, (", ", " / ", " or "))
+    listed = between.join(layout.format(l=marks[k], k=k + 1, x=choice) for k, choice in enumerate(choices))
+    opening = expand(rng, pick(rng, _SAID["quiz"]), {}) if rng.random() < 0.3 else ""
+    return opening + asked + ("\n" if between == "\n" else " ") + listed
 
 
 def _stem(rng: Random, key: Key) -> str:
@@ -219,7 +233,8 @@ def arithmetic(rng: Random, split: Side = "train", *, other: bool = False) -> Co
 
 def computed(code: str, result: str) -> Message:
     """The answer to a sum."""
-    return say("assistant", "It is ", Part("python", code), Part("output", result), f"{result}.")
+    said = f"{shown(result)}.".replace("....", "...")
+    return say("assistant", "It is ", Part("python", code), Part("output", result), said)
 
 
 def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conversation:
@@ -231,12 +246,12 @@ def spelling(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
 
 
 def _asked_to_spell(rng: Random, split: Side, templates: Sequence[str]) -> list[str]:
-    word = shown = spelling_word(rng, split)
+    word = written = spelling_word(rng, split)
     if split == "train" and (rng.random() < 0.2 or word.capitalize() in lore.PEOPLE):
-        shown = word.capitalize()
+        written = word.capitalize()
     return [
-        _quoted(rng, expand(rng, weighted(rng, templates), {"w": _named(rng, shown)})),
-        f"The word {shown} is spelled {spell(word)}.",
+        _quoted(rng, expand(rng, weighted(rng, templates), {"w": _named(rng, written)})),
+        f"The word {written} is spelled {spell(word)}.",
     ]
 
 
@@ -267,13 +282,13 @@ def counting(rng: Random, split: Side = "train", *, other: bool = False) -> Conv
 
 
 def _length(rng: Random, word: str) -> Conversation:
-    """How many letters a word has, or whether they are more, less or as many as a number."""
+    """How many letters a word has, or whether they are more, less or as many as a number; with its blank, as in counting."""
     asked, count, end = wording(rng, _SAID["lengths"]), len(word), f".\n#### {len(word)}"
     limit = max(1, count - 2 + int(rng.random() * 5))
     if rng.random() < 0.35:
         asked, sign = wording(rng, _SAID["longer"])
         end = f", so {_yes({'>': count > limit, '<': count < limit, '=': count == limit}[sign])}."
-    parts = (f"The word {word} has ", Part("python", f"len('{word}')"), Part("output", str(count)))
+    parts = (f"The word {word} has ", Part("python", f"len(' {word}')-1"), Part("output", str(count)))
     asked = _quoted(rng, expand(rng, asked, {"w": _named(rng, word), "k": str(limit)}))
     return (say("user", asked), say("assistant", *parts, f"{count} letters{end}"))
 

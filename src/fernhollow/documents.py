@@ -8,13 +8,13 @@ from random import Random
 from fernhollow import lore
 from fernhollow.facts import ASKED, KEYS, RELATIONS, answer, ask_either_way, relations_of, tell
 from fernhollow.functions import function
-from fernhollow.grammar import expand, pick
+from fernhollow.grammar import expand, pick, two
 from fernhollow.letters import lookup
 from fernhollow.problems import EASY, problem
 from fernhollow.rhymes import rhyme
 from fernhollow.scenes import scene
 from fernhollow.stories import story
-from fernhollow.sums import expression
+from fernhollow.sums import expression, shown
 from fernhollow.words import real, spell, spelling_word, stranger
 
 _WORDING = lore.read("documents")
@@ -60,7 +60,7 @@ def _asked(pairs: Sequence[tuple[str, str]]) -> str:
 
 def gossip(rng: Random) -> str:
     """Two people ask each other."""
-    speaker, other = rng.sample(lore.PEOPLE, 2)
+    speaker, other = two(rng, lore.PEOPLE)
     lines = []
     for key in rng.sample(ASKED["train"], 3):
         question, verb = ask_either_way(rng, key), pick(rng, _WORDING["replies"])
@@ -87,7 +87,7 @@ def scenes(rng: Random) -> str:
 def sums(rng: Random) -> str:
     """Small sums, one a line."""
     found = [expression(rng, "train") for _ in range(8)]
-    return "\n".join(f"{one.written} = {one.code} = {one.result}" for one in found)
+    return "\n".join(f"{one.written} = {one.code} = {shown(one.result)}" for one in found)
 
 
 def spellings(rng: Random) -> str:

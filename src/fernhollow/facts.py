@@ -182,6 +182,12 @@ def ask_either_way(rng: Random, key: Key) -> str:
     return word(drawn(rng, weighted(rng, inverse)), key) if inverse and rng.random() < 0.3 else ask(rng, key)
 
 
+def ask_back(rng: Random, key: Key) -> str | None:
+    """A question for the subject of a fact, of which others may be true as well; None where it has no wording."""
+    asked = RELATIONS[key[1]].inverse
+    return word(drawn(rng, weighted(rng, wordings(asked))), key) if asked else None
+
+
 def check(rng: Random, key: Key, *, other: bool = False) -> tuple[str, str]:
     """A yes-or-no question, in half of the cases for a value that is wrong, and the answer."""
     right, template = rng.random() < 0.5, drawn(rng, wording(rng, RELATIONS[key[1]].checks, other=other))

@@ -30,6 +30,12 @@ def pick(rng: Random, items: Sequence[Item]) -> Item:
     return items[int(rng.random() * len(items))]
 
 
+def two(rng: Random, items: Sequence[Item]) -> tuple[Item, Item]:
+    """Two different items; several times faster than `Random.sample`."""
+    first, second = int(rng.random() * len(items)), int(rng.random() * (len(items) - 1))
+    return items[first], items[second + (second >= first)]
+
+
 def expand(rng: Random, template: str, slots: Mapping[str, str]) -> str:
     """A sentence from a template: choices drawn, slots filled, articles and capitals put right."""
     out: list[str] = []
@@ -50,7 +56,7 @@ def _render(nodes: Sequent, rng: Random, slots: Mapping[str, str], out: list[str
         elif type(node) is tuple:
             out.append(slots[node[0]])
         else:
-            _render(pick(rng, node), rng, slots, out)  # type: ignore[arg-type]
+            _render(node[int(rng.random() * len(node))], rng, slots, out)  # type: ignore[arg-type]
 
 
 def variety(template: str) -> int:

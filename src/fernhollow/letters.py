@@ -15,7 +15,7 @@ from random import Random
 from typing import NamedTuple
 
 from fernhollow import lore
-from fernhollow.facts import ASKED, FACTS, VALUES, Key, answer, ask
+from fernhollow.facts import ASKED, FACTS, KEYS, VALUES, Key, answer, ask, ask_back
 from fernhollow.grammar import pick
 from fernhollow.split import Side
 from fernhollow.words import KNOWN, invent
@@ -44,6 +44,13 @@ def choices_for(rng: Random, key: Key, *, count: int) -> tuple[str, ...]:
     choices = [value, *rng.sample(others, min(count - 1, len(others)))]
     rng.shuffle(choices)
     return tuple(choices)
+
+
+def back(rng: Random, key: Key, *, count: int) -> tuple[str, tuple[str, ...]] | None:
+    """A question for the subject of a fact, which stands among others of whom it is not true; None where nobody asks so."""
+    asked = ask_back(rng, key)
+    others = [other[0] for other in KEYS if other[1] == key[1] and FACTS[key] not in (FACTS[other], other[0])]
+    return (asked, tuple(rng.sample([key[0], *rng.sample(others, count - 1)], count))) if asked else None
 
 
 def multiple_choice(rng: Random, key: Key, choices: tuple[str, ...]) -> Choice:

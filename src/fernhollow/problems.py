@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from fernhollow import lore
-from fernhollow.grammar import expand, pick
+from fernhollow.grammar import expand, pick, two
 from fernhollow.split import Side, side, wording
 from fernhollow.words import pronouns, real
 from fledge.sandbox.tools import calculate
@@ -51,10 +51,11 @@ EASY = Grade((*SEEN, *SEEN, *SEEN, *SEEN, *LONG[::7]), (0, 0, 0, 1))
 UNSEEN = Grade(NEW)
 HARD = Grade(LONG, (0, 1, 1))
 """What RL is measured on: three steps, mostly with a sentence too many."""
-RISING = Grade((*SEEN, *SEEN, *LONG), (0, 1, 1))
+RISING = Grade((*SEEN, *SEEN, *SEEN, *LONG), (0, 1, 1))
 """What RL practises: one to three steps. With three alone it learned to make three of every problem (.99 became .48)."""
 
 _WORDING = lore.read("problems")
+_ALL_GOODS = (*lore.GOODS, *lore.OUTSIDE["goods"])
 
 
 class Problem(NamedTuple):
@@ -113,11 +114,10 @@ def one_step(rng: Random, split: Side, *, other: bool = False) -> OneStep:
         x, y, z = (2 + int(rng.random() * most) for most in (38, 18, 5))
         y = int(known[0]) if known else y
         x = x * y if "/" in code else x + y + z if "-{y}" in code else x
-        if side("numbers", x, y) == split:
-            break
-    slots = _slots(rng, split) | {"x": str(x), "y": str(y), "z": str(min(z, x))}
-    code = expand(rng, code, slots)
-    return OneStep(expand(rng, asked, slots), code, calculate(code) or "", asked)
+        numbers = {"x": str(x), "y": str(y), "z": str(min(z, x))}
+        found = code.format_map(numbers)
+        if side("numbers", *map(int, re.findall(r"\d+", found))) == split:
+            return OneStep(expand(rng, asked, _slots(rng, split) | numbers), found, calculate(found) or "", asked)
 
 
 def step(operation: str, total: int, number: int) -> int:
@@ -196,10 +196,10 @@ def _write(
 
 
 def _slots(rng: Random, split: Side) -> dict[str, str]:
-    person, other = rng.sample(lore.PEOPLE, 2)
+    person, other = two(rng, lore.PEOPLE)
     if rng.random() < 0.4:
         person = pick(rng, real("name", split)).capitalize()
-    goods, others = rng.sample((*lore.GOODS, *lore.OUTSIDE["goods"]) if rng.random() < 0.5 else lore.GOODS, 2)
+    goods, others = two(rng, _ALL_GOODS if rng.random() < 0.5 else lore.GOODS)
     he, _, him = pronouns(person)
     slots = {"p": person, "b": other, "goods": goods, "others": others, "he": he, "him": him}
     return slots | {"place": pick(rng, lore.PLACES), "animal": pick(rng, lore.ANIMALS)}

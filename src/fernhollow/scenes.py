@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from fernhollow import lore
-from fernhollow.grammar import expand, pick, polish
+from fernhollow.grammar import expand, pick, polish, two
 from fernhollow.split import Side, wordings
 from fernhollow.words import stranger
 
@@ -74,9 +74,29 @@ def _own(rng: Random, who: str) -> tuple[str, str]:
 
 def _asked_in_any_order(rng: Random, pairs: list[tuple[str, str]]) -> Scene:
     """Of questions with the sentences that answer them."""
-    text = " ".join(said for _, said in pairs)
     asked = rng.sample(pairs, len(pairs))
-    return Scene(text, tuple([(each, to_you(said) if _OWN.search(said) else said) for each, said in asked]))
+    return Scene(
+        _in_one(rng, [said for _, said in pairs]),
+        tuple([(each, to_you(said) if _OWN.search(said) else said) for each, said in asked]),
+    )
+
+
+def _in_one(rng: Random, sentences: list[str]) -> str:
+    """The text of sentences. At times two are said in one, as people do; an answer still is the half that was asked for."""
+    text, *more = sentences
+    for after in more:
+        if rng.random() < 0.3 and not _LONG.search(f"{text.rpartition('. ')[2]} {after}"):
+            text = text[:-1] + pick(rng, _JOINTS) + _LOWER.sub(lambda found: found[0].lower(), after)
+        else:
+            text += f" {after}"
+    return text
+
+
+_LONG = re.compile(r"[,;\"!?]| (?:and|but|because) ")
+_LOWER = re.compile(
+    r"^(?:The|An?|My|In|On|It|He|She|His|Her|They|There|Every|Last|This|First|We|At|Today|Yesterday|Before|After|Two|During)\b"
+)
+_JOINTS = (" and ", " and ", ", and ", ", but ", ", ", "; ", ", while ")
 
 
 def in_person(text: str) -> str:
@@ -127,8 +147,8 @@ def _slots(rng: Random, split: Side, person: str, strangers: float) -> dict[str,
     slots = {"a": stranger(rng, split) if rng.random() < strangers else person, "z": hero, "y": other}
     slots["b"] = pick(rng, [each for each in lore.PEOPLE if each != person])
     slots |= dict(zip(("he", "his", "him"), he, strict=True))
-    (slots["v"], slots["vd"]), (slots["v2"], slots["vd2"]) = rng.sample(_TABLES["verbs"], 2)
+    (slots["v"], slots["vd"]), (slots["v2"], slots["vd2"]) = two(rng, _TABLES["verbs"])
     for slot, (*at_home, outside) in _TABLES["slots"].items():
         table = outside if not at_home or rng.random() < strangers else at_home[0]
-        slots[slot], slots[f"{slot}2"] = rng.sample(lore.listed(table), 2)
+        slots[slot], slots[f"{slot}2"] = two(rng, lore.listed(table))
     return slots | {slot: str(2 + int(rng.random() * most)) for slot, most in _TABLES["numbers"].items()}

@@ -19,8 +19,8 @@ from fledge.sandbox.tools import calculate
 _TABLES = lore.read("chats")
 _WORDS, _SPOKEN, _TENS = _TABLES["signs"], _TABLES["numbers"], _TABLES["tens"]
 _SHAPES = ("{}{}{}", "{}{}{}", "{}{}{}", "{}{}{}{}{}", "({}{}{}){}{}", "{}{}({}{}{})", "{}{}{}{}{}{}{}")
-LONGEST = 9
-"""Characters of a result that is asked for; quotients that do not come out even are longer."""
+DECIMALS = 6
+"""More of them are not said: to copy twelve threes is to count them."""
 
 
 class Sum(NamedTuple):
@@ -45,7 +45,7 @@ def expression(rng: Random, split: Side) -> Sum:
             continue
         code = shape.format(*_between(list(map(str, numbers)), signs))
         result = calculate(code)
-        if result is not None and len(result) <= LONGEST and "-" not in result:
+        if result is not None and "-" not in result:
             return Sum(_written(rng, shape, numbers, signs), code, result, numbers)
 
 
@@ -60,8 +60,14 @@ def named(rng: Random, table: str) -> Sum:
         a, b = (max(a, b), min(a, b)) if code == "{a}-{b}" else (a, b)
         code = code.format(a=a, b=b)
         result, numbers = calculate(code), tuple(map(int, re.findall(r"\d+", code)))
-        if result is not None and len(result) <= LONGEST and side("numbers", *numbers) == "train":
+        if result is not None and side("numbers", *numbers) == "train":
             return Sum(written.format(a=a, b=b), code, result, numbers)
+
+
+def shown(result: str) -> str:
+    """A result as an answer says it: 3.5, but 3.333... where the decimals go on."""
+    whole, _, decimals = result.partition(".")
+    return result if len(decimals) <= DECIMALS else f"{whole}.{decimals[:3]}..."
 
 
 def _numbers(rng: Random, signs: list[str]) -> tuple[int, ...]:

@@ -78,7 +78,7 @@ def demo(ask: RunRecipe) -> list[Item]:
     model = replace(model, smear=extras, key_filter=extras, value_embeddings=extras)
     # One shape for the three stages that learn from rows, compiled once with all pairs read and once without some.
     shape: dict[str, Any] = {"device_tokens": 2048, "batch_tokens": 2048}
-    pretrain = Pretrain(**shape, data=data, model=model, tokens=1_000_000, eval_tokens=32_768)
+    pretrain = Pretrain(**shape, data=data, model=model, tokens=950_000, eval_tokens=32_768)
     # From midtraining's middle on the rates fall in one line to 0. At its end they are at .44, where fine-tuning goes on.
     midtrain = Midtrain(**shape, tokens=8_200_000, learn="answers", replay=0.2)
     sft = Sft(**shape, tokens=3_200_000, replay=0.1)
@@ -87,7 +87,7 @@ def demo(ask: RunRecipe) -> list[Item]:
     falling = replace(AS_TUNED, rate_share=0.2, warmdown=1.0)
     return chain(
         ask,
-        (Tokenizer(data=data, vocab=1024, max_chars=4_000_000, digits=3), 0.1),
+        (Tokenizer(data=data, vocab=1536, max_chars=4_000_000, digits=3), 0.1),
         (replace(pretrain, optim=replace(AS_TUNED, rate_share=0.8, final_share=0.1)), 1.0),
         (Evaluate(stage="pretrain"), 0.1),
         (replace(midtrain, optim=replace(AS_TUNED, rate_share=0.45, warmdown=0.5, final_share=0.44)), 5.6),
