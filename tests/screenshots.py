@@ -22,7 +22,7 @@ from playwright.sync_api import expect, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 LIGHT = ("Who are you?", "How much is 12 times 34?", "Tell me a story about Mira, a fox and a lantern.")
-DARK = ("Where does the turtle live?", "I am a bird. I eat voles. I say hoot. What am I?")
+DARK = ("Who is the baker?", "I am a bird. I eat voles. I say hoot. What am I?")
 
 
 @contextmanager
