@@ -164,6 +164,7 @@ def test_variants_are_named_in_words_and_in_files_and_stand_in_every_cell_of_the
         (["pretrain", "--over", "seed=0", "seed=1"], "'seed' is given twice"),
         (["pretrain", "--variant", "wide:width=64", "wide:heads=2"], "'wide' is given twice"),
         (["pretrain", "--variant", "wide:width=64", "--variant", "few:heads=2"], "--variant is given twice"),
+        (["pretrain", "--over=seed=0", "--over=model.heads=2,4"], "--over is given twice"),
         (["pretrain", "--variant", "a/b:width=64", "a_b:heads=2"], "'a_b' is given twice"),
         (["pretrain", "--over", "run=a,b"], "run=a: each point has its own run"),
         (["pretrain", "--variant", "other:seed=3"], "seed=3: each point has its own run, and its seed by --over"),

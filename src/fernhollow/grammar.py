@@ -56,7 +56,7 @@ def _render(nodes: Sequent, rng: Random, slots: Mapping[str, str], out: list[str
         elif type(node) is tuple:
             out.append(slots[node[0]])
         else:
-            _render(node[int(rng.random() * len(node))], rng, slots, out)  # type: ignore[arg-type]
+            _render(pick(rng, node), rng, slots, out)  # type: ignore[arg-type]
 
 
 def variety(template: str) -> int:

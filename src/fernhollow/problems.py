@@ -52,7 +52,8 @@ UNSEEN = Grade(NEW)
 HARD = Grade(LONG, (0, 1, 1))
 """What RL is measured on: three steps, mostly with a sentence too many."""
 RISING = Grade((*SEEN, *SEEN, *SEEN, *LONG), (0, 1, 1))
-"""What RL practises: one to three steps. With three alone it learned to make three of every problem (.99 became .48)."""
+"""What RL practises: mostly one or two steps. With three alone it learned to make three of every problem (.99 became .48), and with
+as many of three as of the others it repeated a step now and then."""
 
 _WORDING = lore.read("problems")
 _ALL_GOODS = (*lore.GOODS, *lore.OUTSIDE["goods"])

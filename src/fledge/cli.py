@@ -254,7 +254,7 @@ def with_folder(command: str, words: list[str]) -> list[str]:
                 f"sweep {stage!r} is not a sweep of a stage; allowed is: fledge sweep pretrain --out DIR ..."
             )
         for name in ("--over", "--variant"):
-            if words.count(name) > 1:  # the last alone would count, without a word
+            if sum(word.partition("=")[0] == name for word in words) > 1:  # the last alone would count, without a word
                 raise ValueError(f"{name} is given twice; give all values behind one: {name} A B")
         own = {*(name.replace("_", "-") for name in vars(Sweep)["__dataclass_fields__"]), "help"}
         is_own = [not word.startswith("--") or word[2:].partition("=")[0] in own for word in words]
